@@ -1,0 +1,7 @@
+//! gavel: an inference server for ad ranking and bidding. `docs/architecture.md` is the map.
+
+pub mod batch;
+pub mod engine;
+pub mod model;
+pub mod units;
+pub mod wire;

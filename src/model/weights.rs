@@ -1,0 +1,94 @@
+//! Tensors and embedding tables in memory.
+
+use serde::{Deserialize, Serialize};
+
+/// Index into [`Weights::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorId(pub u32);
+
+/// Index into [`Weights::tables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TableId(pub u16);
+
+/// Element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TensorDType {
+    /// 32-bit float.
+    F32,
+    /// 64-bit signed integer.
+    I64,
+}
+
+/// Row format of a table. f16, bf16 and the quantised formats are read by later engines; the loader refuses what no engine here reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableDType {
+    /// dim × 4 bytes.
+    F32,
+}
+
+/// A dense tensor, row-major. Every float is finite (checked at load).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Name in the weights file.
+    pub name: String,
+    /// Full shape.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub data: TensorData,
+}
+
+/// Elements of a [`Tensor`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData {
+    /// Floats.
+    F32(Vec<f32>),
+    /// Integers.
+    I64(Vec<i64>),
+}
+
+impl Tensor {
+    /// The floats, if it holds floats.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            TensorData::F32(values) => Some(values),
+            TensorData::I64(_) => None,
+        }
+    }
+}
+
+/// An embedding table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Name in the manifest.
+    pub name: String,
+    /// Number of rows, below `u32::MAX`.
+    pub rows: u32,
+    /// Elements per row.
+    pub dim: u32,
+    /// Row format.
+    pub dtype: TableDType,
+    /// `rows` × `dim` elements, row-major.
+    pub data: Vec<f32>,
+}
+
+/// All numbers of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Dense tensors.
+    pub tensors: Vec<Tensor>,
+    /// Embedding tables.
+    pub tables: Vec<Table>,
+}
+
+impl Weights {
+    /// The tensor behind an id.
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0 as usize]
+    }
+    /// The table behind an id.
+    pub fn table(&self, id: TableId) -> &Table {
+        &self.tables[id.0 as usize]
+    }
+}

@@ -1,0 +1,106 @@
+//! Sockets of one shard, behind one small interface with two implementations: [`uring`] and [`epoll`].
+//!
+//! A wire moves bytes and knows nothing of frames beyond their length: the shard says through [`Wire::need`] how long the frame under way is,
+//! and gets its bytes contiguous. Memory: one region per wire of address space reserved at start, `connections_max` × (`receive_bytes_max` +
+//! `send_bytes_max`), touched page by page; nothing is allocated between a readable socket and a written reply.
+//!
+//! Event loop of a shard, on both wires:
+//!
+//! ```text
+//! loop {
+//!     wire.turn()                       // one entry into the kernel: sends what is queued, takes what came
+//!     while let Some(event) = wire.next() { .. wire.received(c) .. wire.consume(c, n) .. wire.send(c, bytes) .. }
+//!     .. engine steps ..
+//!     if nothing to do { wait until wire.waiter() is ready or a timer fires }
+//! }
+//! ```
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A connection of this wire: index and generation, so that an event of a closed connection never reaches its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// Below `connections_max`; reused.
+    pub index: u32,
+    /// Grows with each use of the index.
+    pub generation: u32,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// New bytes: see [`Wire::received`]. Given again only when more arrive.
+    Received(ConnectionId),
+    /// Everything queued was handed to the kernel.
+    Sent(ConnectionId),
+    /// The peer sends no more (half-close). What is queued is still sent; the shard closes when it has answered everything.
+    Finished(ConnectionId),
+    /// The connection is gone: by the peer, by an error, or by [`Wire::close`]. The id is dead from here on. Exactly one per adopted connection.
+    Closed(ConnectionId, Cause),
+    /// The eventfd was written: look into the mailbox.
+    Woken,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// [`Wire::close`].
+    Local,
+    /// Orderly, by the peer.
+    Peer,
+    /// Reset or another error of the socket (errno).
+    Error(i32),
+}
+
+/// How to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Sends what is queued, then closes (the shard bounds how long it waits, then says `Now`).
+    AfterSends,
+    /// At once.
+    Now,
+}
+
+/// [`Wire::send`] found no room: the connection's unsent bytes would exceed `send_bytes_max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendFull;
+
+/// Limits of a wire, fixed at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireLimits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Contiguous unconsumed bytes per connection: the largest frame.
+    pub receive_bytes_max: usize,
+    /// Unsent bytes per connection.
+    pub send_bytes_max: usize,
+}
+
+/// Sockets of one shard. Used by one thread.
+pub trait Wire {
+    /// Takes a connected, non-blocking-capable stream socket (TCP or Unix). Errors: no free index, or the kernel refused.
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<ConnectionId>;
+    /// One entry into the kernel, without waiting: sends what is queued, takes what came. Errors are fatal to the shard.
+    fn turn(&mut self) -> io::Result<()>;
+    /// The next event of this turn. What `received` showed for the previous event's connection is kept (unless consumed) but may move.
+    fn next(&mut self) -> Option<Event>;
+    /// All unconsumed bytes of a connection, contiguous. Empty for a dead id.
+    fn received(&self, connection: ConnectionId) -> &[u8];
+    /// The first `bytes` of `received` are done with.
+    fn consume(&mut self, connection: ConnectionId, bytes: usize);
+    /// The frame at the start of `received` is `bytes` long (≤ `receive_bytes_max`): no event is needed before so many are there.
+    fn need(&mut self, connection: ConnectionId, bytes: usize);
+    /// Stops taking bytes from this connection (back-pressure on a client that does not read its answers) or goes on.
+    fn set_reading(&mut self, connection: ConnectionId, reading: bool);
+    /// Queues bytes; they leave at the next turn. In order, each byte once.
+    fn send(&mut self, connection: ConnectionId, bytes: &[u8]) -> Result<(), SendFull>;
+    /// Bytes queued or in the kernel's hands, not yet taken by the socket.
+    fn unsent(&self, connection: ConnectionId) -> usize;
+    /// Ends a connection; `Closed` follows. Harmless on a dead id.
+    fn close(&mut self, connection: ConnectionId, how: Close);
+    /// Whether events are waiting or sends are queued, so that the loop must not sleep.
+    fn is_busy(&self) -> bool;
+    /// Live connections.
+    fn connections(&self) -> usize;
+}
