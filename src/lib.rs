@@ -3,5 +3,6 @@
 pub mod batch;
 pub mod engine;
 pub mod model;
+pub mod server;
 pub mod units;
 pub mod wire;
