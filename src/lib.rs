@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod units;
 pub mod wire;
