@@ -4,6 +4,7 @@ pub mod batch;
 pub mod connection;
 pub mod engine;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod scheduler;
 pub mod units;
