@@ -7,5 +7,6 @@ pub mod limits;
 pub mod metrics;
 pub mod model;
 pub mod scheduler;
+pub mod server;
 pub mod units;
 pub mod wire;
