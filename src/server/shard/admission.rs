@@ -51,7 +51,15 @@ const ERROR_FRAME_BYTES: usize = 512;
 
 impl Shard {
     /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
-    pub(super) fn admit(&mut self, id: ConnectionId, header: &Header, body: &[u8], arrived: Instant, now: Instant, unsent: usize) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &mut self,
+        id: ConnectionId,
+        header: &Header,
+        body: &[u8],
+        arrived: Instant,
+        now: Instant,
+        unsent: usize,
+    ) -> Result<(), Refusal> {
         let Some(model) = self.models.by_signature(header.signature) else {
             return Err(Refusal::early(Code::SignatureUnknown));
         };

@@ -27,7 +27,8 @@ struct Ranked {
 impl Answers {
     /// Room for answers of `candidates_max` rows with `outputs_max` scores each.
     pub fn new(candidates_max: usize, outputs_max: usize) -> Answers {
-        let mut answers = Answers { encoder: Encoder::new(), scores: Vec::new(), status: Vec::new(), winners: Vec::new(), order: Vec::new() };
+        let mut answers =
+            Answers { encoder: Encoder::new(), scores: Vec::new(), status: Vec::new(), winners: Vec::new(), order: Vec::new() };
         answers.reserve(candidates_max, outputs_max);
         answers
     }

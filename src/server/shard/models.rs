@@ -54,7 +54,8 @@ impl Models {
     pub fn publish(&mut self, published: Arc<Published>, engine: &mut dyn Engine) -> Result<u16, EngineError> {
         let slots = engine.attach(&published.prepared, published.slots, published.slot_limits)?;
         let number = self.served.len() as u16;
-        let newer = |old: Option<&u16>, served: &[Served]| old.is_none_or(|old| served[usize::from(*old)].published.version <= published.version);
+        let newer =
+            |old: Option<&u16>, served: &[Served]| old.is_none_or(|old| served[usize::from(*old)].published.version <= published.version);
         if newer(self.by_signature.get(&published.signature), &self.served) {
             self.by_signature.insert(published.signature, number);
         }
@@ -85,8 +86,3 @@ impl Models {
         self.served.iter().map(|served| served.published.candidates_max).max().unwrap_or(0)
     }
 
-    /// How many models there are.
-    pub fn len(&self) -> usize {
-        self.served.len()
-    }
-}

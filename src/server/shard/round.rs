@@ -210,7 +210,9 @@ impl Shard {
             Kind::Hello => self.hello(id, header, body),
             Kind::Describe => self.describe(header, body),
             // `permits` has refused them.
-            Kind::Drain | Kind::HelloAnswer | Kind::Description | Kind::Scores | Kind::Pong | Kind::Error => Answer::Refusal(Refusal::early(Code::KindUnknown)),
+            Kind::Drain | Kind::HelloAnswer | Kind::Description | Kind::Scores | Kind::Pong | Kind::Error => {
+                Answer::Refusal(Refusal::early(Code::KindUnknown))
+            }
         }
     }
 
