@@ -85,4 +85,4 @@ impl Models {
     pub fn candidates_max(&self) -> usize {
         self.served.iter().map(|served| served.published.candidates_max).max().unwrap_or(0)
     }
-
+}
