@@ -2,8 +2,12 @@
 
 pub mod batch;
 pub mod config;
+pub mod connection;
 pub mod engine;
+pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod scheduler;
+pub mod server;
 pub mod units;
 pub mod wire;

@@ -164,13 +164,13 @@ settings! {
         hello_ms: u32 = 5_000, in 1..=3_600_000;
             "A new connection must have said hello."
             "Port scanners and half-open sockets go away; a client across an ocean does not."
-        frame_ms: u32 = 10_000, in 1..=3_600_000;
+        receive_ms: u32 = 10_000, in 1..=3_600_000;
             "A frame that has begun must be complete."
             "A frame takes microseconds; ten seconds survive a few lost packets."
         idle_ms: u32 = 300_000, in 0..=86_400_000;
             "A connection with nothing in flight is closed after so long without a frame; 0 = never."
             "Above the two and a half minutes that ad exchanges keep idle connections, below what NAT and load balancers forget."
-        write_stall_ms: u32 = 5_000, in 1..=3_600_000;
+        send_ms: u32 = 5_000, in 1..=3_600_000;
             "A client that takes none of its answers for so long is disconnected."
             "Answers that old are worthless in an auction, and they hold memory."
         drain_ms: u32 = 10_000, in 0..=3_600_000;

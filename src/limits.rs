@@ -1,0 +1,1 @@
+//! Every cap of the server, with its reason.

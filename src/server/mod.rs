@@ -1,0 +1,4 @@
+//! Everything that knows the machine: shards, mailboxes, acceptor, preflight.
+
+pub mod mailbox;
+pub mod runtime;
