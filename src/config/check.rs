@@ -18,7 +18,12 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     least("limits.batch_ids", limits.batch_ids, "limits.ids_per_request", limits.ids_per_request);
     least("limits.in_flight_per_shard", limits.in_flight_per_shard, "limits.in_flight_per_connection", limits.in_flight_per_connection);
     // One score and one status byte per candidate, and room for the rest of the answer.
-    least("limits.send_bytes", limits.send_bytes, "the answer to limits.candidates_per_request, in bytes", limits.candidates_per_request * 5 + 4096);
+    least(
+        "limits.send_bytes",
+        limits.send_bytes,
+        "the answer to limits.candidates_per_request, in bytes",
+        limits.candidates_per_request * 5 + 4096,
+    );
 
     let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + limits.send_bytes);
     if reserved > ADDRESS_SPACE_MAX {

@@ -182,7 +182,9 @@ mod tests {
         for name in EngineChoice::NAMES {
             assert_eq!(name.parse::<EngineChoice>().expect("a name").to_string(), *name);
         }
-        for (text, shards) in [("auto", Some(Shards::Auto)), ("1", Some(Shards::Count(1))), ("0", None), ("1025", None), ("-1", None), ("", None)] {
+        for (text, shards) in
+            [("auto", Some(Shards::Auto)), ("1", Some(Shards::Count(1))), ("0", None), ("1025", None), ("-1", None), ("", None)]
+        {
             assert_eq!(text.parse().ok(), shards, "{text}");
         }
         let error = "gpu".parse::<EngineChoice>().expect_err("no such engine");

@@ -100,7 +100,9 @@ impl Layers {
 fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::String(text.to_string()),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).map_or(Raw::Other("integer beyond 64 bits"), Raw::Integer),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Raw::Other("integer beyond 64 bits"), Raw::Integer)
+        }
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Array(array) => Raw::List(array.iter().map(|value| raw(value.get_ref())).collect()),
         other => Raw::Other(other.type_str()),

@@ -117,7 +117,8 @@ fn load(file: Option<(&Path, &str)>, environment: &[(String, String)], flags: &[
 /// Kubernetes puts `GAVEL_SERVICE_HOST`, `GAVEL_PORT_7400_TCP` and the like into every pod beside a service named gavel; `GAVEL_CONFIG` names
 /// the file.
 fn is_not_ours(name: &str) -> bool {
-    name == "GAVEL_CONFIG" || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"].iter().any(|part| name.ends_with(part) || name.contains(&format!("{part}_")))
+    name == "GAVEL_CONFIG"
+        || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"].iter().any(|part| name.ends_with(part) || name.contains(&format!("{part}_")))
 }
 
 /// `; did you mean X?` where a name is near or has the same last part.

@@ -72,7 +72,10 @@ fn settings_must_fit_together() {
         (vec![flag("limits.in_flight_per_shard", "1")], "below limits.in_flight_per_connection"),
         (vec![flag("timeouts.idle_ms", "10")], "below timeouts.hello_ms"),
         (vec![flag("limits.send_bytes", "65536"), flag("limits.candidates_per_request", "8192"), flag("limits.batch_rows", "8192")], ""),
-        (vec![flag("limits.send_bytes", "65536"), flag("limits.candidates_per_request", "80000"), flag("limits.batch_rows", "80000")], "below the answer"),
+        (
+            vec![flag("limits.send_bytes", "65536"), flag("limits.candidates_per_request", "80000"), flag("limits.batch_rows", "80000")],
+            "below the answer",
+        ),
         (vec![flag("listen", "127.0.0.1:0,127.0.0.1:0")], ""),
         (vec![flag("timeouts.idle_ms", "0")], ""),
     ] {
