@@ -1,0 +1,200 @@
+//! Settings with a small set of values.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! choices {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every value as it is written.
+            pub const NAMES: &'static [&'static str] = &[$($text,)*];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $($name::$variant => $text,)* })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<$name, String> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(format!("expected one of {}, found {text:?}", $name::NAMES.join(", "))),
+                }
+            }
+        }
+    };
+}
+
+choices! {
+    /// What computes scores, as asked for.
+    EngineChoice {
+        /// The best engine that this build has for this machine.
+        Auto = "auto",
+        /// The CPU engine.
+        Cpu = "cpu",
+        /// The CUDA engine.
+        Cuda = "cuda",
+        /// A constant: measures everything around the engine.
+        Null = "null",
+    }
+}
+
+choices! {
+    /// What the sockets run on, as asked for.
+    IoChoice {
+        /// io_uring, or epoll where the kernel or the container refuses it.
+        Auto = "auto",
+        /// io_uring, or exit 78.
+        Uring = "uring",
+        /// epoll.
+        Epoll = "epoll",
+    }
+}
+
+choices! {
+    /// Whether each shard is bound to one CPU.
+    PinChoice {
+        /// Bound where every shard has a CPU of its own and no quota cuts the set.
+        Auto = "auto",
+        /// Bound.
+        On = "on",
+        /// Left to the kernel.
+        Off = "off",
+    }
+}
+
+choices! {
+    /// How log lines look.
+    LogFormat {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// One object per line, on stdout.
+        Json = "json",
+        /// For eyes, on stderr.
+        Text = "text",
+    }
+}
+
+choices! {
+    /// The least important line that is written.
+    LogLevel {
+        /// What stops or breaks something.
+        Error = "error",
+        /// What an operator should look at.
+        Warn = "warn",
+        /// Start, stop, models.
+        Info = "info",
+        /// For developers.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+/// Number of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shards {
+    /// As many as the machine gives this process.
+    Auto,
+    /// This many.
+    Count(u16),
+}
+
+impl FromStr for Shards {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Shards, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Shards::Auto),
+            (_, Ok(count @ 1..=SHARDS_MAX)) => Ok(Shards::Count(count)),
+            _ => Err(format!("expected auto or a whole number from 1 to {SHARDS_MAX}, found {text:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shards::Auto => f.write_str("auto"),
+            Shards::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// More CPUs than any machine that we know.
+const SHARDS_MAX: u16 = 1024;
+
+/// An engine that this build can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The CPU engine.
+    Cpu,
+    /// A constant.
+    Null,
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            EngineKind::Cpu => "cpu",
+            EngineKind::Null => "null",
+        })
+    }
+}
+
+/// Which engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineDecision {
+    /// The engine.
+    pub engine: EngineKind,
+    /// What the operator should be told about the choice, as a warning.
+    pub note: Option<&'static str>,
+}
+
+impl EngineChoice {
+    /// Decides. Error: one line for an operator; the process ends with 78 (bad environment).
+    pub fn decide(self) -> Result<EngineDecision, &'static str> {
+        match self {
+            EngineChoice::Auto => Ok(EngineDecision { engine: EngineKind::Cpu, note: Some(AUTO_NOTE) }),
+            EngineChoice::Cpu => Ok(EngineDecision { engine: EngineKind::Cpu, note: None }),
+            EngineChoice::Null => Ok(EngineDecision { engine: EngineKind::Null, note: Some(NULL_NOTE) }),
+            EngineChoice::Cuda => Err(CUDA_REFUSED),
+        }
+    }
+}
+
+const AUTO_NOTE: &str = "engine auto: taking cpu (this build has no GPU engine; --engine cpu says the same without this line)";
+const NULL_NOTE: &str = "engine null: every score is the same constant; this measures the server, it does not rank";
+const CUDA_REFUSED: &str = "engine cuda: this build has no CUDA engine; use --engine cpu, or --engine auto to take the best one there is";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        for name in EngineChoice::NAMES {
+            assert_eq!(name.parse::<EngineChoice>().expect("a name").to_string(), *name);
+        }
+        for (text, shards) in
+            [("auto", Some(Shards::Auto)), ("1", Some(Shards::Count(1))), ("0", None), ("1025", None), ("-1", None), ("", None)]
+        {
+            assert_eq!(text.parse().ok(), shards, "{text}");
+        }
+        let error = "gpu".parse::<EngineChoice>().expect_err("no such engine");
+        assert_eq!(error, r#"expected one of auto, cpu, cuda, null, found "gpu""#);
+    }
+
+    #[test]
+    fn no_silent_fallback() {
+        assert!(EngineChoice::Cuda.decide().is_err());
+        assert!(EngineChoice::Auto.decide().is_ok_and(|decision| decision.engine == EngineKind::Cpu && decision.note.is_some()));
+        assert!(EngineChoice::Cpu.decide().is_ok_and(|decision| decision.note.is_none()));
+    }
+}
