@@ -1,6 +1,7 @@
 //! gavel: an inference server for ad ranking and bidding. `docs/architecture.md` is the map.
 
 pub mod batch;
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod engine;

@@ -1,0 +1,6 @@
+//! The commands.
+
+pub mod exit;
+pub mod progress;
+pub mod rank;
+pub mod table;
