@@ -7,6 +7,8 @@ mod admit;
 mod layout;
 mod slot;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 pub use admit::{Blocks, Fault, FaultKind, Request, admit, measure};
 pub use layout::{DenseRun, IdField, IdTarget, Layout, ScopeLayout};

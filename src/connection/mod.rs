@@ -22,8 +22,8 @@ pub enum Phase {
     Open,
     /// The client said that it sends no more requests, or half-closed: ends when nothing is in flight.
     Finishing,
-    /// The last bytes are leaving.
-    Closing,
+    /// The last bytes are leaving, since this moment.
+    Closing(Instant),
 }
 
 /// State of one connection. Plain numbers: a shard holds them in an array.
@@ -83,6 +83,11 @@ impl Connection {
         assert!(self.in_flight > 0 && self.reserved_bytes >= answer_bytes, "every request is answered once");
         self.in_flight -= 1;
         self.reserved_bytes -= answer_bytes;
+    }
+
+    /// Whether its end has begun: nothing it sends is looked at any more.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_))
     }
 
     /// Whether it should be closed once its last bytes are out.

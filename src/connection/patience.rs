@@ -40,6 +40,8 @@ pub enum Expired {
     Receive,
     /// A client that does not read.
     Send,
+    /// A client that does not close its side.
+    Closing,
 }
 
 impl Patience {
@@ -73,6 +75,9 @@ impl Connection {
     pub fn expired(&self, timeouts: &Timeouts, now: Instant) -> Option<Expired> {
         let over = |since: Instant, limit: Span| limit != Span::ZERO && now.since(since) >= limit;
         let patience = &self.patience;
+        if let Phase::Closing(since) = self.phase {
+            return over(since, CLOSE_LINGER).then_some(Expired::Closing);
+        }
         if patience.unsent > 0 && over(patience.unsent_since, timeouts.send) {
             return Some(Expired::Send);
         }
@@ -86,6 +91,9 @@ impl Connection {
         (self.in_flight == 0 && patience.unsent == 0 && over(patience.frame, timeouts.idle)).then_some(Expired::Idle)
     }
 }
+
+/// A connection that is being closed is cut off after this: long enough for the last answers to cross any network in use.
+const CLOSE_LINGER: Span = Span::from_ms(2_000);
 
 #[cfg(test)]
 mod tests {
@@ -129,6 +137,14 @@ mod tests {
         assert_eq!(slow.expired(&TIMEOUTS, Instant(31)), Some(Expired::Send));
         slow.patience.unsent(99, Instant(31));
         assert_eq!(slow.expired(&TIMEOUTS, Instant(60)), None, "progress, however small, is progress");
+    }
+
+    #[test]
+    fn closing_is_bounded() {
+        let mut connection = open(0);
+        connection.phase = Phase::Closing(Instant(5));
+        assert_eq!(connection.expired(&TIMEOUTS, Instant(1_000)), None);
+        assert_eq!(connection.expired(&TIMEOUTS, Instant(5) + CLOSE_LINGER), Some(Expired::Closing));
     }
 
     #[test]

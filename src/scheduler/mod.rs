@@ -5,6 +5,8 @@
 //! knob. Earliest deadline first over slots.
 
 mod cost;
+#[cfg(test)]
+mod simulation;
 
 use cost::RowCost;
 
@@ -135,9 +137,7 @@ impl Scheduler {
         state.requests += 1;
         state.rows += rows;
         state.due = state.due.min(deadline.min(now + DEFAULT_SLACK));
-        let model = state.model;
         self.recount();
-        let _ = model;
     }
 
     /// The engine can take a batch: the most urgent slot with requests in it, now running.

@@ -4,3 +4,4 @@ pub mod control;
 pub mod log;
 pub mod mailbox;
 pub mod runtime;
+pub mod shard;

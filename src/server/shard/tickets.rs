@@ -83,7 +83,12 @@ impl Tickets {
     /// Room for `capacity` requests.
     pub fn new(capacity: usize) -> Tickets {
         // Twice the room: a table that is never more than half full of entries and graves rehashes in place.
-        Tickets { tickets: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), index: HashMap::with_capacity(capacity * 2), capacity }
+        Tickets {
+            tickets: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            index: HashMap::with_capacity(capacity * 2),
+            capacity,
+        }
     }
 
     /// Whether there is room for another.
