@@ -8,6 +8,7 @@ pub mod engine;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod reference;
 pub mod scheduler;
 pub mod server;
 pub mod units;
