@@ -113,7 +113,7 @@ impl Shard {
         };
         let at_fault = |fault: crate::batch::Fault| Refusal { feature: fault.feature, ..Refusal::of(code_of(fault.kind), model) };
         let need = measure(&served.layout, &request).map_err(at_fault)?;
-        if need.context_ids > served.slot_limits.ids || need.candidate_ids > served.slot_limits.ids {
+        if need.context_ids + need.candidate_ids > served.ids_max {
             return refuse(Code::LengthTooLarge);
         }
 

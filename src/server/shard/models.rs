@@ -27,6 +27,8 @@ pub struct Published {
     pub cells: ModelSlot,
     /// Most candidates in a request.
     pub candidates_max: usize,
+    /// Most ids in a request, context and candidates together.
+    pub ids_max: usize,
     /// Slots per shard.
     pub slots: usize,
     /// Size of each.
