@@ -8,6 +8,11 @@ use crate::feature::{FeatureKind, OutputKind, Scope};
 use crate::gavel_generated::gavel::wire;
 use crate::verify;
 
+/// Most values per row of a feature: the largest entry of a lengths block.
+const LENGTH_MAX: u32 = u16::MAX as u32;
+/// Most values per row of all features together, so that a corrupt description cannot make a reader allocate without bound.
+const ROW_VALUES_MAX: u64 = 1 << 24;
+
 /// An answer that is not what the protocol says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerFault {
@@ -130,6 +135,12 @@ impl Description {
             if (feature.is_variable() && dense) || (!feature.is_variable() && feature.width != feature.length_max) {
                 return fault("a width that its kind or length limit cannot have");
             }
+            if feature.length_max > LENGTH_MAX {
+                return fault("a feature with more than 65535 values per row");
+            }
+        }
+        if self.features.iter().map(|feature| u64::from(feature.length_max)).sum::<u64>() > ROW_VALUES_MAX {
+            return fault("a row of more than 2^24 values");
         }
         for (scope, id_bytes) in [(Scope::Context, self.context_id_bytes), (Scope::Candidate, self.candidate_id_bytes)] {
             let wide = self.features.iter().any(|feature| feature.scope == scope && feature.id_bytes == 8);

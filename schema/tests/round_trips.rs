@@ -111,13 +111,15 @@ fn describe() {
 #[test]
 fn contradictory_descriptions_are_refused() {
     type Change = fn(&mut Description);
-    let changes: [Change; 6] = [
+    let changes: [Change; 8] = [
         |d| d.candidate_id_bytes = 4,
         |d| d.context_id_bytes = 8,
         |d| d.features[0].id_bytes = 4,
         |d| d.features[1].id_bytes = 0,
         |d| d.features[1].length_max = 3,
         |d| d.features[0].width = 0,
+        |d| d.features[2].length_max = 65_536,
+        |d| d.features.extend(vec![DescribedFeature { width: 65_535, length_max: 65_535, ..d.features[0].clone() }; 257]),
     ];
     let mut encoder = Encoder::new();
     for (case, change) in changes.iter().enumerate() {
