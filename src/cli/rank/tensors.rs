@@ -50,7 +50,7 @@ impl Reader<'_> {
             columns.push(if self.file.tensor(&feature.name).is_ok() { Some(self.own(feature)?) } else { None });
         }
         let features = &description.features;
-        let mut left = |columns: &[Option<Column>], wanted: &dyn Fn(&DescribedFeature) -> bool| -> Vec<usize> {
+        let left = |columns: &[Option<Column>], wanted: &dyn Fn(&DescribedFeature) -> bool| -> Vec<usize> {
             (0..features.len()).filter(|&i| columns[i].is_none() && wanted(&features[i])).collect()
         };
         let dense = left(&columns, &|feature| feature.kind == FeatureKind::Dense);
