@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
     let table = text.split("## Module map").nth(1).expect("a section Module map");
-    let mut rows = BTreeMap::new();
+    let mut rows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in table.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let module = cells[1].trim_matches('`').to_string();
@@ -48,7 +48,8 @@ fn named(text: &str) -> BTreeSet<String> {
     for (at, _) in text.match_indices("crate::") {
         let line_start = text[..at].rfind('\n').map_or(0, |end| end + 1);
         let line = &text[line_start..at];
-        let is_path_of_another_crate = text[..at].ends_with("::") || text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
+        let is_path_of_another_crate =
+            text[..at].ends_with("::") || text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
         if line.trim_start().starts_with("//") || is_path_of_another_crate {
             continue;
         }

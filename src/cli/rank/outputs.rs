@@ -101,7 +101,10 @@ impl Outputs {
                     for (name, &score) in self.names.iter().zip(self.row(row)) {
                         // The shortest text that reads back as the same f32.
                         let text = score.to_string();
-                        object.insert(name.clone(), text.parse().ok().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number));
+                        object.insert(
+                            name.clone(),
+                            text.parse().ok().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number),
+                        );
                     }
                     if let Some(&status) = self.status.get(row).filter(|&&status| status != 0) {
                         object.insert("status".into(), status.into());
