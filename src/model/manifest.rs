@@ -9,10 +9,12 @@ use crate::limits::{BAG_IDS_MAX, DENSE_WIDTH_MAX, FEATURES_MAX, ROW_IDS_MAX, TAB
 use super::digest::Digest;
 use super::error::{Fault, LoadError, did_you_mean};
 use super::feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
-use super::graph::Pool;
+use super::graph::{Graph, Pool};
 use super::json::{At, Json, Object, quote};
 use super::name::{file_name, model_name, name};
-use super::weights::{TableDType, TableId};
+use super::resolve::{Catalogue, resolve};
+use super::tensor_file::Entry;
+use super::weights::{TableDType, TableId, TensorDType};
 
 /// The format that this build reads and writes.
 pub const FORMAT: &str = "gavel/1";
@@ -115,6 +117,13 @@ impl Manifest {
         let (selftest, tolerance) = selftest(&root.required("selftest")?)?;
         root.finish()?;
         Ok(Manifest { file: file.to_owned(), name, description, weights, tables, features, selftest, tolerance, document })
+    }
+
+    /// The graph, resolved against tensors of these names, types and shapes instead of weights files: for tools that write bundles.
+    pub fn graph(&self, tensors: &[(&str, TensorDType, &[usize])]) -> Result<Graph, LoadError> {
+        let catalogue: Catalogue =
+            tensors.iter().map(|(name, dtype, shape)| ((*name).into(), (0, Entry::of(name, *dtype, shape)))).collect();
+        Ok(resolve(self, &catalogue).map_err(LoadError::Manifest)?.graph)
     }
 
     /// A key of the document that [`Manifest::parse`] found to be there.

@@ -164,14 +164,25 @@ impl FeatureRows {
 
     /// The rows named, in that order. Panics if one does not exist.
     pub fn subset(&self, rows: &[usize]) -> FeatureRows {
-        let mut subset = FeatureRows::new(self.fields.clone());
+        self.picked(rows, |_, row| row)
+    }
+
+    fn picked(&self, rows: &[usize], source: impl Fn(&Field, usize) -> usize) -> FeatureRows {
+        let mut picked = FeatureRows::new(self.fields.clone());
         for row in rows {
-            let cells: Vec<Cell<'_>> = (0..self.fields.len()).map(|feature| self.cell(feature, *row)).collect();
-            if subset.push_row(&cells).is_err() {
+            let cell = |(feature, field)| self.cell(feature, source(field, *row));
+            let cells: Vec<Cell<'_>> = self.fields.iter().enumerate().map(cell).collect();
+            if picked.push_row(&cells).is_err() {
                 unreachable!("the rows of a FeatureRows were checked");
             }
         }
-        subset
+        picked
+    }
+
+    /// One request spelled out: for each of `candidates`, the context features of row `context` and the candidate features of that row.
+    /// Panics if a row does not exist.
+    pub fn expanded(&self, context: usize, candidates: &[usize]) -> FeatureRows {
+        self.picked(candidates, |field, row| if field.scope == Scope::Context { context } else { row })
     }
 
     /// Whether two rows agree, bit by bit, in all context features.

@@ -15,6 +15,7 @@ use crate::limits::{AXES_MAX, TENSOR_HEADER_BYTES_MAX};
 
 use super::error::Fault;
 use super::json::{At, Json, quote};
+use super::weights::TensorDType;
 
 #[cfg(target_endian = "big")]
 compile_error!("files and wire are little-endian and read without conversion");
@@ -49,6 +50,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// An entry of no file.
+    pub fn of(name: &str, dtype: TensorDType, shape: &[usize]) -> Entry {
+        let dtype = match dtype {
+            TensorDType::F32 => "F32",
+            TensorDType::I64 => "I64",
+        };
+        Entry { name: name.into(), dtype: StoredType(dtype.into()), shape: shape.into(), start: 0, bytes: 0 }
+    }
+
     /// `F32 [200, 16]`.
     pub fn describe(&self) -> String {
         format!("{} {:?}", self.dtype.0, self.shape)
