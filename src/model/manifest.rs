@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::limits::{BAG_IDS_MAX, DENSE_WIDTH_MAX, FEATURES_MAX, ROW_IDS_MAX, TABLE_DIM_MAX, TABLES_MAX, WEIGHT_FILES_MAX};
 
 use super::digest::Digest;
-use super::error::{Fault, LoadError, did_you_mean};
+use super::error::{Fault, LoadError, did_you_mean, unknown_name};
 use super::feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
 use super::graph::{Graph, Pool};
 use super::json::{At, Json, Object, quote};
@@ -165,7 +165,11 @@ pub(crate) fn choice<T: Copy>(at: &At<'_>, choices: &[(&str, T)]) -> Result<T, B
     let words = || choices.iter().map(|(word, _)| *word);
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<String> = words().map(|word| format!("{word:?}")).collect();
-        at.fault(quote(text), format!("one of {}", known.join(", ")), did_you_mean(text, words()).unwrap_or_default())
+        at.fault(
+            quote(text),
+            format!("one of {}", known.join(", ")),
+            did_you_mean(text, words()).unwrap_or_else(|| "Choose one of them".into()),
+        )
     })
 }
 
@@ -314,7 +318,7 @@ pub(crate) fn table_by_name<'t>(at: &At<'_>, tables: &'t [TableSpec]) -> Result<
         None => Err(at.fault(
             format!("no table {}", quote(text)),
             "the name of an entry of tables",
-            did_you_mean(text, tables.iter().map(|table| table.name.as_str())).unwrap_or_default(),
+            did_you_mean(text, tables.iter().map(|table| table.name.as_str())).unwrap_or_else(unknown_name),
         )),
     }
 }

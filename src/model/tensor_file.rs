@@ -151,7 +151,11 @@ fn entry(name: &str, at: &At<'_>) -> Result<Entry, Box<Fault>> {
         None => true,
     };
     if !fits {
-        return Err(at.fault(format!("{} {shape:?} in {bytes} bytes", dtype.0), "data_offsets that fit dtype and shape", ""));
+        return Err(at.fault(
+            format!("{} {shape:?} in {bytes} bytes", dtype.0),
+            "data_offsets that fit dtype and shape",
+            "Write the file again",
+        ));
     }
     Ok(Entry { name: name.into(), dtype, shape, start, bytes })
 }
@@ -178,7 +182,7 @@ impl TensorFile {
     /// Reads the content `bytes` of `file`.
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<TensorFile, Box<Fault>> {
         let header = Header::read(&mut bytes.as_slice(), file, bytes.len() as u64)
-            .unwrap_or_else(|error| Err(Fault::new(file, "header", error.to_string(), "a safetensors file", "")))?;
+            .unwrap_or_else(|error| Err(Fault::new(file, "header", error.to_string(), "a safetensors file", "Copy the file again")))?;
         let index = header.entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
         Ok(TensorFile { file: file.to_owned(), index, entries: header.entries, data: header.raw.len(), bytes })
     }
