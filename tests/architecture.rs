@@ -48,7 +48,8 @@ fn named(text: &str) -> BTreeSet<String> {
     for (at, _) in text.match_indices("crate::") {
         let line_start = text[..at].rfind('\n').map_or(0, |end| end + 1);
         let line = &text[line_start..at];
-        let is_path_of_another_crate = text[..at].ends_with("::") || text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
+        let is_path_of_another_crate =
+            text[..at].ends_with("::") || text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$');
         if line.trim_start().starts_with("//") || is_path_of_another_crate {
             continue;
         }

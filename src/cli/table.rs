@@ -62,10 +62,7 @@ mod tests {
         table.row(["a", "0.5", ""]);
         table.row(["longer", "12.25", "clicked"]);
         table.row(["é"]);
-        assert_eq!(
-            table.to_string(),
-            "item    score  note\n------  -----  -------\na         0.5\nlonger  12.25  clicked\né\n"
-        );
+        assert_eq!(table.to_string(), "item    score  note\n------  -----  -------\na         0.5\nlonger  12.25  clicked\né\n");
         assert_eq!(TextTable::new(["a"]).to_string(), "a\n-\n");
         assert_eq!(TextTable::default().to_string(), "");
     }

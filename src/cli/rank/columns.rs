@@ -130,10 +130,19 @@ impl Inputs {
     }
 
     /// Adds a row to the last request, or to a new one. Requests from `first` on have this context.
-    fn push(&self, description: &Description, limits: RequestLimits, requests: &mut Vec<Request>, first: usize, context: usize, row: usize) {
+    fn push(
+        &self,
+        description: &Description,
+        limits: RequestLimits,
+        requests: &mut Vec<Request>,
+        first: usize,
+        context: usize,
+        row: usize,
+    ) {
         let open = requests.len() > first;
         if let Some(last) = requests.last_mut().filter(|_| open) {
-            let ids = self.ids(description, Scope::Context, context, context + 1) + self.ids(description, Scope::Candidate, last.rows.start, row + 1);
+            let ids = self.ids(description, Scope::Context, context, context + 1)
+                + self.ids(description, Scope::Candidate, last.rows.start, row + 1);
             if last.rows.len() < limits.candidates.max(1) && ids <= limits.ids {
                 last.rows.end = row + 1;
                 return;

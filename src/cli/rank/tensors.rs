@@ -65,7 +65,8 @@ impl Reader<'_> {
         if !jagged.is_empty() && self.file.tensor("values").is_ok() && self.file.tensor("lengths").is_ok() {
             self.jagged(features, &jagged, &mut columns)?;
         }
-        let absent: Vec<&str> = features.iter().zip(&columns).filter(|(_, column)| column.is_none()).map(|(feature, _)| feature.name.as_str()).collect();
+        let absent: Vec<&str> =
+            features.iter().zip(&columns).filter(|(_, column)| column.is_none()).map(|(feature, _)| feature.name.as_str()).collect();
         if !absent.is_empty() {
             return Err(format!(
                 "no tensor for {} of the model's {} features: {} (name tensors like features, or pack them as dense, sparse, values + lengths)",
@@ -233,7 +234,8 @@ fn ends(name: &str, lengths: &[i128], total: usize) -> Result<Vec<usize>, String
     let mut ends = Vec::with_capacity(lengths.len());
     for &length in lengths {
         let length = usize::try_from(length).map_err(|_| format!("tensor {name}: {length} is no length"))?;
-        sum = sum.checked_add(length).filter(|sum| *sum <= total).ok_or_else(|| format!("tensor {name}: the sum exceeds the {total} ids"))?;
+        sum =
+            sum.checked_add(length).filter(|sum| *sum <= total).ok_or_else(|| format!("tensor {name}: the sum exceeds the {total} ids"))?;
         ends.push(sum);
     }
     if sum != total {

@@ -140,7 +140,8 @@ fn i64s(shape: &[usize], values: &[i64]) -> (Dtype, Vec<usize>, Vec<u8>) {
 }
 
 fn file(tensors: &Tensors) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| (*name, TensorView::new(*dtype, shape.clone(), bytes).expect("consistent")));
+    let views =
+        tensors.iter().map(|(name, (dtype, shape, bytes))| (*name, TensorView::new(*dtype, shape.clone(), bytes).expect("consistent")));
     serialize(views, None).expect("serialised")
 }
 
