@@ -474,7 +474,7 @@ mod tests {
 
     fn file(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> TensorFile {
         let mut header = serde_json::Map::new();
-        let mut data = Vec::new();
+        let mut data: Vec<u8> = Vec::new();
         for (name, dtype, shape, bytes) in tensors {
             let offsets = [data.len(), data.len() + bytes.len()];
             header.insert((*name).into(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
