@@ -33,7 +33,7 @@ use send::Sender;
 /// Forms of inputs:
 ///   .safetensors  a tensor per feature; or all dense features packed as `dense`, all id features of fixed length as `sparse` (columns in
 ///                 the model's order), jagged ones as `values` and `lengths`. A feature of variable length has NAME and NAME.lengths, a
-///                 weighted one NAME.weights.
+///                 weighted one NAME.weights. The selftest of a bundle is such a file.
 ///   .jsonl        one row per line: {"I1": 0.3, "C1": 5, "tags": [1, 2]}, or one request per line: {"context": {..}, "candidates": [{..}, ..]}
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
