@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
     let table = text.split("## Module map").nth(1).expect("a section Module map");
-    let mut rows = BTreeMap::new();
+    let mut rows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in table.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let module = cells[1].trim_matches('`').to_string();

@@ -205,6 +205,11 @@ impl Slot {
         Ok(Slot { layout, limits, memory, map, rows: 0, context_ids: 0, candidate_ids: 0, segments: Vec::with_capacity(limits.contexts) })
     }
 
+    /// Bytes of address space that a slot takes.
+    pub fn bytes(layout: &Layout, limits: SlotLimits) -> usize {
+        Map::new(layout, limits).1
+    }
+
     /// The layout it was made for.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout

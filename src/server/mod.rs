@@ -3,5 +3,7 @@
 pub mod control;
 pub mod log;
 pub mod mailbox;
+pub mod placement;
+pub mod preflight;
 pub mod runtime;
 pub mod shard;

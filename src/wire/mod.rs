@@ -4,6 +4,8 @@
 //! and gets its bytes contiguous. Memory: one region per wire of address space reserved at start, `connections_max` × (`receive_bytes_max` +
 //! `send_bytes_max`), touched page by page; nothing is allocated between a readable socket and a written reply.
 //!
+//! Both wires behave alike and pass the same table of tests. Absent on purpose: accepting (the acceptor deals descriptors), TLS, clocks, frames.
+//!
 //! Event loop of a shard, on both wires:
 //!
 //! ```text
@@ -15,13 +17,24 @@
 //! }
 //! ```
 
+#![allow(unsafe_code)] // the ring, socket calls and the memory lent to them
+
 use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::units::Span;
 
+mod epoll;
+mod fifo;
+mod inbox;
+mod line;
+mod outbox;
+mod region;
+mod uring;
 mod wake;
 
+pub use epoll::EpollWire;
+pub use uring::{ProbeFailure, ProbeStep, RingKind, UringOptions, UringWire, probe};
 pub use wake::Waker;
 
 /// A connection of this wire: index and generation, so that an event of a closed connection never reaches its successor.
@@ -104,7 +117,7 @@ pub trait Wire {
     /// Stops taking bytes from this connection (back-pressure on a client that does not read its answers) or goes on. While it is stopped there
     /// is no `Received` and no `Finished`; what was on its way is kept, and announced when reading goes on.
     fn set_reading(&mut self, connection: ConnectionId, reading: bool);
-    /// Queues bytes; they leave at the next turn. In order, each byte once.
+    /// Queues bytes, all or none; they leave at the next turn. In order, each byte once. On a dead or closing id they are dropped.
     fn send(&mut self, connection: ConnectionId, bytes: &[u8]) -> Result<(), SendFull>;
     /// Bytes queued or in the kernel's hands, not yet taken by the socket.
     fn unsent(&self, connection: ConnectionId) -> usize;
@@ -112,8 +125,8 @@ pub trait Wire {
     fn close(&mut self, connection: ConnectionId, how: Close);
     /// Whether events are waiting or sends are queued, so that the loop must not sleep.
     fn is_busy(&self) -> bool;
-    /// Blocks the thread until there may be events, at most for `timeout`; then `turn` as usual. Returns at once while `is_busy`. (A shard on
-    /// `uring` sleeps through its executor instead, on the eventfd of the ring.)
+    /// A `turn` that, with no event at hand, blocks the thread until one comes or `timeout` has passed (`None`: for ever). May end early. (A
+    /// shard on `uring` sleeps through its executor instead, on the eventfd of the ring.)
     fn wait(&mut self, timeout: Option<Span>) -> io::Result<()>;
     /// Live connections.
     fn connections(&self) -> usize;
