@@ -140,49 +140,6 @@ impl fmt::Display for Shards {
 /// More CPUs than any machine that we know.
 const SHARDS_MAX: u16 = 1024;
 
-/// An engine that this build can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineKind {
-    /// The CPU engine.
-    Cpu,
-    /// A constant.
-    Null,
-}
-
-impl fmt::Display for EngineKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            EngineKind::Cpu => "cpu",
-            EngineKind::Null => "null",
-        })
-    }
-}
-
-/// Which engine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineDecision {
-    /// The engine.
-    pub engine: EngineKind,
-    /// What the operator should be told about the choice, as a warning.
-    pub note: Option<&'static str>,
-}
-
-impl EngineChoice {
-    /// Decides. Error: one line for an operator; the process ends with 78 (bad environment).
-    pub fn decide(self) -> Result<EngineDecision, &'static str> {
-        match self {
-            EngineChoice::Auto => Ok(EngineDecision { engine: EngineKind::Cpu, note: Some(AUTO_NOTE) }),
-            EngineChoice::Cpu => Ok(EngineDecision { engine: EngineKind::Cpu, note: None }),
-            EngineChoice::Null => Ok(EngineDecision { engine: EngineKind::Null, note: Some(NULL_NOTE) }),
-            EngineChoice::Cuda => Err(CUDA_REFUSED),
-        }
-    }
-}
-
-const AUTO_NOTE: &str = "engine auto: taking cpu (this build has no GPU engine; --engine cpu says the same without this line)";
-const NULL_NOTE: &str = "engine null: every score is the same constant; this measures the server, it does not rank";
-const CUDA_REFUSED: &str = "engine cuda: this build has no CUDA engine; use --engine cpu, or --engine auto to take the best one there is";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,12 +156,5 @@ mod tests {
         }
         let error = "gpu".parse::<EngineChoice>().expect_err("no such engine");
         assert_eq!(error, r#"expected one of auto, cpu, cuda, null, found "gpu""#);
-    }
-
-    #[test]
-    fn no_silent_fallback() {
-        assert!(EngineChoice::Cuda.decide().is_err());
-        assert!(EngineChoice::Auto.decide().is_ok_and(|decision| decision.engine == EngineKind::Cpu && decision.note.is_some()));
-        assert!(EngineChoice::Cpu.decide().is_ok_and(|decision| decision.note.is_none()));
     }
 }

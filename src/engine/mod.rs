@@ -8,6 +8,7 @@
 pub mod cpu;
 mod null;
 mod replay;
+pub mod selftest;
 mod slots;
 
 use std::sync::Arc;

@@ -59,7 +59,12 @@ pub struct Tolerance {
 impl Tolerance {
     /// Whether `found` is near enough. NaN never is.
     pub fn accepts(&self, found: f64, expected: f64) -> bool {
-        (found - expected).abs() <= self.atol + self.rtol * expected.abs()
+        (found - expected).abs() <= self.allowed(expected)
+    }
+
+    /// How far from `expected` is near enough.
+    pub fn allowed(&self, expected: f64) -> f64 {
+        self.atol + self.rtol * expected.abs()
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
 
 use crate::batch::{Layout, SlotLimits};
-use crate::config::{EngineKind, Limits};
-use crate::engine::{self, EngineError, Prepared};
+use crate::config::Limits;
+use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
 use crate::engine::selftest::{self, SelftestError};
@@ -61,7 +61,7 @@ pub enum PublishError {
 /// metrics and encodes its description.
 pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry: &Registry) -> Result<Published, PublishError> {
     let (name, version) = (model.name.clone(), model.version);
-    let prepared = engine::prepare(engine.into(), model).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
+    let prepared = engine::prepare(engine, model).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
     if engine != EngineKind::Null {
         selftest::replay(&prepared, model).map_err(|source| PublishError::Selftest { model: name.clone(), version, source })?;
     }
