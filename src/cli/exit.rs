@@ -66,4 +66,4 @@ Exit codes:
   1   failed
   2   wrong flags, or a configuration with faults (all of them are listed)
   3   done in part: some rows were refused (rank)
-  78  this machine, kernel or container cannot do what was asked for (io_uring refused, no such engine)";
+  78  this machine, kernel or container cannot do it (io_uring refused, no such engine)";

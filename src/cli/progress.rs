@@ -84,6 +84,13 @@ impl Progress {
         }
     }
 
+    /// The work is done, and something else will say so.
+    pub fn clear(self) {
+        if let Show::Bar(bar) = self.show {
+            bar.finish_and_clear();
+        }
+    }
+
     /// The work is done: says how long it took.
     pub fn finish(self) {
         let line = format!("{}: {} in {:.1} s", self.what, amount(self.unit, self.done), self.started.elapsed().as_secs_f64());
@@ -162,7 +169,7 @@ mod tests {
                 progress.advance(3);
                 progress.describe("more work");
                 progress.set(10);
-                progress.finish();
+                if total > 0 { progress.finish() } else { progress.clear() }
             }
         }
     }

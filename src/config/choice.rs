@@ -107,6 +107,16 @@ pub enum Shards {
     Count(u16),
 }
 
+impl Shards {
+    /// The number that was asked for.
+    pub fn count(self) -> Option<usize> {
+        match self {
+            Shards::Auto => None,
+            Shards::Count(count) => Some(count.into()),
+        }
+    }
+}
+
 impl FromStr for Shards {
     type Err = String;
     fn from_str(text: &str) -> Result<Shards, String> {

@@ -36,6 +36,17 @@ pub struct Refused {
     pub message: String,
 }
 
+impl Refused {
+    /// For stderr.
+    pub fn line(&self) -> String {
+        let rows = match self.rows {
+            1 => format!("row {}", self.row),
+            rows => format!("rows {} to {}", self.row, self.row + rows - 1),
+        };
+        format!("error: {rows}: {}: {}", self.code.unwrap_or("not sent"), self.message)
+    }
+}
+
 impl Outputs {
     /// All rows refused so far.
     pub fn new(names: Vec<String>, rows: usize) -> Outputs {
@@ -58,6 +69,11 @@ impl Outputs {
     pub fn refuse(&mut self, refused: Refused) {
         self.refused.push(refused);
         self.refused.sort_by_key(|refused| refused.row);
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
     /// What was refused, by row.

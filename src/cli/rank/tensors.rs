@@ -8,7 +8,8 @@
 //!   sparse             [rows, sum of widths]       all id features of fixed length without one
 //!   values, lengths    [ids], [features × rows]    jagged: the id features that are left, feature after feature; `weights` parallel to values
 //! ```
-//! Tensors that the model does not take are ignored with a note.
+//! The first three may bear the prefix `in.`, as in a bundle's selftest, which so is a file of inputs too. Tensors that the model does not take
+//! are ignored with a note.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +48,9 @@ impl Reader<'_> {
     fn columns(&mut self, description: &Description) -> Result<Vec<Column>, String> {
         let mut columns: Vec<Option<Column>> = Vec::new();
         for feature in &description.features {
-            columns.push(if self.file.tensor(&feature.name).is_ok() { Some(self.own(feature)?) } else { None });
+            let name = ["", SELFTEST_PREFIX].map(|prefix| format!("{prefix}{}", feature.name));
+            let own = name.iter().find(|name| self.file.tensor(name).is_ok());
+            columns.push(own.map(|name| self.own(feature, name)).transpose()?);
         }
         let features = &description.features;
         let left = |columns: &[Option<Column>], wanted: &dyn Fn(&DescribedFeature) -> bool| -> Vec<usize> {
@@ -78,9 +81,8 @@ impl Reader<'_> {
         Ok(columns.into_iter().flatten().collect())
     }
 
-    /// A tensor under the feature's own name.
-    fn own(&mut self, feature: &DescribedFeature) -> Result<Column, String> {
-        let name = &feature.name;
+    /// A tensor of the feature's own.
+    fn own(&mut self, feature: &DescribedFeature, name: &str) -> Result<Column, String> {
         let width = feature.width as usize;
         if feature.kind == FeatureKind::Dense {
             let matrix = self.floats(name)?;
@@ -264,6 +266,9 @@ fn column(feature: &DescribedFeature, ends: Vec<usize>, values: &[i128], weights
     }
     Ok(Column::Ids { ends, ids, weights })
 }
+
+/// What inputs are called in a selftest.
+const SELFTEST_PREFIX: &str = "in.";
 
 fn first_few(names: &[&str]) -> String {
     const FEW: usize = 8;

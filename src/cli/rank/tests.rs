@@ -182,6 +182,16 @@ fn packed_and_jagged_tensors() {
         ("C2.lengths", i64s(&[3], &[0, 2, 1])),
     ]);
     assert_eq!(tensors::read(&jagged_description(), &file(&own)).expect("valid").0.columns, expected);
+    let selftest = HashMap::from([
+        ("in.I1", f32s(&[3], &[1., 3., 5.])),
+        ("in.I2", f32s(&[3], &[2., 4., 6.])),
+        ("in.C1", i64s(&[3], &[10, 11, 12])),
+        ("in.C2", i64s(&[3], &[1, 2, 3])),
+        ("in.C2.lengths", i64s(&[3], &[0, 2, 1])),
+        ("out.prob", f32s(&[3], &[0.; 3])),
+    ]);
+    let (inputs, notes) = tensors::read(&jagged_description(), &file(&selftest)).expect("valid");
+    assert_eq!((inputs.columns.as_slice(), notes.len()), (&expected[..], 1));
 }
 
 #[test]
