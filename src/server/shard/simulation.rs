@@ -271,7 +271,7 @@ impl<'w> Simulation<'w> {
         limits.candidates_per_request = 40;
         limits.slots_per_model = 2;
         let prepared = prepare(EngineKind::Cpu, &world.model).expect("prepared");
-        let mut published = publish(&world.model, prepared, &limits, &registry).expect("a place in the metrics");
+        let mut published = publish(&world.model, prepared, None, &limits, &registry).expect("a place in the metrics");
         published.slot_limits = SlotLimits { contexts: 5, rows: 60, ids: 400 };
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
