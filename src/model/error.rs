@@ -104,9 +104,14 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>)
     known
         .take(2000)
         .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| format!("Did you mean {candidate:?}?"))
+}
+
+/// What to do about an unknown name that resembles none.
+pub(crate) fn unknown_name() -> String {
+    "Check the spelling".into()
 }
 
 /// Levenshtein distance of the first 64 bytes.

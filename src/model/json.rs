@@ -36,7 +36,7 @@ impl Json {
             Json::Bool(value) => value.to_string(),
             Json::Unsigned(value) => value.to_string(),
             Json::Signed(value) => value.to_string(),
-            Json::Float(value) => value.to_string(),
+            Json::Float(value) => format!("{value:?}"),
             Json::Text(text) => quote(text),
             Json::List(items) => format!("a list of {}", items.len()),
             Json::Object(_) => "an object".into(),
@@ -128,7 +128,7 @@ impl<'a> At<'a> {
 
     /// A complaint about the value here.
     pub fn wrong(&self, expected: impl Into<String>) -> Box<Fault> {
-        self.fault(self.json.describe(), expected, "")
+        self.fault(self.json.describe(), expected, "Correct the value")
     }
 
     pub fn text(&self) -> Result<&'a str, Box<Fault>> {
@@ -219,8 +219,7 @@ impl<'a> Object<'a> {
 
     /// The value of a key.
     pub fn required(&self, key: &'static str) -> Result<At<'a>, Box<Fault>> {
-        self.optional(key)
-            .ok_or_else(|| self.at.fault(format!("the key {key:?} is missing"), format!("{key:?}"), "docs/bundle.md lists the keys"))
+        self.optional(key).ok_or_else(|| self.at.fault(format!("no key {key:?}"), "one", "docs/bundle.md lists the keys"))
     }
 
     /// Refuses keys that were not asked for.
@@ -245,7 +244,7 @@ mod tests {
         let json = parse(r#"{"a": [{"b": -1}], "c": 1.5}"#).unwrap();
         let root = At::root(Path::new("m.json"), &json).object().unwrap();
         let b = root.required("a").unwrap().list(9).unwrap()[0].object().unwrap().required("b").unwrap();
-        assert_eq!(b.count(0, 7).unwrap_err().to_string(), "m.json: a[0].b: -1; expected an integer from 0 to 7");
+        assert_eq!(b.count(0, 7).unwrap_err().to_string(), "m.json: a[0].b: -1; expected an integer from 0 to 7. Correct the value");
         assert_eq!(root.finish().unwrap_err().to_string(), "m.json: unknown key \"c\"; expected only a. Did you mean \"a\"?");
     }
 

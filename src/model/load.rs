@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use sha2::Digest as _;
@@ -12,7 +12,7 @@ use crate::limits::{MANIFEST_BYTES_MAX, SELFTEST_BYTES_MAX};
 
 use super::Model;
 use super::digest::Digest;
-use super::error::{Fault, LoadError, did_you_mean};
+use super::error::{Fault, LoadError, did_you_mean, unknown_name};
 use super::feature::Feature;
 use super::graph::Graph;
 use super::json::quote;
@@ -164,8 +164,16 @@ struct WeightsFile<'m> {
 impl<'m> WeightsFile<'m> {
     fn open(manifest: &Path, folder: &Path, spec: &'m FileSpec) -> Result<WeightsFile<'m>, LoadError> {
         let (path, mut file) = open_sized(manifest, folder, spec, u64::MAX)?;
-        let header = Header::read(&mut file, &path, spec.bytes).map_err(|error| LoadError::io(&path, "cannot be read", error))?;
-        Ok(WeightsFile { spec, header: header.map_err(LoadError::Weights)?, path, file })
+        let io_error = |error| LoadError::io(&path, "cannot be read", error);
+        let header = match Header::read(&mut file, &path, spec.bytes).map_err(io_error)? {
+            Ok(header) => header,
+            Err(fault) => {
+                // Damage in transit explains an odd header better than the header itself.
+                check_digest(hashed(&mut file).map_err(io_error)?, &path, manifest, spec)?;
+                return Err(LoadError::Weights(fault));
+            }
+        };
+        Ok(WeightsFile { spec, header, path, file })
     }
 
     /// Reads the data; what `memory` wants goes there.
@@ -204,7 +212,7 @@ fn check_table(manifest: &Path, table: &TableSpec, catalogue: &Catalogue) -> Res
         Err(LoadError::Manifest(Fault::new(manifest, format!("{at}.tensor"), found, expected, remedy)))
     };
     let Some((_, entry)) = catalogue.get(tensor) else {
-        let remedy = did_you_mean(tensor, catalogue.keys().map(String::as_str)).unwrap_or_default();
+        let remedy = did_you_mean(tensor, catalogue.keys().map(String::as_str)).unwrap_or_else(unknown_name);
         return fault(format!("no tensor {}", quote(tensor)), "the name of a tensor in a weights file".into(), remedy);
     };
     if entry.dtype.0 != "F32" || entry.shape != [*rows as usize, *dim as usize] {
@@ -366,14 +374,31 @@ impl HashingReader<'_, '_> {
 
     /// Compares the digest of all that was read.
     fn finish(self, manifest: &Path, spec: &FileSpec) -> Result<(), LoadError> {
-        let found = Digest(self.hasher.finalize().into());
-        if found == spec.sha256 {
-            return Ok(());
-        }
-        let expected = format!("{} ({}.sha256 in {})", spec.sha256, spec.at, manifest.display());
-        let remedy = "The file is damaged or was replaced: copy the bundle again, or export it again";
-        Err(LoadError::Integrity(Fault::new(self.path, "", format!("SHA-256 {found}"), expected, remedy)))
+        check_digest(self.hasher, self.path, manifest, spec)
     }
+}
+
+/// The whole file, digested.
+fn hashed(file: &mut File) -> io::Result<sha2::Sha256> {
+    let mut hasher = sha2::Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    file.rewind()?;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hasher),
+            count => hasher.update(&chunk[..count]),
+        }
+    }
+}
+
+fn check_digest(hasher: sha2::Sha256, path: &Path, manifest: &Path, spec: &FileSpec) -> Result<(), LoadError> {
+    let found = Digest(hasher.finalize().into());
+    if found == spec.sha256 {
+        return Ok(());
+    }
+    let expected = format!("{} ({}.sha256 in {})", spec.sha256, spec.at, manifest.display());
+    let remedy = "The file is damaged or was replaced: copy the bundle again, or export it again";
+    Err(LoadError::Integrity(Fault::new(path, "", format!("SHA-256 {found}"), expected, remedy)))
 }
 
 impl Model {

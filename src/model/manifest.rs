@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::limits::{BAG_IDS_MAX, DENSE_WIDTH_MAX, FEATURES_MAX, ROW_IDS_MAX, TABLE_DIM_MAX, TABLES_MAX, WEIGHT_FILES_MAX};
 
 use super::digest::Digest;
-use super::error::{Fault, LoadError, did_you_mean};
+use super::error::{Fault, LoadError, did_you_mean, unknown_name};
 use super::feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
-use super::graph::Pool;
+use super::graph::{Graph, Pool};
 use super::json::{At, Json, Object, quote};
 use super::name::{file_name, model_name, name};
-use super::weights::{TableDType, TableId};
+use super::resolve::{Catalogue, resolve};
+use super::tensor_file::Entry;
+use super::weights::{TableDType, TableId, TensorDType};
 
 /// The format that this build reads and writes.
 pub const FORMAT: &str = "gavel/1";
@@ -122,6 +124,13 @@ impl Manifest {
         Ok(Manifest { file: file.to_owned(), name, description, weights, tables, features, selftest, tolerance, document })
     }
 
+    /// The graph, resolved against tensors of these names, types and shapes instead of weights files: for tools that write bundles.
+    pub fn graph(&self, tensors: &[(&str, TensorDType, &[usize])]) -> Result<Graph, LoadError> {
+        let catalogue: Catalogue =
+            tensors.iter().map(|(name, dtype, shape)| ((*name).into(), (0, Entry::of(name, *dtype, shape)))).collect();
+        Ok(resolve(self, &catalogue).map_err(LoadError::Manifest)?.graph)
+    }
+
     /// A key of the document that [`Manifest::parse`] found to be there.
     pub(crate) fn section(&self, key: &'static str) -> Result<At<'_>, Box<Fault>> {
         At::root(&self.file, &self.document).object()?.required(key)
@@ -161,7 +170,11 @@ pub(crate) fn choice<T: Copy>(at: &At<'_>, choices: &[(&str, T)]) -> Result<T, B
     let words = || choices.iter().map(|(word, _)| *word);
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<String> = words().map(|word| format!("{word:?}")).collect();
-        at.fault(quote(text), format!("one of {}", known.join(", ")), did_you_mean(text, words()).unwrap_or_default())
+        at.fault(
+            quote(text),
+            format!("one of {}", known.join(", ")),
+            did_you_mean(text, words()).unwrap_or_else(|| "Choose one of them".into()),
+        )
     })
 }
 
@@ -310,7 +323,7 @@ pub(crate) fn table_by_name<'t>(at: &At<'_>, tables: &'t [TableSpec]) -> Result<
         None => Err(at.fault(
             format!("no table {}", quote(text)),
             "the name of an entry of tables",
-            did_you_mean(text, tables.iter().map(|table| table.name.as_str())).unwrap_or_default(),
+            did_you_mean(text, tables.iter().map(|table| table.name.as_str())).unwrap_or_else(unknown_name),
         )),
     }
 }

@@ -313,7 +313,7 @@ impl Builder<'_> {
         let min = object.optional("min").map(bound).transpose()?;
         let max = object.optional("max").map(bound).transpose()?;
         if min.is_none() && max.is_none() || matches!((min, max), (Some(min), Some(max)) if min > max) {
-            return Err(object.at.fault(format!("min {min:?}, max {max:?}"), "at least one of the two, min <= max", ""));
+            return Err(object.at.fault(format!("min {min:?}, max {max:?}"), "at least one of the two, min <= max", "Correct the bounds"));
         }
         Ok((Op::Clamp { x, min, max }, self.value(x).shape.clone(), DType::F32))
     }
@@ -325,7 +325,7 @@ impl Builder<'_> {
 
     fn cast(&mut self, object: &Object<'_>) -> Checked<Made> {
         let x = self.input(&object.required("in")?)?;
-        let to = dtype(object, "to")?.ok_or_else(|| object.at.fault("the key \"to\" is missing", "\"to\"", "docs/bundle.md, op cast"))?;
+        let to = dtype(object, "to")?.ok_or_else(|| object.at.fault("no key \"to\"", "one", "docs/bundle.md lists the keys"))?;
         Ok((Op::Cast { x }, self.value(x).shape.clone(), to))
     }
 
@@ -355,7 +355,7 @@ impl Builder<'_> {
         let shape = self.value(x).shape.clone();
         let axis = match object.optional("axis") {
             Some(at) => axis(&at, &shape)?,
-            None => shape.len().checked_sub(1).ok_or_else(|| in_at.fault("a scalar", "at least one axis", ""))?,
+            None => shape.len().checked_sub(1).ok_or_else(|| in_at.fault("a scalar", "at least one axis", "Reshape it first"))?,
         };
         let eps = epsilon(object, 1e-5)?;
         let size = [shape[axis]];
@@ -474,7 +474,11 @@ impl Builder<'_> {
         let at = object.required("shape")?;
         let shape = sizes(&at)?;
         if shape::broadcast(&from.shape, &shape).as_ref() != Some(&shape) {
-            return Err(at.fault(format!("{shape:?}"), format!("a shape to which {:?} broadcasts", from.shape), ""));
+            return Err(at.fault(
+                format!("{shape:?}"),
+                format!("a shape to which {:?} broadcasts", from.shape),
+                "Axes are matched from the last; sizes of 1 repeat",
+            ));
         }
         Ok((Op::Broadcast { x }, shape, from.dtype))
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::limits::{GRAPH_ELEMENTS_MAX, NODES_MAX, OUTPUTS_MAX, VALUE_ELEMENTS_MAX};
 
-use super::error::{Fault, did_you_mean};
+use super::error::{Fault, did_you_mean, unknown_name};
 use super::feature::Scope;
 use super::graph::{DType, Graph, Node, Op, Operand, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
 use super::json::{At, quote};
@@ -93,7 +93,7 @@ impl Builder<'_> {
             return Err(at.fault(found, "a value made by an earlier entry", remedy));
         }
         let remedy = did_you_mean(text, self.made.keys().map(String::as_str));
-        Err(at.fault(format!("no value {}", quote(text)), "the \"out\" of an earlier entry", remedy.unwrap_or_default()))
+        Err(at.fault(format!("no value {}", quote(text)), "the \"out\" of an earlier entry", remedy.unwrap_or_else(unknown_name)))
     }
 
     /// An f32 value.
@@ -121,40 +121,41 @@ impl Builder<'_> {
 
     /// The f32 tensor that is named here.
     pub(super) fn tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
-        let id = self.any_tensor(at)?;
-        match self.tensor_use(id).dtype {
-            TensorDType::F32 => Ok(id),
-            TensorDType::I64 => Err(at.fault(format!("tensor {} is I64", quote(at.text()?)), "an F32 tensor", "Convert it before saving")),
-        }
+        self.tensor_of_type(at, &[("F32", TensorDType::F32)])
     }
 
     /// The tensor that is named here, of either type.
     pub(super) fn any_tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
+        self.tensor_of_type(at, &[("F32", TensorDType::F32), ("I64", TensorDType::I64)])
+    }
+
+    fn tensor_of_type(&mut self, at: &At<'_>, accepted: &[(&str, TensorDType)]) -> Result<TensorId, Box<Fault>> {
         let text = at.text()?;
-        if let Some(id) = self.tensor_ids.get(text) {
-            return Ok(*id);
-        }
         let Some((_, entry)) = self.catalogue.get(text) else {
             let remedy = did_you_mean(text, self.catalogue.keys().map(String::as_str));
             return Err(at.fault(
                 format!("no tensor {}", quote(text)),
                 "the name of a tensor in a weights file",
-                remedy.unwrap_or_default(),
+                remedy.unwrap_or_else(unknown_name),
             ));
         };
-        let dtype = match entry.dtype.0.as_str() {
-            "F32" => TensorDType::F32,
-            "I64" => TensorDType::I64,
-            other => {
-                let found = format!("tensor {} is {other}", quote(text));
-                return Err(at.fault(found, "F32 or I64", "Convert the tensor before saving it"));
-            }
+        let Some((_, dtype)) = accepted.iter().find(|(name, _)| *name == entry.dtype.0) else {
+            let names: Vec<&str> = accepted.iter().map(|(name, _)| *name).collect();
+            let found = format!("tensor {} is {}", quote(text), entry.dtype.0);
+            return Err(at.fault(found, names.join(" or "), "Convert the tensor before saving it"));
         };
+        if let Some(id) = self.tensor_ids.get(text) {
+            return Ok(*id);
+        }
         if entry.shape.contains(&0) {
-            return Err(at.fault(format!("tensor {} has shape {:?}", quote(text), entry.shape), "at least one element", ""));
+            return Err(at.fault(
+                format!("tensor {} has shape {:?}", quote(text), entry.shape),
+                "at least one element",
+                "Check the export of this layer",
+            ));
         }
         let id = TensorId(self.resolved.tensors.len() as u32);
-        self.resolved.tensors.push(TensorUse { name: text.into(), dtype, shape: entry.shape.clone(), above: None });
+        self.resolved.tensors.push(TensorUse { name: text.into(), dtype: *dtype, shape: entry.shape.clone(), above: None });
         self.tensor_ids.insert(text.into(), id);
         Ok(id)
     }
@@ -192,7 +193,7 @@ impl Builder<'_> {
         let features = &self.manifest.features;
         features.iter().position(|feature| feature.name == text).ok_or_else(|| {
             let remedy = did_you_mean(text, features.iter().map(|feature| feature.name.as_str()));
-            at.fault(format!("no feature {}", quote(text)), "the name of an entry of features", remedy.unwrap_or_default())
+            at.fault(format!("no feature {}", quote(text)), "the name of an entry of features", remedy.unwrap_or_else(unknown_name))
         })
     }
 

@@ -164,14 +164,25 @@ impl FeatureRows {
 
     /// The rows named, in that order. Panics if one does not exist.
     pub fn subset(&self, rows: &[usize]) -> FeatureRows {
-        let mut subset = FeatureRows::new(self.fields.clone());
+        self.picked(rows, |_, row| row)
+    }
+
+    fn picked(&self, rows: &[usize], source: impl Fn(&Field, usize) -> usize) -> FeatureRows {
+        let mut picked = FeatureRows::new(self.fields.clone());
         for row in rows {
-            let cells: Vec<Cell<'_>> = (0..self.fields.len()).map(|feature| self.cell(feature, *row)).collect();
-            if subset.push_row(&cells).is_err() {
+            let cell = |(feature, field)| self.cell(feature, source(field, *row));
+            let cells: Vec<Cell<'_>> = self.fields.iter().enumerate().map(cell).collect();
+            if picked.push_row(&cells).is_err() {
                 unreachable!("the rows of a FeatureRows were checked");
             }
         }
-        subset
+        picked
+    }
+
+    /// One request spelled out: for each of `candidates`, the context features of row `context` and the candidate features of that row.
+    /// Panics if a row does not exist.
+    pub fn expanded(&self, context: usize, candidates: &[usize]) -> FeatureRows {
+        self.picked(candidates, |field, row| if field.scope == Scope::Context { context } else { row })
     }
 
     /// Whether two rows agree, bit by bit, in all context features.
@@ -206,7 +217,7 @@ impl FeatureRows {
             for (index, field) in fields.iter().enumerate() {
                 if let Err(problem) = field.check(&rows.cell(index, row)) {
                     let at = format!("tensor {:?}, row {row}", format!("{prefix}{}", field.name));
-                    return Err(Fault::new(file.file(), at, problem, "values that the feature can carry", ""));
+                    return Err(Fault::new(file.file(), at, problem, "values that the feature can carry", "Correct the inputs"));
                 }
             }
         }
@@ -305,14 +316,14 @@ impl<'a> Reader<'a> {
         match tensor.shape() {
             [rows, columns] if *columns == width => self.rows(tensor, *rows),
             [rows] if width == 1 => self.rows(tensor, *rows),
-            shape => Err(tensor.fault(format!("shape {shape:?}"), format!("[rows, {width}]"), "")),
+            shape => Err(tensor.fault(format!("shape {shape:?}"), format!("[rows, {width}]"), "Reshape the tensor before saving it")),
         }
     }
 
     fn vector(tensor: &TensorRef<'_>) -> Result<usize, Box<Fault>> {
         match tensor.shape() {
             [len] => Ok(*len),
-            shape => Err(tensor.fault(format!("shape {shape:?}"), "one axis", "")),
+            shape => Err(tensor.fault(format!("shape {shape:?}"), "one axis", "Reshape the tensor before saving it")),
         }
     }
 
@@ -388,7 +399,7 @@ impl<'a> Reader<'a> {
         };
         let weights = tensor.f32s()?;
         if weights.len() != ids {
-            return Err(tensor.fault(format!("{} weights", weights.len()), format!("{ids}, one per id"), ""));
+            return Err(tensor.fault(format!("{} weights", weights.len()), format!("{ids}, one per id"), "Ids and weights run parallel"));
         }
         Ok(weights)
     }
@@ -400,11 +411,21 @@ fn starts(lengths: &TensorRef<'_>, count: usize) -> Result<Vec<usize>, Box<Fault
     let mut end = 0_usize;
     for (i, length) in lengths.i64s()?.into_iter().enumerate() {
         let next = usize::try_from(length).ok().and_then(|length| end.checked_add(length)).filter(|end| *end <= count);
-        end = next.ok_or_else(|| lengths.fault(format!("element {i} is {length}"), format!("lengths from 0 whose sum is {count}"), ""))?;
+        end = next.ok_or_else(|| {
+            lengths.fault(
+                format!("element {i} is {length}"),
+                format!("lengths from 0 whose sum is {count}"),
+                "Ids and lengths belong together",
+            )
+        })?;
         starts.push(end);
     }
     if end != count {
-        return Err(lengths.fault(format!("lengths whose sum is {end}"), format!("{count}, the number of ids"), ""));
+        return Err(lengths.fault(
+            format!("lengths whose sum is {end}"),
+            format!("{count}, the number of ids"),
+            "Ids and lengths belong together",
+        ));
     }
     Ok(starts)
 }
@@ -453,7 +474,11 @@ impl Packed {
             Reader::vector(&values)?;
             let count = Reader::vector(&lengths)?;
             if count % numbers != 0 {
-                return Err(lengths.fault(format!("{count} lengths"), format!("rows x {numbers}, the number of sparse features"), ""));
+                return Err(lengths.fault(
+                    format!("{count} lengths"),
+                    format!("rows x {numbers}, the number of sparse features"),
+                    "Lengths are feature-major, over all sparse features",
+                ));
             }
             reader.rows(&lengths, count / numbers)?;
             let ids = values.i64s()?;
@@ -534,7 +559,11 @@ mod tests {
         let two = [field("d", FieldKind::Dense, 1, 1), field("a", FieldKind::Integer, 1, 1)];
         let cases = [
             (&dense[..], file(&[]), "in.safetensors: no tensor \"d\"; expected F32 [rows, 2]. Every feature of the model needs its values"),
-            (&dense, file(&[("d", "F32", &[4], f32s(&[0.; 4]))]), "in.safetensors: tensor \"d\": shape [4]; expected [rows, 2]"),
+            (
+                &dense,
+                file(&[("d", "F32", &[4], f32s(&[0.; 4]))]),
+                "in.safetensors: tensor \"d\": shape [4]; expected [rows, 2]. Reshape the tensor before saving it",
+            ),
             (
                 &bag,
                 file(&[("b", "I64", &[1], i64s(&[1]))]),
@@ -543,12 +572,12 @@ mod tests {
             (
                 &bag,
                 file(&[("b", "I64", &[2], i64s(&[1, 2])), ("b.lengths", "I64", &[1], i64s(&[2]))]),
-                "in.safetensors: tensor \"b\", row 0: 2 ids, expected at most 1; expected values that the feature can carry",
+                "in.safetensors: tensor \"b\", row 0: 2 ids, expected at most 1; expected values that the feature can carry. Correct the inputs",
             ),
             (
                 &bag,
                 file(&[("b", "I64", &[1], i64s(&[1])), ("b.lengths", "I64", &[2], i64s(&[-1, 2]))]),
-                "in.safetensors: tensor \"b.lengths\": element 0 is -1; expected lengths from 0 whose sum is 1",
+                "in.safetensors: tensor \"b.lengths\": element 0 is -1; expected lengths from 0 whose sum is 1. Ids and lengths belong together",
             ),
             (
                 &two,

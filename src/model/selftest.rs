@@ -50,7 +50,11 @@ impl Selftest {
                 return Err(Fault::new(file, "", format!("no tensor {name:?}"), format!("F64 [{rows}]"), remedy));
             };
             if !matches!(tensor.shape(), [n] | [n, 1] if *n == rows) {
-                return Err(tensor.fault(format!("shape {:?}", tensor.shape()), format!("[{rows}], the rows of the inputs"), ""));
+                return Err(tensor.fault(
+                    format!("shape {:?}", tensor.shape()),
+                    format!("[{rows}], the rows of the inputs"),
+                    "Export the bundle again",
+                ));
             }
             let values = tensor.f64s()?;
             if let Some(row) = values.iter().position(|value| !value.is_finite()) {

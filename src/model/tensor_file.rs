@@ -15,6 +15,7 @@ use crate::limits::{AXES_MAX, TENSOR_HEADER_BYTES_MAX};
 
 use super::error::Fault;
 use super::json::{At, Json, quote};
+use super::weights::TensorDType;
 
 #[cfg(target_endian = "big")]
 compile_error!("files and wire are little-endian and read without conversion");
@@ -49,6 +50,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// An entry of no file.
+    pub fn of(name: &str, dtype: TensorDType, shape: &[usize]) -> Entry {
+        let dtype = match dtype {
+            TensorDType::F32 => "F32",
+            TensorDType::I64 => "I64",
+        };
+        Entry { name: name.into(), dtype: StoredType(dtype.into()), shape: shape.into(), start: 0, bytes: 0 }
+    }
+
     /// `F32 [200, 16]`.
     pub fn describe(&self) -> String {
         format!("{} {:?}", self.dtype.0, self.shape)
@@ -141,7 +151,11 @@ fn entry(name: &str, at: &At<'_>) -> Result<Entry, Box<Fault>> {
         None => true,
     };
     if !fits {
-        return Err(at.fault(format!("{} {shape:?} in {bytes} bytes", dtype.0), "data_offsets that fit dtype and shape", ""));
+        return Err(at.fault(
+            format!("{} {shape:?} in {bytes} bytes", dtype.0),
+            "data_offsets that fit dtype and shape",
+            "Write the file again",
+        ));
     }
     Ok(Entry { name: name.into(), dtype, shape, start, bytes })
 }
@@ -168,7 +182,7 @@ impl TensorFile {
     /// Reads the content `bytes` of `file`.
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<TensorFile, Box<Fault>> {
         let header = Header::read(&mut bytes.as_slice(), file, bytes.len() as u64)
-            .unwrap_or_else(|error| Err(Fault::new(file, "header", error.to_string(), "a safetensors file", "")))?;
+            .unwrap_or_else(|error| Err(Fault::new(file, "header", error.to_string(), "a safetensors file", "Copy the file again")))?;
         let index = header.entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
         Ok(TensorFile { file: file.to_owned(), index, entries: header.entries, data: header.raw.len(), bytes })
     }

@@ -68,7 +68,8 @@ pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry
     publish(model, prepared, limits, registry).map_err(|source| PublishError::Slots { model: name, version, source })
 }
 
-fn publish(model: &Arc<Model>, prepared: Prepared, limits: &Limits, registry: &Registry) -> Result<Published, SlotsTaken> {
+/// A prepared model, with its place in the metrics and its description.
+pub(crate) fn publish(model: &Arc<Model>, prepared: Prepared, limits: &Limits, registry: &Registry) -> Result<Published, SlotsTaken> {
     let description = describe(model, limits);
     let cells = registry.register(&model.name, model.version, &model.digest.to_string(), description.signature)?;
     Ok(Published {

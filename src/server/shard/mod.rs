@@ -11,6 +11,8 @@ mod admission;
 mod answer;
 mod models;
 mod round;
+#[cfg(test)]
+mod simulation;
 mod tickets;
 
 use std::collections::VecDeque;
@@ -165,6 +167,12 @@ impl Shard {
             message: String::with_capacity(256),
             reply: Vec::with_capacity(4096),
         }
+    }
+
+    /// Whether nothing is in flight, waiting or connected.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.tickets.is_empty() && !self.scheduler.has_waiting() && self.engine.in_flight() == 0 && self.connections.iter().all(Option::is_none)
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {

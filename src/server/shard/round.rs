@@ -85,8 +85,7 @@ impl Shard {
         // A refusal (no index, no memory in the kernel) closes the socket; the acceptor counts it as gone.
         match wire.adopt(socket) {
             Ok(id) => {
-                self.connections[id.index as usize] = Some((id, Connection::new(now)));
-                self.cells.connections_opened.inc();
+                self.welcome(id, now);
                 if let Some(drain) = self.draining {
                     self.tell_drain(wire, id, drain, now);
                 }
@@ -94,6 +93,12 @@ impl Shard {
             Err(_) => self.cells.error(Code::ConnectionLimit).inc(),
         }
         self.cells.connections.set(wire.connections() as u64);
+    }
+
+    /// A connection that the wire has taken in.
+    pub(super) fn welcome(&mut self, id: ConnectionId, now: Instant) {
+        self.connections[id.index as usize] = Some((id, Connection::new(now)));
+        self.cells.connections_opened.inc();
     }
 
     /// The connection is gone: nobody waits for its answers.
