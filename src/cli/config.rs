@@ -1,10 +1,9 @@
 //! `gavel config`: what is in force, and what there is.
 
-use std::io::{self, Write};
-
 use clap::Subcommand;
 
 use super::exit::{Exit, Failure};
+use super::print;
 use super::settings::SettingArgs;
 use crate::config::{reference, show};
 
@@ -32,12 +31,4 @@ pub fn run(command: &ConfigCommand) -> Result<Exit, Failure> {
         ConfigCommand::Reference => reference(),
     };
     print(&text)
-}
-
-/// Writes to stdout; a reader that went away is no failure.
-pub fn print(text: &str) -> Result<Exit, Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!("cannot write to stdout: {error}"))),
-        _ => Ok(Exit::Ok),
-    }
 }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use super::progress::{Progress, Unit};
 use crate::model::{self, LoadError, LoadOptions, Model};
 
-/// Loads the bundle in `path` under a public name and version.
-pub fn load(path: &Path, name: &str, version: u64) -> Result<Arc<Model>, LoadError> {
-    let options = LoadOptions { name: Some(name.into()), version };
+/// Loads the bundle in `path`.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Arc<Model>, LoadError> {
     let mut shown: Option<Progress> = None;
-    let model = model::load(path, &options, &mut |progress| {
-        let bar = shown.get_or_insert_with(|| Progress::new(format!("loading {name}/{version}"), progress.total, Unit::Bytes));
+    let model = model::load(path, options, &mut |progress| {
+        let bar = shown.get_or_insert_with(|| Progress::new(format!("loading {}", path.display()), progress.total, Unit::Bytes));
         bar.set(progress.bytes);
     });
     if let Some(bar) = shown {

@@ -1,13 +1,16 @@
 //! The commands: flags, help, exit codes. What they do lies below; nothing below knows of flags.
 
+pub mod check;
 pub mod config;
 pub mod exit;
 pub mod inspect;
+pub mod loading;
 pub mod progress;
 pub mod rank;
 pub mod settings;
 pub mod table;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -27,6 +30,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Check(check::CheckArgs),
     Rank(rank::RankArgs),
     /// Shows the configuration
     #[command(subcommand)]
@@ -61,13 +65,22 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Check(args) => check::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "gavel", &mut script);
-            config::print(&String::from_utf8_lossy(&script))
+            print(&String::from_utf8_lossy(&script))
         }
+    }
+}
+
+/// Writes to stdout; a reader that went away is no failure.
+fn print(text: &str) -> Result<Exit, Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!("cannot write to stdout: {error}"))),
+        _ => Ok(Exit::Ok),
     }
 }
 

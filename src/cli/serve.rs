@@ -9,13 +9,13 @@ use clap::Args;
 use super::exit::{Exit, Failure};
 use super::loading;
 use super::settings::SettingArgs;
-use crate::config::{Config, EngineKind, Loaded};
+use crate::config::{Config, Loaded};
 use crate::metrics::Registry;
-use crate::model::discover;
+use crate::model::{LoadOptions, discover};
 use crate::server::control::{Control, Latch, Readiness, SignalWatch, Stop, StopReceiver, stop_channel};
-use crate::server::placement::Cpus;
-use crate::server::running::{Placement, Server};
-use crate::server::{log, preflight};
+use crate::server::log;
+use crate::server::plan::Plan;
+use crate::server::running::Server;
 use crate::units::{Clock, Span};
 
 /// Serves the bundles of a folder
@@ -36,23 +36,16 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
     let config = &loaded.config;
     // What this machine cannot do is said before anything is opened.
-    let engine = config.general.engine.decide().map_err(Failure::environment)?;
-    let io = preflight::choose(config.general.io).map_err(Failure::environment)?;
-    let placed = Cpus::detect()
-        .map_err(|error| Failure::environment(format!("cannot read which CPUs this process may use: {error}")))?
-        .place(config.general.shards.count(), config.general.pin);
-
+    let plan = Plan::for_machine(config).map_err(Failure::environment)?;
     let log = log::init(config.log.format, config.log.level).map_err(Failure::new)?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    if let Some(note) = engine.note {
-        tracing::warn!("{note}");
+    for (warn, note) in &plan.notes {
+        if *warn {
+            tracing::warn!("{note}");
+        } else {
+            tracing::info!("{note}");
+        }
     }
-    if io.warn {
-        tracing::warn!("{}", io.message);
-    } else {
-        tracing::info!("{}", io.message);
-    }
-    tracing::info!("{}", placed.message);
 
     let clock = Clock::start();
     let registry = Registry::new(clock, config.limits.models);
@@ -65,14 +58,13 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
         Control::start(&config.general.admin, Arc::clone(&registry), Arc::clone(&readiness), heartbeat).map_err(Failure::new)?;
     tracing::info!(address = %control.addr(), "admin address answers /livez, /readyz, /metrics");
 
-    let placement = Placement { shards: placed.shards, io: io.backend, engine: engine.engine };
-    let mut server = Server::start(config, &placement, registry, clock).map_err(Failure::new)?;
+    let mut server = Server::start(config, &plan, registry, clock).map_err(Failure::new)?;
     readiness.set(Latch::Shards, true);
     readiness.set(Latch::Listeners, true);
     let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    tracing::info!(addresses = addresses.join(", "), shards = server.shards(), engine = %engine.engine, io = io.backend.name(), "listening");
+    tracing::info!(addresses = addresses.join(", "), shards = server.shards(), engine = plan.engine.name(), io = plan.io.name(), "listening");
 
-    let stop = match publish_all(&mut server, config, engine.engine, &stops)? {
+    let stop = match publish_all(&mut server, config, &stops)? {
         Some(stop) => stop,
         None => {
             readiness.set(Latch::Models, true);
@@ -94,7 +86,7 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
 }
 
 /// Loads every bundle, then publishes; faults of all bundles are told together. `Some` if a stop was asked for meanwhile.
-fn publish_all(server: &mut Server, config: &Config, engine: EngineKind, stops: &StopReceiver) -> Result<Option<Stop>, Failure> {
+fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Result<Option<Stop>, Failure> {
     let folder = &config.general.models;
     let bundles = discover(folder).map_err(Failure::new)?;
     if bundles.is_empty() {
@@ -106,7 +98,7 @@ fn publish_all(server: &mut Server, config: &Config, engine: EngineKind, stops: 
             return Ok(Some(stop));
         }
         let began = Instant::now();
-        let published = loading::load(&bundle.path, &bundle.name, bundle.version)
+        let published = loading::load(&bundle.path, &LoadOptions { name: Some(bundle.name.clone()), version: bundle.version })
             .map_err(|error| error.to_string())
             .and_then(|model| server.publish(&model).map_err(|error| error.to_string()));
         match published {
@@ -114,7 +106,6 @@ fn publish_all(server: &mut Server, config: &Config, engine: EngineKind, stops: 
                 model = model.name,
                 version = model.version,
                 signature = format!("{:016x}", model.signature),
-                engine = %engine,
                 ms = began.elapsed().as_millis() as u64,
                 "model is served"
             ),

@@ -90,6 +90,16 @@ pub enum EngineKind {
     Null,
 }
 
+impl EngineKind {
+    /// As flags and logs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineKind::Cpu => "cpu",
+            EngineKind::Null => "null",
+        }
+    }
+}
+
 /// A model made ready for an engine, once per process: plan and packed weights, shared read-only by all shards.
 #[derive(Clone)]
 pub enum Prepared {

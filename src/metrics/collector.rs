@@ -236,6 +236,15 @@ mod tests {
     }
 
     #[test]
+    fn every_name_is_documented() {
+        let page = include_str!("../../docs/operations.md");
+        for line in include_str!("golden_names.txt").lines() {
+            let name = line.split(' ').next().unwrap_or_default();
+            assert!(page.contains(&format!("`{name}`")), "{name} is not in docs/operations.md");
+        }
+    }
+
+    #[test]
     fn values_and_buckets_are_exact() {
         let text = text();
         for line in [

@@ -41,7 +41,8 @@ impl Plan {
     }
 }
 
-fn choose_engine(choice: EngineChoice, notes: &mut Vec<(bool, String)>) -> Result<EngineKind, Unfit> {
+/// Decides for an engine; `notes` gets what an operator should read.
+pub fn choose_engine(choice: EngineChoice, notes: &mut Vec<(bool, String)>) -> Result<EngineKind, Unfit> {
     Ok(match choice {
         EngineChoice::Cpu => EngineKind::Cpu,
         EngineChoice::Auto => {

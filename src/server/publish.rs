@@ -6,10 +6,10 @@ use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, fe
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
+use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
-use crate::engine::selftest::{self, Report, SelftestError};
 use crate::server::shard::Published;
 
 /// Why a model is not served.

@@ -240,7 +240,12 @@ const LIMITS: ShardLimits = ShardLimits {
     in_flight_max: 16,
     frame_bytes_max: 16 << 10,
     send_bytes_max: SEND_BYTES_MAX,
-    timeouts: Timeouts { hello: Span::from_ms(500), idle: Span::from_ms(60_000), receive: Span::from_ms(2_000), send: Span::from_ms(3_000) },
+    timeouts: Timeouts {
+        hello: Span::from_ms(500),
+        idle: Span::from_ms(60_000),
+        receive: Span::from_ms(2_000),
+        send: Span::from_ms(3_000),
+    },
 };
 
 struct Simulation<'w> {
@@ -532,7 +537,8 @@ impl<'w> Simulation<'w> {
             }
         }
         let state = &mut self.clients[client];
-        let expected = state.expected.remove(&header.request_id).unwrap_or_else(|| panic!("answered twice or never asked: {header:?} {code:?}"));
+        let expected =
+            state.expected.remove(&header.request_id).unwrap_or_else(|| panic!("answered twice or never asked: {header:?} {code:?}"));
         state.answered += 1;
         let was_cancelled = state.cancelled.contains(&header.request_id);
         match (expected, code) {
