@@ -8,6 +8,9 @@
 //! chain. So scores are the same bits whatever a row was batched with. Between instruction sets they differ: the portable one rounds
 //! products.
 
+// Micro-kernels index several arrays of registers by the same number, in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
