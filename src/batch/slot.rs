@@ -205,6 +205,11 @@ impl Slot {
         Ok(Slot { layout, limits, memory, map, rows: 0, context_ids: 0, candidate_ids: 0, segments: Vec::with_capacity(limits.contexts) })
     }
 
+    /// Bytes of address space that a slot takes.
+    pub fn bytes(layout: &Layout, limits: SlotLimits) -> usize {
+        Map::new(layout, limits).1
+    }
+
     /// The layout it was made for.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
@@ -235,16 +240,20 @@ impl Slot {
         self.segments[segment].live = false;
     }
 
+    /// Whether one more request fits.
+    pub fn has_room(&self, need: Need) -> bool {
+        self.segments.len() < self.limits.contexts
+            && self.rows + need.rows <= self.limits.rows
+            && self.context_ids + need.context_ids <= self.limits.ids
+            && self.candidate_ids + need.candidate_ids <= self.limits.ids
+    }
+
     /// Room for one more request, or [`Full`].
     pub fn reserve(&mut self, need: Need) -> Result<Draft<'_>, Full> {
-        let contexts = self.segments.len();
-        if contexts == self.limits.contexts
-            || self.rows + need.rows > self.limits.rows
-            || self.context_ids + need.context_ids > self.limits.ids
-            || self.candidate_ids + need.candidate_ids > self.limits.ids
-        {
+        if !self.has_room(need) {
             return Err(Full);
         }
+        let contexts = self.segments.len();
         let rows = self.rows;
         let mut cut = Cutter { rest: &mut self.memory[..], at: 0 };
         let context = cut.rows(&self.map.context, &self.layout.context, contexts, 1, self.context_ids, need.context_ids);

@@ -5,13 +5,21 @@
 //! Steps are bounded (about 200 µs), so that a long batch does not stop the shard from reading, refusing and answering.
 //! Absent on purpose: requests, deadlines, sockets.
 
+pub mod cpu;
+mod null;
+mod replay;
+pub mod selftest;
+mod slots;
+
 use std::sync::Arc;
 
-mod cpu;
-
-use crate::batch::{Slot, SlotLimits};
-
+use crate::batch::{Layout, Slot, SlotLimits};
+use crate::model::Model;
 use crate::units::{Clock, Instant};
+
+pub use cpu::CpuEngine;
+pub use null::{NullEngine, NullProgram};
+pub use replay::{BatchFailed, Replay};
 
 /// A slot of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,9 +81,72 @@ pub enum EngineError {
     },
 }
 
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    /// Computes on the shard's own core.
+    Cpu,
+    /// Every score is 0: measures everything around an engine.
+    Null,
+}
+
+impl EngineKind {
+    /// As flags and logs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineKind::Cpu => "cpu",
+            EngineKind::Null => "null",
+        }
+    }
+}
+
 /// A model made ready for an engine, once per process: plan and packed weights, shared read-only by all shards.
 #[derive(Clone)]
 pub enum Prepared {
     /// For the CPU engine.
     Cpu(Arc<cpu::Program>),
+    /// For the null engine.
+    Null(Arc<NullProgram>),
+}
+
+impl Prepared {
+    /// The engine it was prepared for.
+    pub fn kind(&self) -> EngineKind {
+        match self {
+            Prepared::Cpu(_) => EngineKind::Cpu,
+            Prepared::Null(_) => EngineKind::Null,
+        }
+    }
+
+    /// Layout of its rows: that of its slots.
+    pub fn layout(&self) -> &Arc<Layout> {
+        match self {
+            Prepared::Cpu(program) => program.layout(),
+            Prepared::Null(program) => &program.layout,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        match self {
+            Prepared::Cpu(program) => program.model(),
+            Prepared::Null(program) => &program.model,
+        }
+    }
+}
+
+/// Makes a model ready for an engine. Start-up and reload only; once per process, whatever the number of shards.
+pub fn prepare(kind: EngineKind, model: &Arc<Model>) -> Result<Prepared, EngineError> {
+    Ok(match kind {
+        EngineKind::Cpu => Prepared::Cpu(Arc::new(cpu::Program::new(model)?)),
+        EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
+    })
+}
+
+/// An engine for one shard.
+pub fn new_engine(kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Cpu => Box::new(CpuEngine::new()?),
+        EngineKind::Null => Box::new(NullEngine::new()),
+    })
 }

@@ -279,6 +279,40 @@ impl Graph {
 }
 
 impl Op {
+    /// Its name in the manifest.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Dense { .. } => "dense",
+            Op::Integer { .. } => "integer",
+            Op::Length { .. } => "length",
+            Op::Lookup { .. } => "lookup",
+            Op::Const { .. } => "const",
+            Op::Linear { .. } => "linear",
+            Op::MatMul { .. } => "matmul",
+            Op::Add { .. } => "add",
+            Op::Sub { .. } => "sub",
+            Op::Mul { .. } => "mul",
+            Op::Div { .. } => "div",
+            Op::Pow { .. } => "pow",
+            Op::Clamp { .. } => "clamp",
+            Op::ReduceSum { .. } => "reduce_sum",
+            Op::Concat { .. } => "concat",
+            Op::Slice { .. } => "slice",
+            Op::Reshape { .. } => "reshape",
+            Op::Transpose { .. } => "transpose",
+            Op::Broadcast { .. } => "broadcast",
+            Op::GatherConst { .. } => "gather_const",
+            Op::Fill { .. } => "fill",
+            Op::Iota { .. } => "iota",
+            Op::Cast { .. } => "cast",
+            Op::Relu { .. } => "relu",
+            Op::Sigmoid { .. } => "sigmoid",
+            Op::Prelu { .. } => "prelu",
+            Op::Softmax { .. } => "softmax",
+            Op::BatchNorm { .. } => "batch_norm",
+            Op::L2Norm { .. } => "l2_norm",
+        }
+    }
     /// The values it reads, in argument order.
     pub fn inputs(&self) -> Vec<ValueId> {
         fn operand(operands: &[Operand]) -> Vec<ValueId> {

@@ -9,21 +9,9 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::str::FromStr;
 
+use crate::config::PinChoice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-/// Whether shards are bound to CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pin {
-    /// Where the CPUs are ours.
-    #[default]
-    Auto,
-    /// Always.
-    Yes,
-    /// Never.
-    No,
-}
 
 /// The CPUs that this process may use.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,15 +44,15 @@ impl Cpus {
     }
 
     /// The rule of this module. `asked`: the number of shards, where the operator gave one (at least 1).
-    pub fn place(&self, asked: Option<usize>, pin: Pin) -> Placement {
+    pub fn place(&self, asked: Option<usize>, pin: PinChoice) -> Placement {
         let cpus = self.allowed.len().max(1);
         let granted = self.quota.map_or(cpus, |quota| (quota as usize).clamp(1, cpus));
         let limited = self.quota.is_some_and(|quota| quota < cpus as f64);
         let count = asked.unwrap_or(if granted >= CONTROL_CPU_FROM { granted - 1 } else { granted }).max(1);
         let pinned = match pin {
-            Pin::Auto => !limited && count <= cpus,
-            Pin::Yes => true,
-            Pin::No => false,
+            PinChoice::Auto => !limited && count <= cpus,
+            PinChoice::On => true,
+            PinChoice::Off => false,
         } && !self.allowed.is_empty();
         let shards = (0..count).map(|shard| pinned.then(|| self.allowed[shard % cpus])).collect();
         let control = if pinned { self.allowed.iter().copied().skip(count).collect() } else { Vec::new() };
@@ -154,19 +142,6 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
-impl FromStr for Pin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Pin, String> {
-        match text {
-            "auto" => Ok(Pin::Auto),
-            "yes" => Ok(Pin::Yes),
-            "no" => Ok(Pin::No),
-            other => Err(format!("`{other}` is none of auto, yes, no")),
-        }
-    }
-}
-
 /// From so many CPUs on, one is left to the control thread.
 const CONTROL_CPU_FROM: usize = 4;
 
@@ -179,21 +154,21 @@ mod tests {
         let cpus = |count: usize, quota| Cpus { allowed: (10..10 + count).collect(), quota };
         // (CPUs, quota, asked, pin) → (shards, first CPU, CPUs left to control)
         let cases = [
-            ((1, None, None, Pin::Auto), (1, Some(10), 0)),
-            ((2, None, None, Pin::Auto), (2, Some(10), 0)),
-            ((3, None, None, Pin::Auto), (3, Some(10), 0)),
-            ((4, None, None, Pin::Auto), (3, Some(10), 1)),
-            ((16, None, None, Pin::Auto), (15, Some(10), 1)),
-            ((4, None, Some(4), Pin::Auto), (4, Some(10), 0)),
-            ((16, Some(2.5), None, Pin::Auto), (2, None, 0)),
-            ((16, Some(0.5), None, Pin::Auto), (1, None, 0)),
-            ((16, Some(4.0), None, Pin::Auto), (3, None, 0)),
-            ((16, Some(16.0), None, Pin::Auto), (15, Some(10), 1)),
-            ((16, Some(4.0), None, Pin::Yes), (3, Some(10), 13)),
-            ((2, None, Some(5), Pin::Auto), (5, None, 0)),
-            ((2, None, Some(5), Pin::Yes), (5, Some(10), 0)),
-            ((2, None, None, Pin::No), (2, None, 0)),
-            ((2, None, Some(0), Pin::No), (1, None, 0)),
+            ((1, None, None, PinChoice::Auto), (1, Some(10), 0)),
+            ((2, None, None, PinChoice::Auto), (2, Some(10), 0)),
+            ((3, None, None, PinChoice::Auto), (3, Some(10), 0)),
+            ((4, None, None, PinChoice::Auto), (3, Some(10), 1)),
+            ((16, None, None, PinChoice::Auto), (15, Some(10), 1)),
+            ((4, None, Some(4), PinChoice::Auto), (4, Some(10), 0)),
+            ((16, Some(2.5), None, PinChoice::Auto), (2, None, 0)),
+            ((16, Some(0.5), None, PinChoice::Auto), (1, None, 0)),
+            ((16, Some(4.0), None, PinChoice::Auto), (3, None, 0)),
+            ((16, Some(16.0), None, PinChoice::Auto), (15, Some(10), 1)),
+            ((16, Some(4.0), None, PinChoice::On), (3, Some(10), 13)),
+            ((2, None, Some(5), PinChoice::Auto), (5, None, 0)),
+            ((2, None, Some(5), PinChoice::On), (5, Some(10), 0)),
+            ((2, None, None, PinChoice::Off), (2, None, 0)),
+            ((2, None, Some(0), PinChoice::Off), (1, None, 0)),
         ];
         for ((count, quota, asked, pin), expected) in cases {
             let placement = cpus(count, quota).place(asked, pin);

@@ -5,23 +5,11 @@
 
 use std::fmt;
 use std::fs;
-use std::str::FromStr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::IoChoice;
 use crate::wire::{ProbeFailure, ProbeStep, RingKind, probe};
-
-/// What the operator wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IoChoice {
-    /// io_uring where it works, else epoll with a warning.
-    #[default]
-    Auto,
-    /// io_uring or nothing.
-    Uring,
-    /// epoll.
-    Epoll,
-}
 
 /// What the shards use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,25 +193,19 @@ fn errno_name(errno: i32) -> String {
     }
 }
 
-impl FromStr for IoChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<IoChoice, String> {
-        match text {
-            "auto" => Ok(IoChoice::Auto),
-            "uring" => Ok(IoChoice::Uring),
-            "epoll" => Ok(IoChoice::Epoll),
-            other => Err(format!("`{other}` is none of auto, uring, epoll")),
+impl IoBackend {
+    /// As it is spelled in settings and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            IoBackend::Uring => "uring",
+            IoBackend::Epoll => "epoll",
         }
     }
 }
 
 impl fmt::Display for IoBackend {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(match self {
-            IoBackend::Uring => "uring",
-            IoBackend::Epoll => "epoll",
-        })
+        to.write_str(self.name())
     }
 }
 

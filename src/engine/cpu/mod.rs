@@ -1,4 +1,29 @@
-//! The CPU engine.
+//! The CPU engine: embedded, works on any machine, fastest with AVX-512.
+//!
+//! A model becomes a [`Program`] once per process: constants computed, weights packed for the instruction set, every value given its memory
+//! (`plan`). A [`CpuEngine`] per shard runs programs over slots: first the contexts' steps over tiles of context rows, then the candidates'
+//! steps over tiles of candidate rows, each tile carried through all steps while it is in cache. A unit of work is one step on one tile, or
+//! some column panels of a large matrix product: a few ten microseconds; between units the engine looks at the clock.
+//!
+//! Guarantee: a row's scores are the same bits whatever rows it was batched with and wherever it lies in the batch (per instruction set; see
+//! `gemm`). Every kernel computes a row from that row alone, in an order that depends on shapes only.
 
-/// A model's plan for this CPU: steps, packed weights, memory plan.
-pub struct Program {}
+#![allow(unsafe_code)] // kernels: SIMD, and views into a planned workspace
+
+mod engine;
+mod gemm;
+mod kernels;
+mod math;
+mod memory;
+mod plan;
+mod program;
+mod simd;
+mod tile;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use engine::CpuEngine;
+pub use program::{Needs, Program};
+pub use simd::{Simd, SimdLevel};

@@ -1,0 +1,202 @@
+//! Packed matrix products: `out[rows][n] = activation(x[rows][k] · weight[k][n] + bias)`.
+//!
+//! Weights are packed once per process and instruction set into panels of a few vector registers' width, `[panel][k][width]`, so that a
+//! micro-kernel streams through them; rows of `x` are read in place.
+//!
+//! **A row's result does not depend on its neighbours.** Every element of the output is one chain of multiply-adds over k in ascending order,
+//! starting from zero, bias added last; how many rows or panels a micro-kernel takes at once changes which chains run side by side, never a
+//! chain. So scores are the same bits whatever a row was batched with. Between instruction sets they differ: the portable one rounds
+//! products.
+
+// Micro-kernels index several arrays of registers by the same number, in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod pack;
+mod portable;
+
+pub use pack::{Matrix, Packer};
+
+use super::kernels::unary::sigmoid_in_place;
+use super::memory::Place;
+use super::simd::{Simd, SimdLevel};
+use super::tile::Tile;
+
+/// Applied to an element right after its bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// As it is.
+    None,
+    /// x where x ≥ 0, else 0; NaN stays.
+    Relu,
+    /// 1 / (1 + e⁻ˣ).
+    Sigmoid,
+}
+
+/// A linear layer over packed weights.
+#[derive(Debug)]
+pub struct Linear {
+    /// Operand, `[inner][k]` per row.
+    pub x: Place,
+    /// Result, `[inner][n]` per row.
+    pub out: Place,
+    /// The weights.
+    pub matrix: Matrix,
+    /// `n` elements and zeros to whole vectors.
+    pub bias: Vec<f32>,
+    /// Of the result.
+    pub activation: Activation,
+    /// Rows of the product per row of the tile.
+    pub inner: usize,
+}
+
+/// How a level cuts matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Columns of a panel.
+    pub panel: usize,
+    /// Columns of a vector register: the last panel is a multiple of it.
+    pub vector: usize,
+    /// Most rows that a micro-kernel takes at once.
+    pub rows: usize,
+    /// Multiply-adds per nanosecond to expect, for planning only.
+    pub macs_per_ns: usize,
+}
+
+impl Geometry {
+    /// Of a level.
+    pub const fn of(level: SimdLevel) -> Geometry {
+        match level {
+            SimdLevel::Portable => Geometry { panel: 8, vector: 8, rows: 4, macs_per_ns: 4 },
+            SimdLevel::Avx2 => Geometry { panel: 16, vector: 8, rows: 6, macs_per_ns: 24 },
+            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16, rows: 14, macs_per_ns: 48 },
+        }
+    }
+}
+
+/// Operands of a product over `n` columns that begin a panel. Strides count elements.
+#[derive(Clone, Copy)]
+struct Block {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: *const f32,
+    a_stride: usize,
+    /// Packed panels, one behind the other.
+    b: *const f32,
+    c: *mut f32,
+    c_stride: usize,
+    /// One per column, padded to whole vectors.
+    bias: *const f32,
+    relu: bool,
+}
+
+/// Which part of a layer a unit of work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Next panel.
+    pub panel: usize,
+    /// Next row of the tile within that panel.
+    pub row: usize,
+}
+
+impl Linear {
+    /// Runs on all rows of the tile.
+    pub fn run(&self, tile: &Tile) {
+        self.block(tile, 0, self.matrix.panels());
+    }
+
+    /// Runs one unit of about [`UNIT_NS`] and says where the next one starts, if there is one, and its size in multiply-adds.
+    pub fn run_unit(&self, tile: &Tile, unit: Unit) -> (Option<Unit>, usize) {
+        let geometry = Geometry::of(tile.simd.level());
+        let budget = UNIT_NS * geometry.macs_per_ns;
+        let macs_per_row = (self.matrix.k * self.inner * geometry.panel).max(1);
+        let panels = self.matrix.panels();
+        if unit.row == 0 && macs_per_row * tile.rows <= budget {
+            let count = (budget / (macs_per_row * tile.rows)).min(panels - unit.panel);
+            self.block(tile, unit.panel, count);
+            let next = unit.panel + count;
+            return ((next < panels).then_some(Unit { panel: next, row: 0 }), macs_per_row * tile.rows * count);
+        }
+        // One panel over some rows: in whole micro-kernels where that is possible.
+        let rows = budget / macs_per_row;
+        let rows = if rows > geometry.rows { rows - rows % geometry.rows } else { geometry.rows.min(rows.max(1)) };
+        let rows = rows.min(tile.rows - unit.row);
+        self.block(&tile.part(unit.row, rows), unit.panel, 1);
+        let next = if unit.row + rows < tile.rows {
+            Some(Unit { panel: unit.panel, row: unit.row + rows })
+        } else {
+            (unit.panel + 1 < panels).then_some(Unit { panel: unit.panel + 1, row: 0 })
+        };
+        (next, macs_per_row * rows)
+    }
+
+    fn block(&self, tile: &Tile, panel: usize, panels: usize) {
+        let (k, column) = (self.matrix.k, panel * self.matrix.panel);
+        let n = (panels * self.matrix.panel).min(self.matrix.n - column);
+        let (x, mut out) = (tile.source::<f32>(&self.x), tile.target::<f32>(&self.out));
+        let b = &tile.packed[self.matrix.panel_start(panel)..self.matrix.panel_start(panel + panels)];
+        let bias = &self.bias[column..];
+        assert!(bias.len() >= n.next_multiple_of(Geometry::of(tile.simd.level()).vector), "bias is padded to whole vectors");
+        let regular = self.inner == 1 || (self.x.stride == self.inner * k && self.out.stride == self.inner * self.matrix.n);
+        let (groups, m) = if regular { (1, tile.rows * self.inner) } else { (tile.rows, self.inner) };
+        let (a_stride, c_stride) = if self.inner == 1 { (self.x.stride, self.out.stride) } else { (k, self.matrix.n) };
+        for group in 0..groups {
+            let block = Block {
+                m,
+                n,
+                k,
+                a: x.row_ptr(group),
+                a_stride,
+                b: b.as_ptr(),
+                c: out.row_ptr(group).wrapping_add(column),
+                c_stride,
+                bias: bias.as_ptr(),
+                relu: self.activation == Activation::Relu,
+            };
+            // SAFETY: rows of `a` and `c` are those of the places (each `inner` product rows long, evenly spaced as `regular` says), `b`
+            // holds the panels of these columns, `bias` was checked above; the plan keeps `c` apart from `a`.
+            unsafe { product(tile.simd, &block) };
+            if self.activation == Activation::Sigmoid {
+                // All rows in one go where they lie side by side.
+                let (runs, count) = if c_stride == n { (1, m * n) } else { (m, n) };
+                for run in 0..runs {
+                    // SAFETY: elements that `product` has just written.
+                    let values = unsafe { std::slice::from_raw_parts_mut(block.c.add(run * c_stride), count) };
+                    sigmoid_in_place(tile.simd, values);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// - `a`: `m` rows of `k` elements, `c`: `m` rows of `n` elements, written here; `c` overlaps nothing that is read.
+/// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; `bias` as long as the padded columns.
+unsafe fn product(simd: Simd, block: &Block) {
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's promise; the `Simd` proves the instructions.
+        SimdLevel::Avx512 => unsafe { avx512::product(block) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        SimdLevel::Avx2 => unsafe { avx2::product(block) },
+        // SAFETY: the caller's promise.
+        _ => unsafe { portable::product(block) },
+    }
+}
+
+/// `m` rows in blocks of at most `most`, as even as can be: yields (first row, rows).
+fn row_blocks(m: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let blocks = m.div_ceil(most);
+    (0..blocks).map(move |block| {
+        let (start, end) = (block * m / blocks, (block + 1) * m / blocks);
+        (start, end - start)
+    })
+}
+
+/// Length of a unit of work to aim at: long against the overhead of a unit, short against a step's 200 µs.
+pub const UNIT_NS: usize = 30_000;

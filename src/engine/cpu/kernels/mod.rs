@@ -1,0 +1,86 @@
+//! Kernels by family. Each reads and writes [`Place`](super::memory::Place)s of the rows of one [`Tile`].
+
+pub mod binary;
+pub mod copy;
+pub mod input;
+pub mod lookup;
+pub mod matmul;
+pub mod normalize;
+pub mod reduce;
+pub mod unary;
+
+use super::gemm::Linear;
+use super::tile::Tile;
+
+/// One operation with its places.
+#[derive(Debug)]
+pub enum Kernel {
+    /// Dense features side by side.
+    Dense(input::Dense),
+    /// Integer feature.
+    Integer(input::Integer),
+    /// Bag length.
+    Length(input::Length),
+    /// Pooled embedding rows.
+    Lookup(lookup::Lookup),
+    /// Packed matrix product with its epilogue.
+    Linear(Linear),
+    /// Product of two computed matrices.
+    MatMul(matmul::MatMul),
+    /// Two operands, broadcast, f32.
+    BinaryF32(binary::Binary<f32>),
+    /// Two operands, broadcast, i64.
+    BinaryI64(binary::Binary<i64>),
+    /// One f32 operand, element by element.
+    UnaryF32(unary::Unary<unary::UnaryF32>),
+    /// One i64 operand, element by element.
+    UnaryI64(unary::Unary<unary::UnaryI64>),
+    /// Change of type.
+    Cast(unary::Cast),
+    /// Strided copy of 4-byte elements.
+    Copy32(copy::Copy<u32>),
+    /// Strided copy of 8-byte elements.
+    Copy64(copy::Copy<u64>),
+    /// Picked elements of 4 bytes.
+    Gather32(copy::Gather<u32>),
+    /// Picked elements of 8 bytes.
+    Gather64(copy::Gather<u64>),
+    /// Sums over axes, f32.
+    SumF32(reduce::Sum<f32>),
+    /// Sums over axes, i64.
+    SumI64(reduce::Sum<i64>),
+    /// Along one axis.
+    Softmax(normalize::Softmax),
+    /// Along one axis.
+    L2Norm(normalize::L2Norm),
+    /// Along one axis.
+    BatchNorm(normalize::BatchNorm),
+}
+
+impl Kernel {
+    /// Runs on all rows of the tile.
+    pub fn run(&self, tile: &Tile) {
+        match self {
+            Kernel::Dense(kernel) => kernel.run(tile),
+            Kernel::Integer(kernel) => kernel.run(tile),
+            Kernel::Length(kernel) => kernel.run(tile),
+            Kernel::Lookup(kernel) => kernel.run(tile),
+            Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::MatMul(kernel) => kernel.run(tile),
+            Kernel::BinaryF32(kernel) => kernel.run(tile),
+            Kernel::BinaryI64(kernel) => kernel.run(tile),
+            Kernel::UnaryF32(kernel) => kernel.run(tile),
+            Kernel::UnaryI64(kernel) => kernel.run(tile),
+            Kernel::Cast(kernel) => kernel.run(tile),
+            Kernel::Copy32(kernel) => kernel.run(tile),
+            Kernel::Copy64(kernel) => kernel.run(tile),
+            Kernel::Gather32(kernel) => kernel.run(tile),
+            Kernel::Gather64(kernel) => kernel.run(tile),
+            Kernel::SumF32(kernel) => kernel.run(tile),
+            Kernel::SumI64(kernel) => kernel.run(tile),
+            Kernel::Softmax(kernel) => kernel.run(tile),
+            Kernel::L2Norm(kernel) => kernel.run(tile),
+            Kernel::BatchNorm(kernel) => kernel.run(tile),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Element by element, one operand: relu, sigmoid, clamp, powers with a fixed exponent, casts.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+use crate::engine::cpu::math;
+use crate::engine::cpu::memory::Place;
+use crate::engine::cpu::simd::{MulAdd, Simd, multiversion};
+use crate::engine::cpu::tile::Tile;
+use crate::engine::cpu::walk::{Dim, Walk};
+use crate::model::DType;
+
+/// An f32 function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UnaryF32 {
+    /// x where x ≥ 0, else 0; NaN stays.
+    Relu,
+    /// 1 / (1 + e⁻ˣ).
+    Sigmoid,
+    /// Into `min ..= max`; NaN stays.
+    Clamp {
+        /// −∞ where there is none.
+        min: f32,
+        /// ∞ where there is none.
+        max: f32,
+    },
+    /// x².
+    Square,
+    /// √x.
+    Sqrt,
+}
+
+/// An i64 function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum UnaryI64 {
+    /// Into `min ..= max`.
+    Clamp {
+        /// Least.
+        min: i64,
+        /// Greatest.
+        max: i64,
+    },
+}
+
+/// A function that a [`Unary`] applies.
+pub trait Function: Copy {
+    /// Of its operand and result.
+    type Element: Pod;
+    /// Applies it.
+    fn apply(self, simd: Simd, x: &[Self::Element], out: &mut [Self::Element]);
+}
+
+/// `out = function(x)`, same shape.
+#[derive(Debug)]
+pub struct Unary<F: Function> {
+    function: F,
+    x: Place,
+    out: Place,
+    walk: Walk<2>,
+    element: PhantomData<F::Element>,
+}
+
+impl<F: Function> Unary<F> {
+    /// Both of the same length and scope.
+    pub fn new(function: F, x: Place, out: Place) -> Unary<F> {
+        let walk = Walk::new(Some([out.stride, x.stride]), &[Dim { size: out.len, strides: [1, 1] }]);
+        Unary { function, x, out, walk, element: PhantomData }
+    }
+
+    /// Runs on all rows of the tile.
+    pub fn run(&self, tile: &Tile) {
+        over_runs(&self.walk, tile, &self.x, &self.out, |x, out| self.function.apply(tile.simd, x, out));
+    }
+}
+
+impl Function for UnaryF32 {
+    type Element = f32;
+    fn apply(self, simd: Simd, x: &[f32], out: &mut [f32]) {
+        unary_f32(simd, self, x, out);
+    }
+}
+
+impl Function for UnaryI64 {
+    type Element = i64;
+    fn apply(self, _: Simd, x: &[i64], out: &mut [i64]) {
+        let UnaryI64::Clamp { min, max } = self;
+        // Minimum last, as numpy does where the two contradict each other.
+        out.iter_mut().zip(x).for_each(|(out, &x)| *out = x.max(min).min(max));
+    }
+}
+
+multiversion! {
+    /// Applies a function to equally long slices.
+    pub fn unary_f32(function: UnaryF32, x: &[f32], out: &mut [f32]) = unary_body;
+    /// Applies the sigmoid in place.
+    pub fn sigmoid_in_place(values: &mut [f32]) = sigmoid_body;
+}
+
+#[inline(always)]
+fn sigmoid_body<M: MulAdd>(values: &mut [f32]) {
+    values.iter_mut().for_each(|value| *value = math::sigmoid::<M>(*value));
+}
+
+#[inline(always)]
+fn unary_body<M: MulAdd>(function: UnaryF32, x: &[f32], out: &mut [f32]) {
+    let pairs = out.iter_mut().zip(x);
+    match function {
+        UnaryF32::Relu => pairs.for_each(|(out, &x)| *out = if x < 0.0 { 0.0 } else { x }),
+        UnaryF32::Sigmoid => pairs.for_each(|(out, &x)| *out = math::sigmoid::<M>(x)),
+        UnaryF32::Clamp { min, max } => pairs.for_each(|(out, &x)| {
+            let x = if x < min { min } else { x };
+            *out = if x > max { max } else { x };
+        }),
+        UnaryF32::Square => pairs.for_each(|(out, &x)| *out = x * x),
+        UnaryF32::Sqrt => pairs.for_each(|(out, &x)| *out = x.sqrt()),
+    }
+}
+
+/// i64 to f32 (rounded), or f32 to i64 (towards zero; NaN gives 0, out of range the nearest).
+#[derive(Debug)]
+pub struct Cast {
+    to: DType,
+    x: Place,
+    out: Place,
+}
+
+impl Cast {
+    /// To `to` from the other type; same length and scope.
+    pub fn new(to: DType, x: Place, out: Place) -> Cast {
+        Cast { to, x, out }
+    }
+
+    /// Runs on all rows of the tile.
+    pub fn run(&self, tile: &Tile) {
+        match self.to {
+            DType::F32 => self.rows::<i64, f32>(tile, |x| x as f32),
+            DType::I64 => self.rows::<f32, i64>(tile, |x| x as i64),
+        }
+    }
+
+    fn rows<A: Pod, B: Pod>(&self, tile: &Tile, cast: impl Fn(A) -> B) {
+        let (x, mut out) = (tile.source::<A>(&self.x), tile.target::<B>(&self.out));
+        for row in 0..tile.rows {
+            out.row(row).iter_mut().zip(x.row(row)).for_each(|(out, &x)| *out = cast(x));
+        }
+    }
+}
+
+/// Calls `run` with pairs of slices that together are all rows of `x` and `out`.
+fn over_runs<T: Pod>(walk: &Walk<2>, tile: &Tile, x: &Place, out: &Place, run: impl Fn(&[T], &mut [T])) {
+    let (source, mut target) = (tile.source::<T>(x), tile.target::<T>(out));
+    if walk.inner() == [1, 1] {
+        let (from, to) = (source.row_ptr(0), target.row_ptr(0));
+        walk.run(tile.rows, |[to_at, from_at], count| {
+            // SAFETY: the walk stays within the rows of both places, which `source` and `target` vouch for, and which are disjoint.
+            let (x, out) =
+                unsafe { (std::slice::from_raw_parts(from.add(from_at), count), std::slice::from_raw_parts_mut(to.add(to_at), count)) };
+            run(x, out);
+        });
+    } else {
+        for row in 0..tile.rows {
+            run(source.row(row), target.row(row));
+        }
+    }
+}

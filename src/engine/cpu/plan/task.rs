@@ -1,0 +1,164 @@
+//! Tasks: the graph's nodes as the planner rewrites them.
+
+use crate::engine::cpu::gemm::{Activation, Matrix};
+use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::unary::UnaryF32;
+use crate::model::{DType, Pool, TableId, ValueScope};
+
+/// Index into [`super::lower::Lowered::values`]; the graph's values come first.
+pub type ValueIndex = usize;
+
+/// A value as the planner knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanValue {
+    /// Per row.
+    pub shape: Vec<usize>,
+    /// Of its elements.
+    pub dtype: DType,
+    /// What it depends on.
+    pub scope: ValueScope,
+}
+
+impl PlanValue {
+    /// Elements per row.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        match self.dtype {
+            DType::F32 => 4,
+            DType::I64 => 8,
+        }
+    }
+}
+
+/// Computes `out`.
+#[derive(Debug)]
+pub struct Task {
+    /// What it makes.
+    pub out: ValueIndex,
+    /// How.
+    pub work: Work,
+}
+
+/// What a task does. Shapes are those of the values.
+#[derive(Debug)]
+#[allow(missing_docs)] // arguments are those of `model::Op`
+pub enum Work {
+    Dense {
+        features: Vec<usize>,
+    },
+    Integer {
+        feature: usize,
+    },
+    Length {
+        feature: usize,
+    },
+    Lookup {
+        feature: usize,
+        table: TableId,
+        pool: Pool,
+    },
+    /// Product with packed weights.
+    Linear {
+        x: ValueIndex,
+        matrix: Matrix,
+        bias: Vec<f32>,
+        activation: Activation,
+    },
+    MatMul {
+        a: ValueIndex,
+        b: ValueIndex,
+        transpose_a: bool,
+        transpose_b: bool,
+    },
+    Binary {
+        op: BinaryOp,
+        a: ValueIndex,
+        b: ValueIndex,
+    },
+    Unary {
+        function: UnaryF32,
+        x: ValueIndex,
+    },
+    ClampI64 {
+        x: ValueIndex,
+        min: i64,
+        max: i64,
+    },
+    Cast {
+        x: ValueIndex,
+    },
+    Sum {
+        x: ValueIndex,
+        axes: Vec<usize>,
+    },
+    Concat {
+        xs: Vec<ValueIndex>,
+        axis: usize,
+    },
+    /// The same elements from element `first` on, in row-major order: no step where the memory can be shared.
+    View {
+        x: ValueIndex,
+        first: usize,
+    },
+    Slice {
+        x: ValueIndex,
+        axis: usize,
+        start: usize,
+        step: usize,
+    },
+    Transpose {
+        x: ValueIndex,
+        perm: Vec<usize>,
+    },
+    Broadcast {
+        x: ValueIndex,
+    },
+    Gather {
+        x: ValueIndex,
+        axis: usize,
+        indices: Vec<usize>,
+    },
+    Softmax {
+        x: ValueIndex,
+        axis: usize,
+    },
+    L2Norm {
+        x: ValueIndex,
+        axis: usize,
+        eps: f32,
+    },
+    BatchNorm {
+        x: ValueIndex,
+        axis: usize,
+        mean: Vec<f32>,
+        scale: Vec<f32>,
+        bias: Vec<f32>,
+    },
+}
+
+impl Work {
+    /// The values it reads.
+    pub fn inputs(&self) -> Vec<ValueIndex> {
+        match self {
+            Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
+            Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
+            Work::Concat { xs, .. } => xs.clone(),
+            Work::Linear { x, .. }
+            | Work::Unary { x, .. }
+            | Work::ClampI64 { x, .. }
+            | Work::Cast { x }
+            | Work::Sum { x, .. }
+            | Work::View { x, .. }
+            | Work::Slice { x, .. }
+            | Work::Transpose { x, .. }
+            | Work::Broadcast { x }
+            | Work::Gather { x, .. }
+            | Work::Softmax { x, .. }
+            | Work::L2Norm { x, .. }
+            | Work::BatchNorm { x, .. } => vec![*x],
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A model's plan for this CPU: steps, packed weights, memory plan.
+
+use std::sync::Arc;
+
+use crate::batch::Layout;
+use crate::engine::EngineError;
+use crate::model::Model;
+
+use super::gemm::{Geometry, UNIT_NS, Unit};
+use super::kernels::Kernel;
+use super::memory::{Block, Place};
+use super::plan;
+use super::simd::{Simd, SimdLevel};
+use super::tile::Tile;
+
+/// Made once per process and instruction set, shared read-only by all shards.
+pub struct Program {
+    pub(super) model: Arc<Model>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) simd: Simd,
+    /// Values that depend on weights alone, computed when the program was made.
+    pub(super) constants: Block,
+    pub(super) packed: Block,
+    /// Once per context row.
+    pub(super) context: Vec<Step>,
+    /// Once per candidate row.
+    pub(super) candidate: Vec<Step>,
+    /// Columns of the answer.
+    pub(super) outputs: Vec<Place>,
+    pub(super) needs: Needs,
+}
+
+/// Workspace that a program asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes per context of the batch: context values that candidates read.
+    pub bytes_per_context: usize,
+    /// Bytes of a full tile.
+    pub tile_bytes: usize,
+}
+
+/// Rows that are carried through all steps together: enough that weights are read from cache for many rows, few enough that their values
+/// stay in the second-level cache.
+pub const TILE_ROWS: usize = 64;
+
+impl Program {
+    /// Plans `model` for the best instructions of this CPU.
+    pub fn new(model: &Arc<Model>) -> Result<Program, EngineError> {
+        Program::for_level(model, Simd::detect())
+    }
+
+    /// Plans `model` for these instructions.
+    pub fn for_level(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
+        plan::plan(model, simd)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+    /// Layout of its rows.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+    /// Instructions it was planned for.
+    pub fn level(&self) -> SimdLevel {
+        self.simd.level()
+    }
+    /// Bytes of packed weights and constants, held once per process.
+    pub fn shared_bytes(&self) -> usize {
+        self.packed.len() + self.constants.len()
+    }
+    /// Number of steps per tile of contexts and of candidates.
+    pub fn steps(&self) -> (usize, usize) {
+        (self.context.len(), self.candidate.len())
+    }
+}
+
+/// A kernel, and how it is cut into units of work of a few ten microseconds.
+#[derive(Debug)]
+pub struct Step {
+    kernel: Kernel,
+    rows_per_unit: usize,
+    ns_per_row: f32,
+}
+
+/// Where a step goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor(Unit);
+
+impl Cursor {
+    /// At its beginning.
+    pub const START: Cursor = Cursor(Unit { panel: 0, row: 0 });
+}
+
+impl Step {
+    /// A kernel that takes about `ns_per_row`.
+    pub fn new(kernel: Kernel, ns_per_row: f32) -> Step {
+        let rows_per_unit = ((UNIT_NS as f32 / ns_per_row.max(0.1)) as usize).clamp(1, TILE_ROWS);
+        Step { kernel, rows_per_unit, ns_per_row }
+    }
+
+    /// One unit of work. Gives where the next one starts (`None`: the step is done) and about how many nanoseconds this one took.
+    pub fn run(&self, tile: &Tile, cursor: Cursor) -> (Option<Cursor>, u64) {
+        if let Kernel::Linear(linear) = &self.kernel {
+            let (next, macs) = linear.run_unit(tile, cursor.0);
+            return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
+        }
+        let row = cursor.0.row;
+        let rows = self.rows_per_unit.min(tile.rows - row);
+        self.kernel.run(&tile.part(row, rows));
+        let next = row + rows;
+        let cost = OVERHEAD_NS + (self.ns_per_row * rows as f32) as u64;
+        ((next < tile.rows).then_some(Cursor(Unit { panel: 0, row: next })), cost)
+    }
+
+    /// Everything at once: while a program is made.
+    pub fn run_all(&self, tile: &Tile) {
+        self.kernel.run(tile);
+    }
+}
+
+/// A unit's own cost beside its work.
+const OVERHEAD_NS: u64 = 15;
