@@ -94,7 +94,7 @@ pub fn spawn<R>(
     backend: IoBackend,
     options: ShardOptions,
     waker: Waker,
-    make: impl FnOnce() -> R + Send + 'static,
+    make: impl FnOnce() -> io::Result<R> + Send + 'static,
     reports: mpsc::Sender<ShardReport>,
 ) -> io::Result<JoinHandle<()>>
 where

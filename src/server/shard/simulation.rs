@@ -26,8 +26,8 @@ use crate::units::{Clock, Instant, Span};
 use crate::wire::{Cause, Close, ConnectionId, Event, SendFull, Waker, Wire};
 
 /// Both ends of every connection, in memory.
-#[derive(Default)]
 struct MemoryWire {
+    waker: Waker,
     lines: Vec<Line>,
     events: VecDeque<Event>,
     send_bytes_max: usize,
@@ -166,6 +166,9 @@ impl Wire for MemoryWire {
             line.closing = Some(how);
         }
     }
+    fn waker(&self) -> &Waker {
+        &self.waker
+    }
     fn is_busy(&self) -> bool {
         !self.events.is_empty()
     }
@@ -284,7 +287,12 @@ impl<'w> Simulation<'w> {
             world,
             published: Arc::new(published),
             shard: Shard::new(parts),
-            wire: MemoryWire { send_bytes_max: SEND_BYTES_MAX, ..MemoryWire::default() },
+            wire: MemoryWire {
+                waker: Waker::new().expect("eventfd"),
+                lines: Vec::new(),
+                events: VecDeque::new(),
+                send_bytes_max: SEND_BYTES_MAX,
+            },
             clients: Vec::new(),
             clock,
             nanoseconds,
