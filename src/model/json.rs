@@ -232,6 +232,7 @@ impl<'a> Object<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
