@@ -50,6 +50,18 @@ pub enum Pool {
     None,
 }
 
+impl Pool {
+    /// Its name in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pool::Sum => "sum",
+            Pool::Mean => "mean",
+            Pool::Max => "max",
+            Pool::None => "none",
+        }
+    }
+}
+
 /// A value: a name of the manifest, with what the shape pass found out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
