@@ -17,6 +17,9 @@ mod avx2;
 mod avx512;
 mod pack;
 mod portable;
+mod small;
+
+pub use small::small_product;
 
 pub use pack::{Matrix, Packer};
 
@@ -76,6 +79,9 @@ impl Geometry {
         }
     }
 }
+
+/// Columns of the widest panel of any level.
+pub const PANEL_MAX: usize = 32;
 
 /// Operands of a product over `n` columns that begin a panel. Strides count elements.
 #[derive(Clone, Copy)]
