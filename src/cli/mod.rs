@@ -2,11 +2,13 @@
 
 pub mod check;
 pub mod config;
+pub mod demo;
 pub mod exit;
 pub mod inspect;
 pub mod loading;
 pub mod progress;
 pub mod rank;
+pub mod serve;
 pub mod settings;
 pub mod table;
 
@@ -30,6 +32,8 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Serve(serve::ServeArgs),
+    Demo(demo::DemoArgs),
     Check(check::CheckArgs),
     Rank(rank::RankArgs),
     /// Shows the configuration
@@ -65,6 +69,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Config(command) => config::run(&command),

@@ -45,6 +45,7 @@ const MODEL: &str = "deepfm_scoped";
 const MANIFEST: &[u8] = include_bytes!("../../../tests/bundles/deepfm_scoped/manifest.json");
 const WEIGHTS: &[u8] = include_bytes!("../../../tests/bundles/deepfm_scoped/weights.safetensors");
 const SELFTEST: &[u8] = include_bytes!("../../../tests/bundles/deepfm_scoped/selftest.safetensors");
+const ITEMS: &[u8] = include_bytes!("open_bandit/items.csv.gz");
 const IMPRESSIONS: &[u8] = include_bytes!("open_bandit/impressions.csv.gz");
 
 /// Runs the demo.
@@ -59,7 +60,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
         println!("  {}{note}", if *warning { "warning: " } else { "" });
     }
 
-    let mut log = Log::read(IMPRESSIONS).map_err(Failure::new)?;
+    let mut log = Log::read(IMPRESSIONS, ITEMS).map_err(Failure::new)?;
     if let Some(limit) = args.impressions {
         log.impressions.truncate(limit.max(1));
     }
@@ -134,10 +135,21 @@ fn describe(log: &Log, outcome: &Outcome, golden: f64) -> String {
     }
     let seconds = outcome.elapsed.as_secs_f64();
     say(format!("exactness   {} golden rows through the socket: largest difference from float64 {golden:.1e}", GOLDEN_ROWS));
-    say(format!("requests    {:>9} in {seconds:.2} s = {:.0} requests/s over {} connections, {} in flight on each", outcome.requests, outcome.requests as f64 / seconds, outcome.connections, traffic::IN_FLIGHT));
+    say(format!(
+        "requests    {:>9} in {seconds:.2} s = {:.0} requests/s over {} connections, {} in flight on each",
+        outcome.requests,
+        outcome.requests as f64 / seconds,
+        outcome.connections,
+        traffic::IN_FLIGHT
+    ));
     say(format!("candidates  {:>9} = {:.0} candidates/s", outcome.candidates, outcome.candidates as f64 / seconds));
     let quantile = |q: f64| outcome.latency_ns.value_at_quantile(q) as f64 / 1e3;
-    say(format!("latency     p50 {:.0} µs, p99 {:.0} µs (client and server share these CPUs, and {} requests wait for each other)", quantile(0.50), quantile(0.99), outcome.connections * traffic::IN_FLIGHT));
+    say(format!(
+        "latency     p50 {:.0} µs, p99 {:.0} µs (client and server share these CPUs, and {} requests wait for each other)",
+        quantile(0.50),
+        quantile(0.99),
+        outcome.connections * traffic::IN_FLIGHT
+    ));
     say("\nHow to go on:\n  gavel serve --models tests/bundles                       a server for every bundle in a folder\n  gavel rank --server 127.0.0.1:7400 --model deepfm_scoped --inputs tests/bundles/deepfm_scoped/selftest.safetensors --outputs -\n  gavel inspect tests/bundles/deepfm_scoped                what is in a bundle\n  gavel doctor                                             what this machine can do".into());
     text
 }

@@ -1,8 +1,8 @@
 //! The demo's client: a few threads, each with one pipelined connection.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gavel_client::blocking::Connection;
@@ -113,7 +113,13 @@ pub fn golden(connection: &mut Connection, layout: &Layout, model: &Model) -> Re
 }
 
 /// Ranks every impression over `connections` connections, a thread each. `progress` is told how many are done.
-pub fn run(address: &Address, layout: &Arc<Layout>, log: &Log, connections: usize, progress: &mut dyn FnMut(u64)) -> Result<Outcome, Failure> {
+pub fn run(
+    address: &Address,
+    layout: &Arc<Layout>,
+    log: &Log,
+    connections: usize,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Outcome, Failure> {
     let next = AtomicUsize::new(0);
     let done = AtomicU64::new(0);
     let began = Instant::now();

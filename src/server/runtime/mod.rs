@@ -89,7 +89,7 @@ pub enum ShardState {
 }
 
 /// Starts a shard: a thread, pinned if asked, that makes its wire, then its reactor (there, so that memory is touched first where it is used), and
-/// runs until [`Turn::Stop`]. Reports follow on `reports`. Error: no thread.
+/// runs until [`Turn::Stop`]. Reports follow on `reports`; an error of `make` is one of them. Error: no thread.
 pub fn spawn<R>(
     backend: IoBackend,
     options: ShardOptions,
