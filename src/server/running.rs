@@ -106,8 +106,7 @@ impl Server {
             shards.push(ShardHandle { thread: Some(thread), news });
         }
         drop(sender);
-        let mut server =
-            Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
+        let mut server = Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
         server.await_shards()?;
         let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard)
             .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
@@ -208,7 +207,9 @@ impl Server {
             match self.reports.recv_timeout(START_PATIENCE) {
                 Ok(ShardReport { state: ShardState::Started, .. }) => waiting -= 1,
                 Ok(ShardReport { state: ShardState::Failed(reason), .. }) => return Err(StartError::Shard(reason)),
-                Ok(ShardReport { shard, state: ShardState::Stopped }) => return Err(StartError::Shard(format!("shard {shard} ended at once"))),
+                Ok(ShardReport { shard, state: ShardState::Stopped }) => {
+                    return Err(StartError::Shard(format!("shard {shard} ended at once")));
+                }
                 Err(_) => return Err(StartError::Shard(format!("{waiting} shards gave no sign of life for {START_PATIENCE:?}"))),
             }
         }

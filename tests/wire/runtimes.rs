@@ -75,7 +75,7 @@ fn start(backend: IoBackend, spin: Span, spinning: bool) -> Shard {
     let (counts, counted) = std::sync::mpsc::sync_channel(16);
     let (reports, reported) = channel();
     let options = ShardOptions { shard: 3, cpu: None, spin, clock: Clock::start(), limits: LIMITS, uring: UringOptions::default() };
-    let make = move || EchoShard { echo: Echo::new(0), mail: receiver, counts, counted: 0, timer: None, spinning };
+    let make = move || Ok(EchoShard { echo: Echo::new(0), mail: receiver, counts, counted: 0, timer: None, spinning });
     let thread = spawn(backend, options, waker, make, reports).unwrap();
     let first = reported.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(first, ShardReport { shard: 3, state: ShardState::Started }), "{first:?}");

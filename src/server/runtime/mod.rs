@@ -89,12 +89,12 @@ pub enum ShardState {
 }
 
 /// Starts a shard: a thread, pinned if asked, that makes its wire, then its reactor (there, so that memory is touched first where it is used), and
-/// runs until [`Turn::Stop`]. Reports follow on `reports`. Error: no thread.
+/// runs until [`Turn::Stop`]. Reports follow on `reports`; an error of `make` is one of them. Error: no thread.
 pub fn spawn<R>(
     backend: IoBackend,
     options: ShardOptions,
     waker: Waker,
-    make: impl FnOnce() -> R + Send + 'static,
+    make: impl FnOnce() -> io::Result<R> + Send + 'static,
     reports: mpsc::Sender<ShardReport>,
 ) -> io::Result<JoinHandle<()>>
 where

@@ -15,7 +15,7 @@ use crate::wire::{UringWire, Waker, Wire};
 pub fn run<R: Reactor<UringWire> + 'static>(
     options: ShardOptions,
     waker: Waker,
-    make: impl FnOnce() -> R,
+    make: impl FnOnce() -> io::Result<R>,
     started: impl FnOnce(),
 ) -> io::Result<()> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
@@ -26,7 +26,7 @@ pub fn run<R: Reactor<UringWire> + 'static>(
     executor.run(async move {
         let mut wire = UringWire::new(options.limits, options.uring, waker)?;
         let bell = Bell::new(&wire)?;
-        let mut reactor = make();
+        let mut reactor = make()?;
         started();
         let outcome = drive(&options, &mut wire, &mut reactor, &bell).await;
         bell.close().await;

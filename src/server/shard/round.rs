@@ -90,7 +90,10 @@ impl Shard {
                     self.tell_drain(wire, id, drain, now);
                 }
             }
-            Err(_) => self.cells.error(Code::ConnectionLimit).inc(),
+            Err(_) => {
+                self.cells.error(Code::ConnectionLimit).inc();
+                self.cells.connections_closed.inc();
+            }
         }
         self.cells.connections.set(wire.connections() as u64);
     }
@@ -109,6 +112,7 @@ impl Shard {
         self.give_up_all(id);
         self.connections[id.index as usize] = None;
         self.unread.retain(|waiting| *waiting != id);
+        self.cells.connections_closed.inc();
         self.cells.connections.set(self.connections.iter().flatten().count() as u64);
     }
 
