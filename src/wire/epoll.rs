@@ -452,10 +452,6 @@ impl Wire for EpollWire {
     fn connections(&self) -> usize {
         self.table.len()
     }
-
-    fn waker(&self) -> &Waker {
-        &self.waker
-    }
 }
 
 /// One non-blocking receive.

@@ -130,6 +130,4 @@ pub trait Wire {
     fn wait(&mut self, timeout: Option<Span>) -> io::Result<()>;
     /// Live connections.
     fn connections(&self) -> usize;
-    /// What wakes this wire.
-    fn waker(&self) -> &Waker;
 }

@@ -5,15 +5,15 @@ use std::thread::spawn;
 use std::time::{Duration, Instant};
 
 use gavel::units::Span;
-use gavel::wire::{Cause, Close, Event, SendFull, Wire, WireLimits};
+use gavel::wire::{Cause, Close, Event, SendFull, Waker, Wire, WireLimits};
 
 use crate::alloc;
-use crate::harness::{Echo, Kind, LIMITS, pair, pattern, read_pattern, write_pattern};
+use crate::harness::{Echo, Kind, LIMITS, pair, pattern, read_pattern, waker, write_pattern};
 
-pub fn frames_of_awkward_sizes_come_back<W: Wire>(make: impl Fn(WireLimits) -> W) {
+pub fn frames_of_awkward_sizes_come_back<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     let chunkings: [&[usize]; 4] = [&[usize::MAX], &[1, 3, 500, 17], &[16_384], &[65_537, 1, 40_000]];
     let sizes = [1, 47, 48, 4095, 16_383, 16_384, 16_385, 66_560, 1 << 20];
-    let mut wire = make(LIMITS);
+    let mut wire = make(LIMITS, waker());
     for kind in [Kind::Tcp, Kind::Unix] {
         for size in sizes {
             for pieces in chunkings {
@@ -40,8 +40,8 @@ pub fn frames_of_awkward_sizes_come_back<W: Wire>(make: impl Fn(WireLimits) -> W
     }
 }
 
-pub fn mixed_sizes_pipelined_on_many_connections<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn mixed_sizes_pipelined_on_many_connections<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     let clients: Vec<_> = (0..48u32)
         .map(|number| {
             let (mut client, socket) = pair(if number % 2 == 0 { Kind::Tcp } else { Kind::Unix });
@@ -77,11 +77,11 @@ pub fn mixed_sizes_pipelined_on_many_connections<W: Wire>(make: impl Fn(WireLimi
     assert!(echo.closed.iter().all(|(_, cause)| *cause == Cause::Peer), "{:?}", echo.closed);
 }
 
-pub fn a_slow_reader_is_bounded_and_loses_nothing<W: Wire>(make: impl Fn(WireLimits) -> W) {
+pub fn a_slow_reader_is_bounded_and_loses_nothing<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     const FRAME: usize = 60_000;
     const TOTAL: usize = 400 * FRAME;
     for kind in [Kind::Tcp, Kind::Unix] {
-        let mut wire = make(WireLimits { send_bytes_max: 150_000, ..LIMITS });
+        let mut wire = make(WireLimits { send_bytes_max: 150_000, ..LIMITS }, waker());
         let (mut client, socket) = pair(kind);
         wire.adopt(socket).unwrap();
         let mut reader = client.twin();
@@ -99,8 +99,8 @@ pub fn a_slow_reader_is_bounded_and_loses_nothing<W: Wire>(make: impl Fn(WireLim
     }
 }
 
-pub fn half_close_lets_answers_out<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn half_close_lets_answers_out<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     for kind in [Kind::Tcp, Kind::Unix] {
         for size in [48, 66_560] {
             let (mut client, socket) = pair(kind);
@@ -119,8 +119,8 @@ pub fn half_close_lets_answers_out<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
 }
 
-pub fn a_reset_is_an_error<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn a_reset_is_an_error<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     // While idle, in the middle of a small frame, and of a large one.
     for (size, sent) in [(48, 0), (48, 47), (66_560, 60_000)] {
         let (mut client, socket) = pair(Kind::Tcp);
@@ -137,11 +137,11 @@ pub fn a_reset_is_an_error<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
 }
 
-pub fn close_after_sends_delivers_everything<W: Wire>(make: impl Fn(WireLimits) -> W) {
+pub fn close_after_sends_delivers_everything<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     const ANSWER: usize = 900_000;
     for kind in [Kind::Tcp, Kind::Unix] {
         for flood in [0, 3_000_000] {
-            let mut wire = make(LIMITS);
+            let mut wire = make(LIMITS, waker());
             let (mut client, socket) = pair(kind);
             let id = wire.adopt(socket).unwrap();
             let mut writer = client.twin();
@@ -182,8 +182,8 @@ pub fn close_after_sends_delivers_everything<W: Wire>(make: impl Fn(WireLimits) 
     }
 }
 
-pub fn close_now_is_the_last_event<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn close_now_is_the_last_event<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     // With nothing under way, with a send that nobody takes, and in the middle of a large frame.
     for case in 0..4 {
         let (mut client, socket) = pair(Kind::Tcp);
@@ -218,8 +218,8 @@ pub fn close_now_is_the_last_event<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
 }
 
-pub fn ids_of_closed_connections_are_dead<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(WireLimits { connections_max: 2, ..LIMITS });
+pub fn ids_of_closed_connections_are_dead<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(WireLimits { connections_max: 2, ..LIMITS }, waker());
     let mut echo = Echo::new(4);
     let mut dead = Vec::new();
     for _ in 0..50 {
@@ -257,8 +257,8 @@ pub fn ids_of_closed_connections_are_dead<W: Wire>(make: impl Fn(WireLimits) -> 
     }
 }
 
-pub fn incomplete_frames_make_no_events<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn incomplete_frames_make_no_events<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     for frame_bytes in [1000, 40_000, 100_000] {
         let (mut client, socket) = pair(Kind::Tcp);
         wire.adopt(socket).unwrap();
@@ -277,8 +277,8 @@ pub fn incomplete_frames_make_no_events<W: Wire>(make: impl Fn(WireLimits) -> W)
     }
 }
 
-pub fn nothing_is_told_while_reading_is_off<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn nothing_is_told_while_reading_is_off<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     for (kind, bytes) in [(Kind::Tcp, 100), (Kind::Unix, 100), (Kind::Tcp, 300_000), (Kind::Unix, 150_000)] {
         let (mut client, socket) = pair(kind);
         let id = wire.adopt(socket).unwrap();
@@ -324,8 +324,8 @@ pub fn nothing_is_told_while_reading_is_off<W: Wire>(make: impl Fn(WireLimits) -
     }
 }
 
-pub fn a_flood_does_not_starve_others<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn a_flood_does_not_starve_others<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let mut wire = make(LIMITS, waker());
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let floods: Vec<_> = (0..4)
         .map(|_| {
@@ -376,8 +376,9 @@ pub fn a_flood_does_not_starve_others<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
 }
 
-pub fn wakes_and_timeouts_end_a_wait<W: Wire>(make: impl Fn(WireLimits) -> W) {
-    let mut wire = make(LIMITS);
+pub fn wakes_and_timeouts_end_a_wait<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    let bell = waker();
+    let mut wire = make(LIMITS, bell.clone());
     let started = Instant::now();
     // The first waits may end early: the wire sets itself up.
     while started.elapsed() < Duration::from_millis(30) {
@@ -386,7 +387,7 @@ pub fn wakes_and_timeouts_end_a_wait<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
     assert!(started.elapsed() < Duration::from_millis(500), "a timeout of 40 ms took {:?}", started.elapsed());
     for round in 0..20 {
-        let waker = wire.waker().clone();
+        let waker = bell.clone();
         let thread = spawn(move || {
             std::thread::sleep(Duration::from_millis(round % 3));
             waker.wake();
@@ -399,7 +400,7 @@ pub fn wakes_and_timeouts_end_a_wait<W: Wire>(make: impl Fn(WireLimits) -> W) {
         thread.join().unwrap();
     }
     // A wake while nobody waits is not lost.
-    wire.waker().wake();
+    bell.wake();
     let until = Instant::now() + Duration::from_secs(5);
     loop {
         assert!(Instant::now() < until, "the wake was lost");
@@ -410,7 +411,7 @@ pub fn wakes_and_timeouts_end_a_wait<W: Wire>(make: impl Fn(WireLimits) -> W) {
     }
 }
 
-pub fn memory_of_closed_connections_is_given_back<W: Wire>(make: impl Fn(WireLimits) -> W) {
+pub fn memory_of_closed_connections_is_given_back<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     const FRAME: usize = 1 << 20;
     static ZEROS: [u8; FRAME] = [0; FRAME];
     // In a process of its own, where no other test's memory comes and goes.
@@ -426,7 +427,7 @@ pub fn memory_of_closed_connections_is_given_back<W: Wire>(make: impl Fn(WireLim
         let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    let mut wire = make(LIMITS);
+    let mut wire = make(LIMITS, waker());
     let mut echo = Echo::new(FRAME);
     echo.turn(&mut wire, false);
     let (before_kib, mut held_kib) = (anonymous_kib(), 0);
@@ -452,9 +453,9 @@ pub fn memory_of_closed_connections_is_given_back<W: Wire>(make: impl Fn(WireLim
     assert!(kept_kib < 12 << 10, "{kept_kib} of {held_kib} KiB are kept after all connections closed");
 }
 
-pub fn ten_thousand_messages_without_allocation<W: Wire>(make: impl Fn(WireLimits) -> W) {
+pub fn ten_thousand_messages_without_allocation<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     const ROUNDS: usize = 1_500;
-    let mut wire = make(LIMITS);
+    let mut wire = make(LIMITS, waker());
     let mut clients = Vec::new();
     for (number, size) in [384, 384, 4000, 16_384, 20_000, 66_560, 384, 1000].into_iter().enumerate() {
         let (mut client, socket) = pair(if number % 2 == 0 { Kind::Tcp } else { Kind::Unix });

@@ -6,8 +6,7 @@ mod cases;
 mod harness;
 mod runtimes;
 
-use gavel::wire::{EpollWire, UringOptions, UringWire, WireLimits, probe};
-use harness::waker;
+use gavel::wire::{EpollWire, UringOptions, UringWire, Waker, WireLimits, probe};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -24,7 +23,7 @@ macro_rules! on_both_wires {
                         println!("skipped: io_uring is refused here: {failure:?}");
                         return;
                     }
-                    cases::$name(|limits: WireLimits| UringWire::new(limits, UringOptions::default(), waker()).unwrap());
+                    cases::$name(|limits: WireLimits, waker: Waker| UringWire::new(limits, UringOptions::default(), waker).unwrap());
                 }
             )*
         }
@@ -33,7 +32,7 @@ macro_rules! on_both_wires {
             $(
                 #[test]
                 fn $name() {
-                    cases::$name(|limits: WireLimits| EpollWire::new(limits, waker()).unwrap());
+                    cases::$name(|limits: WireLimits, waker: Waker| EpollWire::new(limits, waker).unwrap());
                 }
             )*
         }
@@ -66,6 +65,6 @@ fn a_starved_pool_loses_nothing() {
     }
     for (buffers, buffer_bytes) in [(2, 64), (8, 4096), (64, 1000)] {
         let options = UringOptions { buffers, buffer_bytes, entries: 8, completions: 16 };
-        cases::mixed_sizes_pipelined_on_many_connections(|limits| UringWire::new(limits, options, waker()).unwrap());
+        cases::mixed_sizes_pipelined_on_many_connections(|limits, waker| UringWire::new(limits, options, waker).unwrap());
     }
 }

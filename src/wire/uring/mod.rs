@@ -613,10 +613,6 @@ impl Wire for UringWire {
     fn connections(&self) -> usize {
         self.table.len()
     }
-
-    fn waker(&self) -> &Waker {
-        &self.waker
-    }
 }
 
 impl Drop for UringWire {
