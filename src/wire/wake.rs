@@ -69,9 +69,3 @@ impl AsRawFd for Waker {
         self.0.eventfd.as_raw_fd()
     }
 }
-
-impl std::os::fd::AsFd for Waker {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.eventfd.as_fd()
-    }
-}
