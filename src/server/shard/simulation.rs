@@ -27,7 +27,6 @@ use crate::wire::{Cause, Close, ConnectionId, Event, SendFull, Waker, Wire};
 
 /// Both ends of every connection, in memory.
 struct MemoryWire {
-    waker: Waker,
     lines: Vec<Line>,
     events: VecDeque<Event>,
     send_bytes_max: usize,
@@ -166,9 +165,6 @@ impl Wire for MemoryWire {
             line.closing = Some(how);
         }
     }
-    fn waker(&self) -> &Waker {
-        &self.waker
-    }
     fn is_busy(&self) -> bool {
         !self.events.is_empty()
     }
@@ -288,7 +284,6 @@ impl<'w> Simulation<'w> {
             published: Arc::new(published),
             shard: Shard::new(parts),
             wire: MemoryWire {
-                waker: Waker::new().expect("eventfd"),
                 lines: Vec::new(),
                 events: VecDeque::new(),
                 send_bytes_max: SEND_BYTES_MAX,
