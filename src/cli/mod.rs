@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod inspect;
 pub mod loading;
@@ -34,6 +35,8 @@ pub struct Cli {
 enum Command {
     Serve(serve::ServeArgs),
     Demo(demo::DemoArgs),
+    /// Tells what this machine, kernel and container can do for gavel, and what to change
+    Doctor,
     Check(check::CheckArgs),
     Rank(rank::RankArgs),
     /// Shows the configuration
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Doctor => doctor::run(),
         Command::Check(args) => check::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Config(command) => config::run(&command),

@@ -283,11 +283,7 @@ impl<'w> Simulation<'w> {
             world,
             published: Arc::new(published),
             shard: Shard::new(parts),
-            wire: MemoryWire {
-                lines: Vec::new(),
-                events: VecDeque::new(),
-                send_bytes_max: SEND_BYTES_MAX,
-            },
+            wire: MemoryWire { lines: Vec::new(), events: VecDeque::new(), send_bytes_max: SEND_BYTES_MAX },
             clients: Vec::new(),
             clock,
             nanoseconds,
