@@ -19,7 +19,7 @@ pub struct Lookup {
     pub table: TableId,
     /// How rows are combined.
     pub pool: Pool,
-    /// Rows are multiplied with their weight (sum and mean).
+    /// Rows are multiplied with their weight (sum alone).
     pub weighted: bool,
     /// f32.
     pub out: Place,
