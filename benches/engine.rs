@@ -287,8 +287,8 @@ impl Builder {
     }
 
     fn table(&mut self, rows: u32, dim: u32) -> TableId {
-        let data = (0..rows * dim).map(|_| self.random.unit()).collect();
-        self.weights.tables.push(Table { name: String::new(), rows, dim, dtype: TableDType::F32, data });
+        let data: Vec<f32> = (0..rows * dim).map(|_| self.random.unit()).collect();
+        self.weights.tables.push(Table { name: String::new(), rows, dim, dtype: TableDType::F32, data: data.into() });
         TableId(self.weights.tables.len() as u16 - 1)
     }
 
@@ -319,7 +319,7 @@ impl Builder {
 
     fn finish(mut self, output: ValueId) -> Arc<Model> {
         self.graph.outputs = vec![Output { name: "p".into(), kind: OutputKind::Probability, value: output }];
-        Arc::new(Model { name: "bench".into(), version: 1, features: self.features, graph: self.graph, weights: self.weights })
+        Arc::new(Model::new("bench", self.features, self.graph, self.weights))
     }
 }
 

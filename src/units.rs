@@ -1,6 +1,7 @@
 //! Newtypes for units. Only the arithmetic that makes sense.
 
 use std::ops::{Add, Sub};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A moment: nanoseconds on the monotonic clock since the process's [`Clock`] was made. Passed in as an argument everywhere; only the
@@ -67,15 +68,30 @@ impl Sub<Instant> for Instant {
 
 /// Source of [`Instant`]s.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(std::time::Instant);
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The system's monotonic clock, since this moment.
+    System(std::time::Instant),
+    /// Whatever a simulation says, in nanoseconds.
+    Manual(&'static AtomicU64),
+}
 
 impl Clock {
     /// A clock that reads zero now.
     pub fn start() -> Clock {
-        Clock(std::time::Instant::now())
+        Clock(Source::System(std::time::Instant::now()))
+    }
+    /// A clock that a simulation moves, in nanoseconds.
+    pub const fn manual(nanoseconds: &'static AtomicU64) -> Clock {
+        Clock(Source::Manual(nanoseconds))
     }
     /// The present.
     pub fn now(&self) -> Instant {
-        Instant(Span::from(self.0.elapsed()).0)
+        match self.0 {
+            Source::System(start) => Instant(Span::from(start.elapsed()).0),
+            Source::Manual(nanoseconds) => Instant(nanoseconds.load(Ordering::Relaxed)),
+        }
     }
 }

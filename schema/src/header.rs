@@ -178,3 +178,77 @@ impl Header {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 12] = [
+        Kind::Hello,
+        Kind::Describe,
+        Kind::Rank,
+        Kind::Cancel,
+        Kind::Ping,
+        Kind::Drain,
+        Kind::HelloAnswer,
+        Kind::Description,
+        Kind::Scores,
+        Kind::Pong,
+        Kind::DrainAnswer,
+        Kind::Error,
+    ];
+
+    fn header(kind: Kind) -> Header {
+        Header {
+            kind,
+            body_len: 0x0403_0201,
+            budget_us: 0x0807_0605,
+            request_id: 0x100f_0e0d_0c0b_0a09,
+            signature: 0x1817_1615_1413_1211,
+            candidates: 0x1c1b_1a19,
+            priority: 0x1d,
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        for kind in KINDS {
+            assert_eq!(Header::parse(&header(kind).to_bytes()), Ok(header(kind)));
+        }
+        let known = (0..=u8::MAX).filter(|number| Kind::from_u8(*number).is_some()).count();
+        assert_eq!(known, KINDS.len());
+    }
+
+    #[test]
+    fn fields_lie_where_the_drawing_says() {
+        let mut expected = [0; HEADER_BYTES];
+        expected[..6].copy_from_slice(b"GAVL\x01\x03");
+        for (value, byte) in (1..=29).zip(&mut expected[8..37]) {
+            *byte = value;
+        }
+        assert_eq!(header(Kind::Rank).to_bytes(), expected);
+    }
+
+    #[test]
+    fn faults() {
+        let cases = [
+            ("magic", 0, b'g', Code::BadMagic, 0),
+            ("magic's last byte", 3, 0, Code::BadMagic, 0),
+            ("version 0", 4, 0, Code::VersionUnsupported, header(Kind::Rank).request_id),
+            ("version 2", 4, 2, Code::VersionUnsupported, header(Kind::Rank).request_id),
+            ("kind 0", 5, 0, Code::KindUnknown, header(Kind::Rank).request_id),
+            ("kind 7", 5, 7, Code::KindUnknown, header(Kind::Rank).request_id),
+            ("low flag", 6, 1, Code::HeaderMalformed, header(Kind::Rank).request_id),
+            ("high flag", 7, 0x80, Code::HeaderMalformed, header(Kind::Rank).request_id),
+            ("reserved, first", 37, 1, Code::HeaderMalformed, header(Kind::Rank).request_id),
+            ("reserved, last", 39, 1, Code::HeaderMalformed, header(Kind::Rank).request_id),
+            ("reserved tail, first", 40, 1, Code::HeaderMalformed, header(Kind::Rank).request_id),
+            ("reserved tail, last", 47, 1, Code::HeaderMalformed, header(Kind::Rank).request_id),
+        ];
+        for (case, at, value, code, request_id) in cases {
+            let mut bytes = header(Kind::Rank).to_bytes();
+            bytes[at] = value;
+            assert_eq!(Header::parse(&bytes), Err((code, request_id)), "{case}");
+        }
+    }
+}

@@ -84,6 +84,12 @@ pub struct ScopeLayout {
     pub weighted: bool,
     /// i64 per row of integer features.
     pub int_width: usize,
+    /// Weights per row that fixed features take.
+    pub fixed_weighted: usize,
+    /// Some dense feature has a transform.
+    pub dense_transformed: bool,
+    /// Rows of the table of each id column, if the ids block can be copied as it is: u32, fixed, tables only, no hash, padding or weights.
+    pub plain_bounds: Option<Vec<u32>>,
 }
 
 /// Both scopes.
@@ -127,6 +133,9 @@ impl ScopeLayout {
             bag_offsets: Vec::new(),
             weighted: false,
             int_width: 0,
+            fixed_weighted: 0,
+            dense_transformed: false,
+            plain_bounds: None,
         };
         for (index, feature) in features.iter().enumerate().filter(|(_, feature)| feature.scope == scope) {
             layout.push(index, feature);
@@ -134,6 +143,7 @@ impl ScopeLayout {
         if layout.bag_stride.is_none() {
             layout.bag_offsets.clear();
         }
+        layout.plain_bounds = layout.find_plain_bounds();
         layout
     }
 
@@ -142,6 +152,7 @@ impl ScopeLayout {
         if let FeatureKind::Dense { transform, nan } = &feature.kind {
             self.dense.push(DenseRun { feature: index, column: self.dense_width, width, transform: *transform, nan: *nan });
             self.dense_width += width;
+            self.dense_transformed |= *transform != DenseTransform::None;
             return;
         }
         if feature.id_type == IdType::U64 {
@@ -172,8 +183,27 @@ impl ScopeLayout {
         };
         self.variable += usize::from(feature.is_variable());
         self.fixed_ids += width;
+        self.fixed_weighted += if feature.is_weighted() { width } else { 0 };
         self.ids_max += feature.max_len as usize;
         self.ids.push(IdField { feature: index, width, max_len: feature.max_len as usize, target });
+    }
+
+    fn find_plain_bounds(&self) -> Option<Vec<u32>> {
+        let mut bounds = Vec::with_capacity(self.fixed_ids);
+        for field in &self.ids {
+            match field.target {
+                IdTarget::Bag { rows, hash: None, padding: None, weighted: false, .. } if field.width > 0 && self.id_bytes == 4 => {
+                    bounds.extend(std::iter::repeat_n(rows, field.width));
+                }
+                _ => return None,
+            }
+        }
+        Some(bounds)
+    }
+
+    /// The variable-length features, in the order of the lengths block.
+    pub fn variable_fields(&self) -> impl Iterator<Item = &IdField> {
+        self.ids.iter().filter(|field| field.width == 0)
     }
 
     /// The bag number of a model feature, if it is a sparse feature of this scope.
@@ -182,5 +212,12 @@ impl ScopeLayout {
             IdTarget::Bag { bag, .. } => Some(bag),
             IdTarget::Integer { .. } => None,
         })
+    }
+}
+
+impl IdField {
+    /// Whether its ids have weights.
+    pub fn is_weighted(&self) -> bool {
+        matches!(self.target, IdTarget::Bag { weighted: true, .. })
     }
 }

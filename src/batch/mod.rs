@@ -3,9 +3,14 @@
 //! Invariant: a row in a slot is valid. Ids are below their table's rows (or [`NO_ROW`]), lengths within their limits, NaN only where a rule
 //! allows it: engines index without asking. Absent on purpose: FlatBuffers, sockets, engines.
 
+mod admit;
 mod layout;
 mod slot;
+pub mod status;
+#[cfg(test)]
+mod tests;
 
+pub use admit::{Blocks, Fault, FaultKind, Request, admit, measure};
 pub use layout::{DenseRun, IdField, IdTarget, Layout, ScopeLayout};
 pub use slot::{Counts, Draft, Full, Inputs, Need, Rows, RowsMut, Segment, Slot, SlotLimits, Starts};
 

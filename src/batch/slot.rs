@@ -240,16 +240,20 @@ impl Slot {
         self.segments[segment].live = false;
     }
 
+    /// Whether one more request fits.
+    pub fn has_room(&self, need: Need) -> bool {
+        self.segments.len() < self.limits.contexts
+            && self.rows + need.rows <= self.limits.rows
+            && self.context_ids + need.context_ids <= self.limits.ids
+            && self.candidate_ids + need.candidate_ids <= self.limits.ids
+    }
+
     /// Room for one more request, or [`Full`].
     pub fn reserve(&mut self, need: Need) -> Result<Draft<'_>, Full> {
-        let contexts = self.segments.len();
-        if contexts == self.limits.contexts
-            || self.rows + need.rows > self.limits.rows
-            || self.context_ids + need.context_ids > self.limits.ids
-            || self.candidate_ids + need.candidate_ids > self.limits.ids
-        {
+        if !self.has_room(need) {
             return Err(Full);
         }
+        let contexts = self.segments.len();
         let rows = self.rows;
         let mut cut = Cutter { rest: &mut self.memory[..], at: 0 };
         let context = cut.rows(&self.map.context, &self.layout.context, contexts, 1, self.context_ids, need.context_ids);

@@ -6,8 +6,10 @@
 //! Absent on purpose: requests, deadlines, sockets.
 
 pub mod cpu;
+pub mod cuda;
 mod null;
 mod replay;
+pub mod selftest;
 mod slots;
 
 use std::sync::Arc;
@@ -87,6 +89,16 @@ pub enum EngineKind {
     Cpu,
     /// Every score is 0: measures everything around an engine.
     Null,
+}
+
+impl EngineKind {
+    /// As flags and logs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineKind::Cpu => "cpu",
+            EngineKind::Null => "null",
+        }
+    }
 }
 
 /// A model made ready for an engine, once per process: plan and packed weights, shared read-only by all shards.

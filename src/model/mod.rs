@@ -2,13 +2,40 @@
 //!
 //! Absent on purpose: sockets, clocks, engines. `docs/bundle.md` is the specification of the files.
 
+mod blocks;
+mod digest;
+mod discover;
+mod error;
 mod feature;
 mod graph;
+mod json;
+mod load;
+mod manifest;
+mod name;
+mod ops;
+mod resolve;
+mod row_files;
+mod rows;
+mod selftest;
+mod shape;
+mod table_memory;
+mod tensor_file;
 mod weights;
 
+pub use blocks::{Blocks, id_bytes};
+pub use digest::Digest;
+pub use discover::{BundleRef, discover};
+pub use error::{Fault, LoadError};
 pub use feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
 pub use graph::{Axis, DType, Graph, Node, Op, Operand, Output, OutputKind, Pool, ShapeBuf, Value, ValueId, ValueScope};
-pub use weights::{Table, TableDType, TableId, Tensor, TensorDType, TensorData, TensorId, Weights};
+pub use load::{Bundle, LoadOptions, MANIFEST, Progress, load};
+pub use manifest::{FORMAT, FileSpec, Manifest, TableSpec, Tolerance};
+pub use name::is_model_name;
+pub use ops::OPS;
+pub use rows::{Cell, FeatureRows, Field, FieldKind, RowError};
+pub use selftest::Selftest;
+pub use tensor_file::{TensorFile, TensorRef};
+pub use weights::{Table, TableDType, TableId, TableMemory, Tensor, TensorDType, TensorData, TensorId, Weights};
 
 /// A loaded, checked model version: immutable, shared by all shards.
 #[derive(Debug)]
@@ -23,4 +50,46 @@ pub struct Model {
     pub graph: Graph,
     /// Numbers.
     pub weights: Weights,
+    /// Rows that an engine must reproduce before it serves.
+    pub selftest: Selftest,
+    /// SHA-256 of the manifest, which holds the digests of all other files.
+    pub digest: Digest,
+}
+
+/// What the signature says of a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignatureFeature<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Kind.
+    pub kind: FieldKind,
+    /// Scope.
+    pub scope: Scope,
+    /// Values per row; 0 = variable.
+    pub width: u32,
+    /// Most ids per row.
+    pub max_len: u32,
+    /// 0 for dense features, else 4 or 8.
+    pub id_bytes: u8,
+}
+
+impl Model {
+    /// The features as clients know them, in signature order.
+    pub fn fields(&self) -> Vec<Field> {
+        self.features.iter().map(Field::from).collect()
+    }
+
+    /// What the signature covers, feature by feature, in order.
+    pub fn signature_features(&self) -> impl Iterator<Item = SignatureFeature<'_>> {
+        self.features.iter().map(|feature| {
+            let kind = Field::from(feature).kind;
+            let id_bytes = match (kind, feature.id_type) {
+                (FieldKind::Dense, _) => 0,
+                (_, IdType::U32) => 4,
+                (_, IdType::U64) => 8,
+            };
+            let Feature { name, scope, width, max_len, .. } = feature;
+            SignatureFeature { name, kind, scope: *scope, width: *width, max_len: *max_len, id_bytes }
+        })
+    }
 }

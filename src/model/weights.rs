@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::table_memory::TableMemory;
+
 /// Index into [`Weights::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorId(pub u32);
@@ -49,6 +51,13 @@ pub enum TensorData {
 }
 
 impl Tensor {
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            TensorData::F32(values) => size_of_val(values.as_slice()),
+            TensorData::I64(values) => size_of_val(values.as_slice()),
+        }
+    }
     /// The floats, if it holds floats.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
@@ -70,7 +79,14 @@ pub struct Table {
     /// Row format.
     pub dtype: TableDType,
     /// `rows` × `dim` elements, row-major.
-    pub data: Vec<f32>,
+    pub data: TableMemory,
+}
+
+impl Table {
+    /// Bytes of its rows.
+    pub fn bytes(&self) -> usize {
+        size_of_val::<[f32]>(&self.data)
+    }
 }
 
 /// All numbers of a model.

@@ -50,9 +50,9 @@ impl ModelBuilder {
     }
 
     pub fn table(&mut self, rows: u32, dim: u32) -> TableId {
-        let data = (0..rows * dim).map(|_| self.random.unit() as f32).collect();
+        let data: Vec<f32> = (0..rows * dim).map(|_| self.random.unit() as f32).collect();
         let name = format!("t{}", self.weights.tables.len());
-        self.weights.tables.push(Table { name, rows, dim, dtype: TableDType::F32, data });
+        self.weights.tables.push(Table { name, rows, dim, dtype: TableDType::F32, data: data.as_slice().into() });
         TableId(self.weights.tables.len() as u16 - 1)
     }
 
@@ -204,7 +204,7 @@ impl ModelBuilder {
         let mut graph = self.graph;
         graph.outputs =
             outputs.iter().enumerate().map(|(at, &value)| Output { name: format!("o{at}"), kind: OutputKind::Value, value }).collect();
-        Arc::new(Model { name: "test".into(), version: 1, features: self.features, graph, weights: self.weights })
+        Arc::new(Model::new("test", self.features, graph, self.weights))
     }
 }
 

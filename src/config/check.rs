@@ -1,0 +1,56 @@
+//! What must hold between settings.
+
+use std::collections::HashSet;
+
+use super::address::Address;
+use super::settings::Config;
+
+/// Everything that does not fit together: (setting, what is wrong and what to do).
+pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
+    let Config { general, limits, timeouts, .. } = config;
+    let mut faults = Vec::new();
+    let mut least = |key, value: usize, other: &str, needed: usize| {
+        if value < needed {
+            faults.push((key, format!("{value} is below {other} = {needed}: a request that is accepted must fit")));
+        }
+    };
+    least("limits.batch_rows", limits.batch_rows, "limits.candidates_per_request", limits.candidates_per_request);
+    least("limits.batch_ids", limits.batch_ids, "limits.ids_per_request", limits.ids_per_request);
+    least("limits.in_flight_per_shard", limits.in_flight_per_shard, "limits.in_flight_per_connection", limits.in_flight_per_connection);
+    // One score and one status byte per candidate, and room for the rest of the answer.
+    least(
+        "limits.send_bytes",
+        limits.send_bytes,
+        "the answer to limits.candidates_per_request, in bytes",
+        limits.candidates_per_request * 5 + 4096,
+    );
+
+    let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + limits.send_bytes);
+    if reserved > ADDRESS_SPACE_MAX {
+        faults.push((
+            "limits.connections_per_shard",
+            format!("{} connections would reserve {reserved} bytes of address space per shard, over {ADDRESS_SPACE_MAX}: lower it, or limits.frame_bytes and limits.send_bytes", limits.connections_per_shard),
+        ));
+    }
+    if timeouts.idle_ms != 0 && timeouts.idle_ms < timeouts.hello_ms {
+        faults.push(("timeouts.idle_ms", format!("{} is below timeouts.hello_ms = {}", timeouts.idle_ms, timeouts.hello_ms)));
+    }
+
+    if matches!(general.admin, Address::Unix(_)) {
+        faults.push(("admin", "must be host:port: probes and scrapers speak TCP".into()));
+    }
+    if general.listen.is_empty() {
+        faults.push(("listen", "names no address".into()));
+    }
+    let mut seen = HashSet::from([&general.admin]);
+    for address in &general.listen {
+        let free_port = matches!(address, Address::Tcp { port: 0, .. });
+        if !free_port && !seen.insert(address) {
+            faults.push(("listen", format!("{address} is named twice (or is the admin address too)")));
+        }
+    }
+    faults
+}
+
+/// Address space of one shard's connections: far below the 128 TiB of a process.
+const ADDRESS_SPACE_MAX: usize = 1 << 40;

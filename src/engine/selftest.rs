@@ -1,0 +1,156 @@
+//! The selftest of a bundle through an engine: a model that does not compute what its trainer recorded is not served.
+
+use std::fmt;
+
+use crate::batch::{Blocks, Need, Request, Slot, SlotLimits, admit, measure};
+use crate::model::{FeatureRows, Model};
+
+use super::replay::{BatchFailed, Replay};
+use super::{EngineError, Prepared};
+
+/// How far an engine is from the recorded outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Rows compared.
+    pub rows: usize,
+    /// Per output: its name and the largest absolute difference.
+    pub outputs: Vec<(String, f64)>,
+    /// Largest absolute difference between a row in the batch and the same row alone, over all outputs.
+    pub alone: f64,
+}
+
+impl Report {
+    /// The largest difference of all.
+    pub fn worst(&self) -> f64 {
+        self.outputs.iter().map(|(_, error)| *error).fold(0.0, f64::max)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows, largest error {:.1e}", self.rows, self.worst())
+    }
+}
+
+/// Why a selftest does not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum SelftestError {
+    /// An output is wrong.
+    #[error(
+        "selftest: output {output}, row {row}: the engine computes {found}, the bundle records {expected} (allowed difference {allowed:.1e}); \
+         the weights or the graph are not those that the selftest was recorded with: export the bundle again"
+    )]
+    Mismatch {
+        /// Which output.
+        output: String,
+        /// Row of the selftest.
+        row: usize,
+        /// From the engine.
+        found: f32,
+        /// From the bundle.
+        expected: f64,
+        /// By the bundle's tolerance, at this value.
+        allowed: f64,
+    },
+    /// A row's score depends on the rows that it was computed with.
+    #[error("selftest: row {row}: {found} in a batch, {alone} alone; an op of the graph mixes rows, and such a model cannot be batched")]
+    Mixed {
+        /// Row of the selftest.
+        row: usize,
+        /// In the batch.
+        found: f32,
+        /// Alone.
+        alone: f32,
+    },
+    /// A row of the selftest is not a legal request.
+    #[error("selftest: row {row} is refused: {reason}")]
+    Illegal {
+        /// Row of the selftest.
+        row: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The engine.
+    #[error("selftest: {0}")]
+    Engine(#[from] EngineError),
+    /// A batch failed.
+    #[error("selftest: {0}")]
+    Batch(#[from] BatchFailed),
+}
+
+/// Rows per batch.
+const ROWS: usize = 256;
+/// Of the rows, so many are also computed alone.
+const ROWS_ALONE: usize = 16;
+
+/// Replays the selftest of `model` and compares with what it records.
+pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestError> {
+    let selftest = &model.selftest;
+    let names: Vec<&str> = model.graph.outputs.iter().map(|output| output.name.as_str()).collect();
+    let scores = score_rows(prepared, model, &selftest.inputs)?;
+    let mut outputs: Vec<(String, f64)> = names.iter().map(|name| ((*name).to_string(), 0.0)).collect();
+    for (row, found) in scores.chunks_exact(names.len()).enumerate() {
+        for (output, found) in found.iter().enumerate() {
+            let expected = selftest.expected[output][row];
+            let error = (f64::from(*found) - expected).abs();
+            if !selftest.tolerance.accepts(f64::from(*found), expected) {
+                let allowed = selftest.tolerance.allowed(expected);
+                return Err(SelftestError::Mismatch { output: names[output].into(), row, found: *found, expected, allowed });
+            }
+            outputs[output].1 = outputs[output].1.max(error);
+        }
+    }
+    let mut alone = 0f64;
+    for row in (0..selftest.rows()).step_by(selftest.rows().div_ceil(ROWS_ALONE)) {
+        let single = score_rows(prepared, model, &selftest.inputs.subset(&[row]))?;
+        for (output, single) in single.iter().enumerate() {
+            let found = scores[row * names.len() + output];
+            let difference = (f64::from(found) - f64::from(*single)).abs();
+            // Two roundings of the same number may differ by what the bundle allows each of them.
+            if difference > 2.0 * selftest.tolerance.allowed(f64::from(found)) {
+                return Err(SelftestError::Mixed { row, found, alone: *single });
+            }
+            alone = alone.max(difference);
+        }
+    }
+    Ok(Report { rows: selftest.rows(), outputs, alone })
+}
+
+/// Scores of rows that have a context each, `[rows][outputs]`.
+pub fn score_rows(prepared: &Prepared, model: &Model, rows: &FeatureRows) -> Result<Vec<f32>, SelftestError> {
+    let most = |scope: &crate::batch::ScopeLayout| scope.ids_max * ROWS.min(rows.rows());
+    let ids = most(&prepared.layout().context).max(most(&prepared.layout().candidate)).max(1);
+    let mut replay = Replay::new(prepared, SlotLimits { contexts: ROWS, rows: ROWS, ids })?;
+    let mut row = 0;
+    replay.collect(|slot| {
+        let end = rows.rows().min(row + ROWS);
+        while row < end {
+            put(slot, model, rows, row)?;
+            row += 1;
+        }
+        Ok::<(), SelftestError>(())
+    })
+}
+
+/// Writes one row, with its own context, into a slot.
+fn put(slot: &mut Slot, model: &Model, rows: &FeatureRows, row: usize) -> Result<(), SelftestError> {
+    let (context, candidate) = (rows.encode_context(row), rows.encode_candidates(&[row]));
+    let request = Request {
+        context: Blocks { dense: &context.dense, ids: &context.ids, lengths: &context.lengths, weights: &context.weights },
+        candidate: Blocks { dense: &candidate.dense, ids: &candidate.ids, lengths: &candidate.lengths, weights: &candidate.weights },
+        candidates: 1,
+        mask: None,
+        bids: None,
+    };
+    let illegal = |fault: crate::batch::Fault| {
+        let feature = fault.feature.and_then(|feature| model.features.get(usize::from(feature)));
+        let at = feature.map_or(String::new(), |feature| format!(" in feature {}", feature.name));
+        SelftestError::Illegal { row, reason: format!("{:?}{at}", fault.kind) }
+    };
+    let layout = slot.layout().clone();
+    let need: Need = measure(&layout, &request).map_err(illegal)?;
+    let draft = slot.reserve(need).map_err(|_| SelftestError::Illegal { row, reason: "more ids than a slot holds".into() })?;
+    let counts = admit(&layout, &request, draft).map_err(illegal)?;
+    slot.commit(0, counts);
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! From a loaded model to one that shards serve: layout and signature for clients, a program for the engine, and the selftest that must pass.
+
+use std::sync::Arc;
+
+use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
+
+use crate::batch::{Layout, SlotLimits};
+use crate::config::Limits;
+use crate::engine::selftest::{self, Report, SelftestError};
+use crate::engine::{self, EngineError, EngineKind, Prepared};
+use crate::metrics::{Registry, SlotsTaken};
+use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
+use crate::server::shard::Published;
+
+/// Why a model is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The engine cannot take it.
+    #[error("model {model}/{version}: {source}")]
+    Engine {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+        /// Why.
+        source: EngineError,
+    },
+    /// It does not compute what its bundle says.
+    #[error("model {model}/{version}: {source}")]
+    Selftest {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+        /// What came out.
+        source: SelftestError,
+    },
+    /// Too many models.
+    #[error("model {model}/{version}: {source}")]
+    Slots {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+        /// How many there are.
+        source: SlotsTaken,
+    },
+    /// A shard could not make room.
+    #[error("model {model}/{version}: a shard could not take it: {reason}")]
+    Shard {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+        /// As the shard told it.
+        reason: String,
+    },
+}
+
+/// Plans the model for the engine, replays its selftest there (the null engine, which computes nothing, is excused), gives it a place in the
+/// metrics and encodes its description.
+pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry: &Registry) -> Result<Published, PublishError> {
+    let (name, version) = (model.name.clone(), model.version);
+    let prepared = engine::prepare(engine, model).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
+    let report = match engine {
+        EngineKind::Null => None,
+        EngineKind::Cpu => Some(selftest::replay(&prepared, model)),
+    };
+    let report = report.transpose().map_err(|source| PublishError::Selftest { model: name.clone(), version, source })?;
+    publish(model, prepared, report, limits, registry).map_err(|source| PublishError::Slots { model: name, version, source })
+}
+
+/// A prepared model, with its place in the metrics and its description.
+pub(crate) fn publish(
+    model: &Arc<Model>,
+    prepared: Prepared,
+    selftest: Option<Report>,
+    limits: &Limits,
+    registry: &Registry,
+) -> Result<Published, SlotsTaken> {
+    let description = describe(model, limits);
+    let cells = registry.register(&model.name, model.version, &model.digest.to_string(), description.signature)?;
+    Ok(Published {
+        name: model.name.clone(),
+        version: model.version,
+        signature: description.signature,
+        layout: Arc::new(Layout::new(&model.features, model.graph.outputs.len())),
+        features: model.features.iter().map(|feature| feature.name.clone()).collect(),
+        prepared,
+        description: Encoder::new().description(0, &description).to_vec(),
+        cells,
+        candidates_max: limits.candidates_per_request,
+        ids_max: limits.ids_per_request,
+        selftest,
+        slots: limits.slots_per_model,
+        slot_limits: SlotLimits { contexts: limits.batch_requests, rows: limits.batch_rows, ids: limits.batch_ids },
+    })
+}
+
+/// What clients are told of a model.
+pub fn describe(model: &Model, limits: &Limits) -> Description {
+    let features: Vec<DescribedFeature> = model.features.iter().map(describe_feature).collect();
+    let layout = Layout::new(&model.features, model.graph.outputs.len());
+    Description {
+        model: model.name.clone(),
+        model_version: model.version,
+        signature: gavel_protocol::signature(&model.name, features.iter().map(DescribedFeature::for_signature)),
+        candidates_max: limits.candidates_per_request as u32,
+        ids_max: limits.ids_per_request as u32,
+        context_id_bytes: layout.context.id_bytes as u8,
+        candidate_id_bytes: layout.candidate.id_bytes as u8,
+        features,
+        outputs: model
+            .graph
+            .outputs
+            .iter()
+            .map(|output| DescribedOutput {
+                name: output.name.clone(),
+                kind: match output.kind {
+                    OutputKind::Probability => gavel_protocol::OutputKind::Probability,
+                    OutputKind::Logit => gavel_protocol::OutputKind::Logit,
+                    OutputKind::Value => gavel_protocol::OutputKind::Value,
+                },
+            })
+            .collect(),
+    }
+}
+
+fn describe_feature(feature: &Feature) -> DescribedFeature {
+    let mut flags = 0;
+    let mut flag = |bit: u8, holds: bool| flags |= if holds { bit } else { 0 };
+    let mut rows_max = 0;
+    match &feature.kind {
+        FeatureKind::Dense { nan, .. } => flag(feature_flag::NAN_ACCEPTED, *nan != NanRule::Error),
+        FeatureKind::Sparse { rows, weighted, hash, missing, out_of_range, .. } => {
+            flag(feature_flag::WEIGHTED, *weighted);
+            flag(feature_flag::HASHED, hash.is_some());
+            flag(feature_flag::MISSING_ACCEPTED, *missing != MissingRule::Error);
+            flag(feature_flag::OUT_OF_RANGE_ACCEPTED, *out_of_range != RangeRule::Error);
+            rows_max = if hash.is_some() { 0 } else { u64::from(*rows) };
+        }
+        FeatureKind::Integer => {}
+    }
+    let kind = match crate::model::Field::from(feature).kind {
+        FieldKind::Dense => gavel_protocol::FeatureKind::Dense,
+        FieldKind::Sparse => gavel_protocol::FeatureKind::Sparse,
+        FieldKind::Integer => gavel_protocol::FeatureKind::Integer,
+    };
+    DescribedFeature {
+        name: feature.name.clone(),
+        kind,
+        scope: match feature.scope {
+            Scope::Context => gavel_protocol::Scope::Context,
+            Scope::Candidate => gavel_protocol::Scope::Candidate,
+        },
+        width: feature.width,
+        length_max: feature.max_len,
+        id_bytes: match (kind, feature.id_type) {
+            (gavel_protocol::FeatureKind::Dense, _) => 0,
+            (_, IdType::U32) => 4,
+            (_, IdType::U64) => 8,
+        },
+        flags,
+        rows: rows_max,
+    }
+}

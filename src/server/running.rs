@@ -1,0 +1,240 @@
+//! A server in this process: shards, acceptor, mailboxes; models go in, addresses come out, and it ends in bounded time.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as SystemInstant};
+
+use crate::config::{Address, Config};
+use crate::connection::Timeouts;
+use crate::engine::{self, EngineKind};
+use crate::metrics::Registry;
+use crate::model::Model;
+use crate::server::listen::{Acceptor, ListenError, ShardIntake, bind};
+use crate::server::mailbox::{MailSender, Undelivered, mailbox};
+use crate::server::plan::Plan;
+use crate::server::publish::{PublishError, prepare};
+use crate::server::runtime::{self, ShardOptions, ShardReport, ShardState};
+use crate::server::shard::{Latch, News, Published, Shard, ShardLimits, ShardParts};
+use crate::units::{Clock, Span};
+use crate::wire::{UringOptions, Waker, WireLimits};
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No thread, descriptor or memory.
+    #[error("cannot start {what}: {source}")]
+    System {
+        /// What was being started.
+        what: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A shard ended while starting.
+    #[error("{0}")]
+    Shard(String),
+}
+
+/// A running server.
+pub struct Server {
+    addresses: Vec<Address>,
+    acceptor: Option<Acceptor>,
+    shards: Vec<ShardHandle>,
+    reports: mpsc::Receiver<ShardReport>,
+    registry: Arc<Registry>,
+    engine: EngineKind,
+    config: Config,
+}
+
+struct ShardHandle {
+    thread: Option<JoinHandle<()>>,
+    news: MailSender<News>,
+}
+
+/// How long a shard may take to make its ring, memory and first turn.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Letters that a shard may have unread.
+const NEWS_CAPACITY: usize = 64;
+const SOCKETS_CAPACITY: usize = 1024;
+
+impl Server {
+    /// Binds the addresses, starts the shards, then lets connections in. No model is served yet: see [`Server::publish`].
+    pub fn start(config: &Config, plan: &Plan, registry: Arc<Registry>, clock: Clock) -> Result<Server, StartError> {
+        let listeners = bind(&config.general.listen)?;
+        let addresses = listeners.addresses();
+        registry.set_io_backend(plan.io.name());
+        let (sender, reports) = mpsc::channel();
+        let mut shards = Vec::new();
+        let mut intakes = Vec::new();
+        for (number, cpu) in plan.placement.shards.iter().copied().enumerate() {
+            let system = |source| StartError::System { what: format!("shard {number}"), source };
+            let waker = Waker::new().map_err(system)?;
+            let (news, news_end) = mailbox(NEWS_CAPACITY, waker.clone());
+            let (sockets, sockets_end) = mailbox(SOCKETS_CAPACITY, waker.clone());
+            let cells = registry.add_shard();
+            intakes.push(ShardIntake::new(sockets, cells.reader()));
+            let limits = shard_limits(config);
+            let options = ShardOptions {
+                shard: number,
+                cpu,
+                spin: Span::from_us(u64::from(config.general.spin_us)),
+                clock,
+                limits: WireLimits {
+                    connections_max: limits.connections_max,
+                    receive_bytes_max: limits.frame_bytes_max,
+                    send_bytes_max: limits.send_bytes_max,
+                },
+                uring: UringOptions::default(),
+            };
+            let engine = plan.engine;
+            let make = move || {
+                let engine = engine::new_engine(engine).map_err(|error| std::io::Error::other(error.to_string()))?;
+                Ok(Shard::new(ShardParts {
+                    engine,
+                    sockets: sockets_end,
+                    news: news_end,
+                    cells,
+                    clock,
+                    limits,
+                    server_name: concat!("gavel ", env!("CARGO_PKG_VERSION")).into(),
+                }))
+            };
+            let thread = runtime::spawn(plan.io, options, waker, make, sender.clone()).map_err(system)?;
+            shards.push(ShardHandle { thread: Some(thread), news });
+        }
+        drop(sender);
+        let mut server = Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
+        server.await_shards()?;
+        let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard)
+            .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
+        server.acceptor = Some(acceptor);
+        Ok(server)
+    }
+
+    /// Where it listens; port 0 has become a real one.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Prepares a model, replays its selftest, and returns when every shard serves it.
+    pub fn publish(&mut self, model: &Arc<Model>) -> Result<Arc<Published>, PublishError> {
+        let published = Arc::new(prepare(model, self.engine, &self.config.limits, &self.registry)?);
+        let latch = Arc::new(Latch::default());
+        let failed = |reason: &str| PublishError::Shard { model: model.name.clone(), version: model.version, reason: reason.into() };
+        for shard in &mut self.shards {
+            let mut letter = News::Publish(Arc::clone(&published), Arc::clone(&latch));
+            loop {
+                match shard.news.send(letter) {
+                    Ok(()) => break,
+                    Err((Undelivered::Gone, _)) => return Err(failed("its thread is gone")),
+                    Err((Undelivered::Full, back)) => letter = back,
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+        while latch.done() < self.shards.len() {
+            if let Some(reason) = latch.failed() {
+                return Err(failed(reason));
+            }
+            if let Some(reason) = self.failure() {
+                return Err(failed(&reason));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(published)
+    }
+
+    /// The reason of a shard that has died, if one has. A server with a dead shard cannot go on.
+    pub fn failure(&self) -> Option<String> {
+        self.reports.try_iter().find_map(|report| match report.state {
+            ShardState::Failed(reason) => Some(reason),
+            ShardState::Started | ShardState::Stopped => None,
+        })
+    }
+
+    /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for
+    /// threads to end. False: a shard did not end well or in time.
+    pub fn drain(mut self) -> bool {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.stop();
+        }
+        let limit = Duration::from_millis(u64::from(self.config.timeouts.drain_ms));
+        for shard in &mut self.shards {
+            let mut letter = News::Drain(limit.into());
+            while let Err((Undelivered::Full, back)) = shard.news.send(letter) {
+                letter = back;
+                std::thread::sleep(POLL);
+            }
+        }
+        let until = SystemInstant::now() + limit + THREAD_END;
+        let mut well = true;
+        let mut left = self.shards.len();
+        while left > 0 {
+            match self.reports.recv_timeout(until.saturating_duration_since(SystemInstant::now())) {
+                Ok(ShardReport { state: ShardState::Started, .. }) => {}
+                Ok(ShardReport { state: ShardState::Stopped, .. }) => left -= 1,
+                Ok(ShardReport { state: ShardState::Failed(reason), .. }) => {
+                    tracing::error!(reason, "a shard failed while draining");
+                    well = false;
+                    left -= 1;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    tracing::error!(shards = left, "shards did not end in time");
+                    return false;
+                }
+            }
+        }
+        for shard in &mut self.shards {
+            if let Some(thread) = shard.thread.take() {
+                well &= thread.join().is_ok();
+            }
+        }
+        well
+    }
+
+    fn await_shards(&mut self) -> Result<(), StartError> {
+        let mut waiting = self.shards.len();
+        while waiting > 0 {
+            match self.reports.recv_timeout(START_PATIENCE) {
+                Ok(ShardReport { state: ShardState::Started, .. }) => waiting -= 1,
+                Ok(ShardReport { state: ShardState::Failed(reason), .. }) => return Err(StartError::Shard(reason)),
+                Ok(ShardReport { shard, state: ShardState::Stopped }) => {
+                    return Err(StartError::Shard(format!("shard {shard} ended at once")));
+                }
+                Err(_) => return Err(StartError::Shard(format!("{waiting} shards gave no sign of life for {START_PATIENCE:?}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Between two looks at a latch or mailbox on the control path.
+const POLL: Duration = Duration::from_micros(200);
+/// What a shard may take to end after its drain is over.
+const THREAD_END: Duration = Duration::from_secs(5);
+
+fn shard_limits(config: &Config) -> ShardLimits {
+    let ms = |ms: u32| Span::from_ms(u64::from(ms));
+    ShardLimits {
+        connections_max: config.limits.connections_per_shard,
+        connection_in_flight_max: config.limits.in_flight_per_connection,
+        in_flight_max: config.limits.in_flight_per_shard,
+        frame_bytes_max: config.limits.frame_bytes,
+        send_bytes_max: config.limits.send_bytes,
+        timeouts: Timeouts {
+            hello: ms(config.timeouts.hello_ms),
+            idle: ms(config.timeouts.idle_ms),
+            receive: ms(config.timeouts.receive_ms),
+            send: ms(config.timeouts.send_ms),
+        },
+    }
+}

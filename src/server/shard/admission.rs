@@ -1,0 +1,166 @@
+//! A rank request on its way into a slot: every check, in the order of their cost, then one copy.
+
+use gavel_protocol::{Code, Header, RankView, scores_frame_bytes_max};
+
+use super::Shard;
+use super::tickets::NewTicket;
+use crate::batch::{Blocks, FaultKind, Need, Request, admit, measure};
+use crate::engine::SlotId;
+use crate::scheduler::{ModelNumber, Refused, SlotNumber};
+use crate::units::{Instant, Span};
+use crate::wire::ConnectionId;
+
+/// Why a request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The wire's code.
+    pub code: Code,
+    /// The model, once it is known.
+    pub model: Option<u16>,
+    /// The feature at fault.
+    pub feature: Option<u16>,
+    /// When a retry may succeed; 0 = unknown.
+    pub retry_after_us: u32,
+}
+
+impl Refusal {
+    /// Before the model is known.
+    pub const fn early(code: Code) -> Refusal {
+        Refusal { code, model: None, feature: None, retry_after_us: 0 }
+    }
+    const fn of(code: Code, model: u16) -> Refusal {
+        Refusal { code, model: Some(model), feature: None, retry_after_us: 0 }
+    }
+}
+
+/// The wire's code for a fault in the rows.
+const fn code_of(kind: FaultKind) -> Code {
+    match kind {
+        FaultKind::BlockSize => Code::BlockSize,
+        FaultKind::LengthTooLarge => Code::LengthTooLarge,
+        FaultKind::IdOutOfRange => Code::IdOutOfRange,
+        FaultKind::IdMissing => Code::IdMissing,
+        FaultKind::ValueNan => Code::ValueNan,
+        FaultKind::MaskInvalid => Code::MaskInvalid,
+        FaultKind::BidsInvalid => Code::BidsInvalid,
+    }
+}
+
+/// Room that an error answer takes at most, beside the scores that it stands for.
+const ERROR_FRAME_BYTES: usize = 512;
+
+impl Shard {
+    /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
+    pub(super) fn admit(
+        &mut self,
+        id: ConnectionId,
+        header: &Header,
+        body: &[u8],
+        arrived: Instant,
+        now: Instant,
+        unsent: usize,
+    ) -> Result<(), Refusal> {
+        let Some(model) = self.models.by_signature(header.signature) else {
+            return Err(Refusal::early(Code::SignatureUnknown));
+        };
+        let refuse = |code| Err(Refusal::of(code, model));
+        if self.tickets.find(id, header.request_id).is_some() {
+            return refuse(Code::BadRequest);
+        }
+        if self.draining.is_some() {
+            return refuse(Code::Draining);
+        }
+        let served = self.models.get(model).published.clone();
+        let candidates = header.candidates as usize;
+        if candidates == 0 || candidates > served.candidates_max {
+            return refuse(Code::CandidatesInvalid);
+        }
+        let answer_bytes = scores_frame_bytes_max(candidates, served.layout.outputs) + ERROR_FRAME_BYTES;
+        let limits = self.limits;
+        let Some(connection) = self.connection(id) else {
+            return refuse(Code::Internal);
+        };
+        let crowded = connection.in_flight as usize >= limits.connection_in_flight_max;
+        if crowded || connection.reserved_bytes + unsent + answer_bytes > limits.send_bytes_max {
+            return refuse(Code::InFlightLimit);
+        }
+        if !self.tickets.has_room() {
+            return refuse(Code::Overloaded);
+        }
+        let deadline = match header.budget_us {
+            0 => Instant::NEVER,
+            budget => arrived + Span::from_us(u64::from(budget)),
+        };
+        if now >= deadline {
+            return refuse(Code::DeadlineExceeded);
+        }
+
+        let view = RankView::parse(body).map_err(|code| Refusal::of(code, model))?;
+        if usize::from(view.rank_output) >= served.layout.outputs {
+            return refuse(Code::OutputUnknown);
+        }
+        let request = Request {
+            context: Blocks {
+                dense: view.context_dense,
+                ids: view.context_ids,
+                lengths: view.context_lengths,
+                weights: view.context_weights,
+            },
+            candidate: Blocks { dense: view.dense, ids: view.ids, lengths: view.lengths, weights: view.weights },
+            candidates,
+            mask: view.mask,
+            bids: view.bids,
+        };
+        let at_fault = |fault: crate::batch::Fault| Refusal { feature: fault.feature, ..Refusal::of(code_of(fault.kind), model) };
+        let need = measure(&served.layout, &request).map_err(at_fault)?;
+        if request.context.ids.len() / served.layout.context.id_bytes + request.candidate.ids.len() / served.layout.candidate.id_bytes
+            > served.ids_max
+        {
+            return refuse(Code::LengthTooLarge);
+        }
+
+        let slot = self.place(model, need, deadline, now)?;
+        let draft = self.engine.slot(slot).reserve(need).map_err(|_| Refusal::of(Code::Overloaded, model))?;
+        let counts = admit(&served.layout, &request, draft).map_err(at_fault)?;
+        let ticket = NewTicket {
+            connection: id,
+            request_id: header.request_id,
+            model,
+            slot,
+            arrived,
+            deadline,
+            candidates: header.candidates,
+            top_k: view.top_k,
+            rank_output: view.rank_output,
+            has_bids: view.bids.is_some(),
+            answer_bytes,
+        };
+        let Some(Some((_, connection))) = self.connections.get_mut(id.index as usize) else {
+            return refuse(Code::Internal);
+        };
+        let number = self.tickets.open(ticket, connection);
+        let segment = self.engine.slot(slot).commit(number, counts);
+        self.tickets.set_segment(number, segment as u32);
+        self.scheduler.joined(SlotNumber(slot.0), counts.rows as u32, deadline, now);
+        Ok(())
+    }
+
+    /// A slot with room for `need`.
+    fn place(&mut self, model: u16, need: Need, deadline: Instant, now: Instant) -> Result<SlotId, Refusal> {
+        loop {
+            let slot = match self.scheduler.place(ModelNumber(model), need.rows as u32, deadline, now) {
+                Ok(slot) => slot,
+                Err(Refused::NoRoom) => return Err(Refusal::of(Code::Overloaded, model)),
+                Err(Refused::TooLate(by)) => return Err(Refusal { retry_after_us: by.as_us(), ..Refusal::of(Code::Overloaded, model) }),
+            };
+            let id = SlotId(slot.0);
+            if self.engine.slot(id).has_room(need) {
+                return Ok(id);
+            }
+            if !self.scheduler.seal(slot) {
+                // Not even an empty slot has room: the request has more ids than one may have.
+                return Err(Refusal::of(Code::LengthTooLarge, model));
+            }
+        }
+    }
+}
