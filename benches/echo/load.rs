@@ -1,0 +1,124 @@
+//! A closed-loop client on one thread: each connection sends its next request when the answer is there. Good for rates and ratios; latency under
+//! a given load needs an open loop (`gavel bench`).
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+pub struct Load {
+    pub request_bytes: usize,
+    pub answer_bytes: usize,
+    pub connections: usize,
+    pub time: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    pub per_second: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
+impl Figures {
+    /// Each figure's own median.
+    pub fn median(all: &[Figures]) -> Figures {
+        let middle = |of: fn(&Figures) -> f64| {
+            let mut values: Vec<f64> = all.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Figures { per_second: middle(|f| f.per_second), p50_us: middle(|f| f.p50_us), p99_us: middle(|f| f.p99_us) }
+    }
+}
+
+struct Connection {
+    socket: OwnedFd,
+    sent: usize,
+    got: usize,
+    since: Instant,
+}
+
+impl Load {
+    /// Against a server that accepts by itself.
+    pub fn run(&self, address: SocketAddr) -> Figures {
+        self.run_with(address, |_| {})
+    }
+
+    /// `accept` is called once all connections are on their way.
+    pub fn run_with(&self, address: SocketAddr, accept: impl FnOnce(usize)) -> Figures {
+        let ready = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let mut connections: Vec<Connection> = (0..self.connections)
+            .map(|number| {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                let socket = OwnedFd::from(stream);
+                let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+                epoll::add(&ready, &socket, EventData::new_u64(number as u64), flags).unwrap();
+                Connection { socket, sent: 0, got: 0, since: Instant::now() }
+            })
+            .collect();
+        accept(self.connections);
+        let request = vec![0u8; self.request_bytes];
+        let mut answer = vec![0u8; self.answer_bytes];
+        let warm = Instant::now() + self.time / 4;
+        let end = warm + self.time;
+        let mut latencies_ns: Vec<u64> = Vec::with_capacity(1 << 20);
+        let mut events = Vec::with_capacity(256);
+        loop {
+            events.clear();
+            match epoll::wait(&ready, spare_capacity(&mut events), Some(&Timespec { tv_sec: 5, tv_nsec: 0 })) {
+                Ok(0) => panic!("the server stands still"),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => panic!("{error}"),
+            }
+            if Instant::now() > end {
+                break;
+            }
+            for event in &events {
+                connections[event.data.u64() as usize].go(&request, &mut answer, |since| {
+                    let now = Instant::now();
+                    if now > warm {
+                        latencies_ns.push((now - since).as_nanos() as u64);
+                    }
+                });
+            }
+        }
+        let seconds = (Instant::now() - warm).as_secs_f64();
+        latencies_ns.sort_unstable();
+        let quantile = |q: f64| latencies_ns.get((latencies_ns.len() as f64 * q) as usize).copied().unwrap_or(0) as f64 / 1e3;
+        Figures { per_second: latencies_ns.len() as f64 / seconds, p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    }
+}
+
+impl Connection {
+    fn go(&mut self, request: &[u8], answer: &mut [u8], mut answered: impl FnMut(Instant)) {
+        loop {
+            if self.sent < request.len() {
+                match send(&self.socket, &request[self.sent..], SendFlags::NOSIGNAL) {
+                    Ok(bytes) => self.sent += bytes,
+                    Err(Errno::AGAIN) => return,
+                    Err(error) => panic!("{error}"),
+                }
+                continue;
+            }
+            let missing = answer.len() - self.got;
+            match recv(&self.socket, &mut answer[..missing], RecvFlags::empty()) {
+                Ok((0, _)) => panic!("the server closed a connection"),
+                Ok((bytes, _)) => self.got += bytes,
+                Err(Errno::AGAIN) => return,
+                Err(error) => panic!("{error}"),
+            }
+            if self.got == answer.len() {
+                answered(self.since);
+                (self.sent, self.got, self.since) = (0, 0, Instant::now());
+            }
+        }
+    }
+}
