@@ -52,6 +52,21 @@ fn the_unchanged_bundle_is_good() {
     assert!(model.is_ok(), "{model:?}");
 }
 
+/// The example in `docs/bundle.md` is a bundle.
+#[test]
+fn the_documented_example_loads() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bundle.md")).expect("docs/bundle.md");
+    let (_, rest) = page.split_once("```json\n").expect("the example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let mut draft = good();
+    draft.manifest = serde_json::from_str(example).expect("JSON");
+    // Digests are elided there; sizes and tolerance go with them.
+    let object = draft.manifest.as_object_mut().expect("an object");
+    assert!(object.remove("weights").is_some() && object.remove("selftest").is_some());
+    let (_folder, model) = draft.load();
+    assert_eq!(model.unwrap_or_else(|error| panic!("{error}")).name, "clicks");
+}
+
 fn check<T>(cases: Vec<(&str, T, &str)>, refused: impl Fn(T) -> String) {
     let mut wrong = String::new();
     for (name, case, expected) in cases {

@@ -277,7 +277,8 @@ fn lookups_pool_bags() {
     };
     let lookup = json!({"op": "lookup", "feature": "f", "out": "y"});
     // Feature, node, ids, weights, expected. -1 is missing (skipped), row 3 is padding.
-    let cases: Vec<(Value, Value, &[i64], &[f32], &[f64])> = vec![
+    type Case = (Value, Value, &'static [i64], &'static [f32], &'static [f64]);
+    let cases: Vec<Case> = vec![
         (bag(json!({})), lookup.clone(), &[], &[], &[0., 0.]),
         (bag(json!({})), lookup.clone(), &[0, 2], &[], &[4., -4.]),
         (bag(json!({})), lookup.clone(), &[0, 3, -1], &[], &[1., -1.]),

@@ -71,7 +71,10 @@ class Bundle:
         self.outputs.append({"name": name, "value": value, "kind": kind})
 
     def write(self, folder, inputs, expected, atol):
-        """Writes manifest, weights and selftest. `inputs`: name -> array, or (flat ids, lengths[, weights]); `expected`: name -> f64 [rows]."""
+        """Writes manifest, weights and selftest.
+
+        `inputs`: name -> array, or (flat ids, lengths[, weights]); `expected`: name -> f64 [rows].
+        """
         folder.mkdir(parents=True, exist_ok=True)
         selftest = {}
         for name, value in inputs.items():
@@ -201,7 +204,8 @@ def evaluate(bundle, inputs):
             e = np.exp(get(x) - get(x).max(axis(x, node["axis"]), keepdims=True))
             v = e / e.sum(axis(x, node["axis"]), keepdims=True)
         elif op == "batch_norm":
-            v = (get(x) - tensors[node["mean"]]) / np.sqrt(tensors[node["var"]] + node["eps"]) * tensors[node["weight"]] + tensors[node["bias"]]
+            v = (get(x) - tensors[node["mean"]]) / np.sqrt(tensors[node["var"]] + node["eps"])
+            v = v * tensors[node["weight"]] + tensors[node["bias"]]
         elif op == "reduce_sum":
             v = get(x).sum(tuple(axis(x, a) for a in node["axes"]), keepdims=node.get("keep", False))
         elif op == "concat":
@@ -437,7 +441,8 @@ def mmoe(case, name, context):
     bundle.op("concat", "experts", in_=[f"expert.{i}.row" for i in range(experts)], axis=0)
     for task in range(2):
         gate = bundle.mlp(f"gate.{task}", "flat", layers(bundle, case, stack_of(f"gate_dnn.{task}", 1)))
-        gate = bundle.mlp(f"gate.{task}.logit", gate, layers(bundle, case, [(f"gate_dnn_final_layer.{task}.weight", None)]), last_relu=False)
+        weight = f"gate_dnn_final_layer.{task}.weight"
+        gate = bundle.mlp(f"gate.{task}.logit", gate, layers(bundle, case, [(weight, None)]), last_relu=False)
         bundle.op("softmax", f"gate.{task}.softmax", in_=gate, axis=-1)
         bundle.op("matmul", f"mix.{task}", a=f"gate.{task}.softmax", b="experts")
         tower = bundle.mlp(f"tower.{task}", f"mix.{task}", layers(bundle, case, stack_of(f"tower_dnn.{task}", 1)))
@@ -529,7 +534,8 @@ def make_wire_vectors(out):
     bundle.op("reshape", "seq.length", in_="seq.length.f32", shape=[1])
     bundle.op("concat", "x", in_=["context", "ctr", "pooled.flat", "seq.flat", "seq.length"], axis=0)
     width = 7 + 1 + 12 + 4 + 1
-    bundle.op("linear", "hidden", in_="x", weight=bundle.tensor("hidden.weight", dyadic((4, width), 1 / 4, 10)), bias=bundle.tensor("hidden.bias", dyadic(4, 1 / 4, 11)))
+    weight, bias = bundle.tensor("hidden.weight", dyadic((4, width), 1 / 4, 10)), bundle.tensor("hidden.bias", dyadic(4, 1 / 4, 11))
+    bundle.op("linear", "hidden", in_="x", weight=weight, bias=bias)
     bundle.op("relu", "hidden.relu", in_="hidden")
     bundle.op("linear", "head", in_="hidden.relu", weight=bundle.tensor("head.weight", dyadic((2, 4), 1 / 4, 12)))
     bundle.op("slice", "ad.row", in_="pooled", axis=0, start=0, end=1)

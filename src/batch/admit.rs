@@ -89,7 +89,7 @@ pub fn measure(layout: &Layout, request: &Request<'_>) -> Result<Need, Fault> {
     Ok(Need { rows, context_ids, candidate_ids })
 }
 
-/// Number of ids on the wire.
+/// Number of table ids on the wire (integers not counted).
 fn measure_scope(layout: &ScopeLayout, blocks: &Blocks<'_>, rows: usize) -> Result<usize, Fault> {
     if blocks.dense.len() != rows * layout.dense_width * 4 || blocks.lengths.len() != rows * layout.variable * 2 {
         return Err(FaultKind::BlockSize.here());
@@ -111,7 +111,7 @@ fn measure_scope(layout: &ScopeLayout, blocks: &Blocks<'_>, rows: usize) -> Resu
     if blocks.ids.len() != ids * layout.id_bytes || blocks.weights.len() != weights * 4 {
         return Err(FaultKind::BlockSize.here());
     }
-    Ok(ids)
+    Ok(ids - rows * layout.int_width)
 }
 
 /// Checks every value and copies the eligible rows into the draft. `request` was measured; `draft` has the room that [`measure`] named.

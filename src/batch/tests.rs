@@ -254,3 +254,16 @@ fn sizes_and_room() {
     assert_eq!(put(&mut slot, &none), Ok(0));
     assert_eq!(slot.rows(), 0, "a request of masked candidates alone takes a segment without rows");
 }
+
+/// A scope that has integers alone has no memory for table ids, and needs none.
+#[test]
+fn integers_alone() {
+    let integer =
+        Feature { name: "n".into(), scope: Scope::Candidate, width: 2, max_len: 2, id_type: IdType::U32, kind: FeatureKind::Integer };
+    let mut slot = slot(&[integer]);
+    let block = u32s(&[1, u32::MAX, 3, 0x8000_0000]);
+    let request = Request { candidate: Blocks { ids: &block, ..Blocks::default() }, candidates: 2, ..Request::default() };
+    assert_eq!(measure(slot.layout(), &request), Ok(Need { rows: 2, context_ids: 0, candidate_ids: 0 }));
+    assert_eq!(put(&mut slot, &request), Ok(0));
+    assert_eq!(slot.run().0.candidates.ints, [1, -1, 3, i64::from(i32::MIN)]);
+}

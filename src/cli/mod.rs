@@ -2,11 +2,14 @@
 
 pub mod check;
 pub mod config;
+pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod inspect;
 pub mod loading;
 pub mod progress;
 pub mod rank;
+pub mod serve;
 pub mod settings;
 pub mod table;
 
@@ -30,6 +33,10 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Serve(serve::ServeArgs),
+    Demo(demo::DemoArgs),
+    /// Tells what this machine, kernel and container can do for gavel, and what to change
+    Doctor,
     Check(check::CheckArgs),
     Rank(rank::RankArgs),
     /// Shows the configuration
@@ -65,6 +72,9 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Doctor => doctor::run(),
         Command::Check(args) => check::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Config(command) => config::run(&command),

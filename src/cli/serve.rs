@@ -54,15 +54,20 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
     let (stop_sender, stops) = stop_channel();
     let _signals = SignalWatch::start(stop_sender).map_err(|error| Failure::new(format!("cannot watch for signals: {error}")))?;
     let heartbeat = Span::from_ms(config.timeouts.heartbeat_ms.into());
-    let control =
-        Control::start(&config.general.admin, Arc::clone(&registry), Arc::clone(&readiness), heartbeat).map_err(Failure::new)?;
+    let control = Control::start(&config.general.admin, Arc::clone(&registry), Arc::clone(&readiness), heartbeat).map_err(Failure::new)?;
     tracing::info!(address = %control.addr(), "admin address answers /livez, /readyz, /metrics");
 
     let mut server = Server::start(config, &plan, registry, clock).map_err(Failure::new)?;
     readiness.set(Latch::Shards, true);
     readiness.set(Latch::Listeners, true);
     let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    tracing::info!(addresses = addresses.join(", "), shards = server.shards(), engine = plan.engine.name(), io = plan.io.name(), "listening");
+    tracing::info!(
+        addresses = addresses.join(", "),
+        shards = server.shards(),
+        engine = plan.engine.name(),
+        io = plan.io.name(),
+        "listening"
+    );
 
     let stop = match publish_all(&mut server, config, &stops)? {
         Some(stop) => stop,
@@ -115,7 +120,11 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
             }
         }
     }
-    if faults.is_empty() { Ok(None) } else { Err(Failure::new(format!("{} of the bundles cannot be served:\n  {}", faults.len(), faults.join("\n  ")))) }
+    if faults.is_empty() {
+        Ok(None)
+    } else {
+        Err(Failure::new(format!("{} of the bundles cannot be served:\n  {}", faults.len(), faults.join("\n  "))))
+    }
 }
 
 /// Until a stop is asked for, or a shard dies.

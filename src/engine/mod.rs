@@ -6,6 +6,7 @@
 //! Absent on purpose: requests, deadlines, sockets.
 
 pub mod cpu;
+pub mod cuda;
 mod null;
 mod replay;
 pub mod selftest;

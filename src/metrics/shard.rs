@@ -82,6 +82,8 @@ pub struct Cells {
     pub connections: Gauge,
     /// Connections taken in so far.
     pub connections_opened: Counter,
+    /// Connections that are over, those included that were dealt to the shard and not taken in: the acceptor's view of its load.
+    pub connections_closed: Counter,
     /// Bytes received.
     pub received_bytes: Counter,
     /// Bytes handed to the wire.
@@ -154,6 +156,7 @@ impl ShardCells {
             errors: [const { Counter::new() }; Outcome::COUNT],
             connections: Gauge::default(),
             connections_opened: Counter::new(),
+            connections_closed: Counter::new(),
             received_bytes: Counter::new(),
             sent_bytes: Counter::new(),
             in_flight: Gauge::default(),
@@ -166,7 +169,8 @@ impl ShardCells {
         ShardCells { cells: Arc::new(cells), not_sync: PhantomData }
     }
 
-    pub(super) fn reader(&self) -> Arc<Cells> {
+    /// For readers in other threads.
+    pub fn reader(&self) -> Arc<Cells> {
         Arc::clone(&self.cells)
     }
 }

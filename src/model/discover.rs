@@ -65,6 +65,7 @@ fn folders(path: &Path) -> Result<Vec<(String, PathBuf)>, LoadError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

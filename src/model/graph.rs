@@ -50,6 +50,18 @@ pub enum Pool {
     None,
 }
 
+impl Pool {
+    /// Its name in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pool::Sum => "sum",
+            Pool::Mean => "mean",
+            Pool::Max => "max",
+            Pool::None => "none",
+        }
+    }
+}
+
 /// A value: a name of the manifest, with what the shape pass found out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
@@ -91,7 +103,7 @@ pub enum Op {
     Dense {
         features: Vec<usize>,
     },
-    /// The values of an integer feature → i64 [width].
+    /// The values of an integer feature → i64 `[width]`.
     Integer {
         feature: usize,
     },
@@ -99,7 +111,7 @@ pub enum Op {
     Length {
         feature: usize,
     },
-    /// Pooled rows → [dim], or [max_len, dim] with `Pool::None`.
+    /// Pooled rows → `[dim]`, or `[max_len, dim]` with `Pool::None`.
     Lookup {
         feature: usize,
         table: TableId,
@@ -109,7 +121,7 @@ pub enum Op {
     Const {
         tensor: TensorId,
     },
-    /// x [.., in] · weightᵀ + bias; weight [out, in], bias [out] → [.., out].
+    /// x `[.., in]` · weightᵀ + bias; weight `[out, in]`, bias `[out]` → `[.., out]`.
     Linear {
         x: ValueId,
         weight: TensorId,
@@ -186,7 +198,7 @@ pub enum Op {
     Fill {
         value: f64,
     },
-    /// start, start+step, ..: a constant of the value's shape [n].
+    /// start, start+step, ..: a constant of the value's shape `[n]`.
     Iota {
         start: f64,
         step: f64,
@@ -256,7 +268,7 @@ pub struct Output {
     pub name: String,
     /// What it is.
     pub kind: OutputKind,
-    /// One f32 element per row (shape [] or [1]).
+    /// One f32 element per row (shape `[]` or `[1]`).
     pub value: ValueId,
 }
 

@@ -228,8 +228,8 @@ fn check_table(manifest: &Path, table: &TableSpec, catalogue: &Catalogue) -> Res
 
 /// Where the numbers go.
 struct Memory {
-    /// Tensor name → tables that it fills.
-    tables_of: HashMap<String, Vec<usize>>,
+    /// Tensor name → table that it fills.
+    table_of: HashMap<String, usize>,
     /// Tensor name → tensor that it fills.
     tensor_of: HashMap<String, usize>,
     tables: Vec<Option<TableMemory>>,
@@ -241,12 +241,8 @@ struct Memory {
 
 impl Memory {
     fn new(tables: &[TableSpec], tensors: &[TensorUse]) -> Memory {
-        let mut tables_of: HashMap<String, Vec<usize>> = HashMap::new();
-        for (index, table) in tables.iter().enumerate() {
-            tables_of.entry(table.tensor.clone()).or_default().push(index);
-        }
         Memory {
-            tables_of,
+            table_of: tables.iter().enumerate().map(|(index, table)| (table.tensor.clone(), index)).collect(),
             tensor_of: tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect(),
             tables: tables.iter().map(|_| None).collect(),
             tensors: tensors.iter().map(|_| None).collect(),
@@ -259,20 +255,16 @@ impl Memory {
     fn read(&mut self, entry: &Entry, reader: &mut HashingReader<'_, '_>) -> Result<Option<Box<Fault>>, LoadError> {
         // The size of every tensor was compared with the size of the file: nothing allocates more than there is on disk.
         let count = entry.shape.iter().product::<usize>();
-        let tables = self.tables_of.get(&entry.name).map_or(&[][..], Vec::as_slice);
         let tensor = self.tensor_of.get(&entry.name).copied();
-        if let Some((first, others)) = tables.split_first() {
+        if let Some(table) = self.table_of.get(&entry.name) {
             let memory_error = |error| LoadError::io(reader.path, "no memory for a table", error);
             let mut memory = TableMemory::zeroed(count).map_err(memory_error)?;
             reader.fill(bytemuck::cast_slice_mut(&mut memory))?;
             if let Some(index) = tensor {
                 self.tensors[index] = Some(TensorData::F32(memory.to_vec()));
             }
-            for other in others {
-                self.tables[*other] = Some(memory.clone());
-            }
             let fault = not_finite(reader.path, entry, &memory);
-            self.tables[*first] = Some(memory);
+            self.tables[*table] = Some(memory);
             return Ok(fault);
         }
         let Some(index) = tensor else {

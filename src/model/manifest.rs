@@ -1,7 +1,7 @@
 //! `manifest.json`, read and checked as far as it stands alone: format, files, tables, features. The graph is read by [`super::resolve`],
 //! which needs the tensors' shapes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::limits::{BAG_IDS_MAX, DENSE_WIDTH_MAX, FEATURES_MAX, ROW_IDS_MAX, TABLE_DIM_MAX, TABLES_MAX, WEIGHT_FILES_MAX};
@@ -109,8 +109,10 @@ impl Manifest {
         unique(file, weights.iter().map(|spec| (spec.file.as_str(), spec.at.as_str())), "file")?;
         let tables = list(root.required("tables")?, TABLES_MAX, table_spec)?;
         unique(file, tables.iter().map(|table| (table.name.as_str(), table.at.as_str())), "table")?;
+        one_table_per_tensor(file, &tables)?;
+        let index = Tables::new(&tables);
         let features_at = root.required("features")?;
-        let features = list(features_at.clone(), FEATURES_MAX, |at| feature(at, &tables))?;
+        let features = list(features_at.clone(), FEATURES_MAX, |at| feature(at, &index))?;
         let places: Vec<String> = (0..features.len()).map(|i| format!("features[{i}].name")).collect();
         unique(file, features.iter().zip(&places).map(|(feature, at)| (feature.name.as_str(), at.as_str())), "feature")?;
         if features.is_empty() {
@@ -228,7 +230,7 @@ fn table_spec(at: &At<'_>) -> Result<TableSpec, Box<Fault>> {
     Ok(spec)
 }
 
-fn feature(at: &At<'_>, tables: &[TableSpec]) -> Result<Feature, Box<Fault>> {
+fn feature(at: &At<'_>, tables: &Tables<'_>) -> Result<Feature, Box<Fault>> {
     #[derive(Clone, Copy)]
     enum Kind {
         Dense,
@@ -270,15 +272,15 @@ fn feature(at: &At<'_>, tables: &[TableSpec]) -> Result<Feature, Box<Fault>> {
     Ok(feature)
 }
 
-fn sparse(object: &Object<'_>, tables: &[TableSpec]) -> Result<FeatureKind, Box<Fault>> {
-    let (table, spec) = table_by_name(&object.required("table")?, tables)?;
+fn sparse(object: &Object<'_>, tables: &Tables<'_>) -> Result<FeatureKind, Box<Fault>> {
+    let (table, spec) = tables.named(&object.required("table")?)?;
     let rows = spec.rows;
     let pool_at = object.optional("pool");
     let pool = pool_at.as_ref().map(pool).transpose()?.unwrap_or_default();
     let weighted = object.optional("weighted").map(|at| at.boolean()).transpose()?.unwrap_or(false);
     if weighted && pool != Pool::Sum {
         return Err(object.at.fault(
-            format!("weighted, and pool {:?}", pool_name(pool)),
+            format!("weighted, and pool {:?}", pool.name()),
             "pool \"sum\" where ids have weights",
             "Set pool to \"sum\", or weighted to false",
         ));
@@ -305,27 +307,45 @@ fn sparse(object: &Object<'_>, tables: &[TableSpec]) -> Result<FeatureKind, Box<
     Ok(FeatureKind::Sparse { table, rows, pool, weighted, hash, padding, missing, out_of_range })
 }
 
-/// The name of a pooling mode in the manifest.
-pub(crate) fn pool_name(pool: Pool) -> &'static str {
-    match pool {
-        Pool::Sum => "sum",
-        Pool::Mean => "mean",
-        Pool::Max => "max",
-        Pool::None => "none",
+/// Tables by name.
+pub(crate) struct Tables<'m> {
+    specs: &'m [TableSpec],
+    index: HashMap<&'m str, TableId>,
+}
+
+impl<'m> Tables<'m> {
+    pub fn new(specs: &'m [TableSpec]) -> Tables<'m> {
+        Tables { specs, index: specs.iter().enumerate().map(|(i, spec)| (spec.name.as_str(), TableId(i as u16))).collect() }
+    }
+
+    pub fn spec(&self, id: TableId) -> &'m TableSpec {
+        &self.specs[id.0 as usize]
+    }
+
+    /// The table that is named here.
+    pub fn named(&self, at: &At<'_>) -> Result<(TableId, &'m TableSpec), Box<Fault>> {
+        let text = at.text()?;
+        match self.index.get(text) {
+            Some(id) => Ok((*id, self.spec(*id))),
+            None => {
+                let remedy = did_you_mean(text, self.specs.iter().map(|table| table.name.as_str())).unwrap_or_else(unknown_name);
+                Err(at.fault(format!("no table {}", quote(text)), "the name of an entry of tables", remedy))
+            }
+        }
     }
 }
 
-/// The table that is named here.
-pub(crate) fn table_by_name<'t>(at: &At<'_>, tables: &'t [TableSpec]) -> Result<(TableId, &'t TableSpec), Box<Fault>> {
-    let text = at.text()?;
-    match tables.iter().position(|table| table.name == text) {
-        Some(index) => Ok((TableId(index as u16), &tables[index])),
-        None => Err(at.fault(
-            format!("no table {}", quote(text)),
-            "the name of an entry of tables",
-            did_you_mean(text, tables.iter().map(|table| table.name.as_str())).unwrap_or_else(unknown_name),
-        )),
+/// Each table takes memory for its tensor: a bundle takes no more than its files have.
+fn one_table_per_tensor(file: &Path, tables: &[TableSpec]) -> Result<(), Box<Fault>> {
+    let mut seen = HashMap::new();
+    for table in tables {
+        if let Some(first) = seen.insert(table.tensor.as_str(), table.name.as_str()) {
+            let found = format!("tensor {}, which is table {first:?} already", quote(&table.tensor));
+            let remedy = "Features that share a table name the same table";
+            return Err(Fault::new(file, format!("{}.tensor", table.at), found, "one table per tensor", remedy));
+        }
     }
+    Ok(())
 }
 
 fn hash(at: &At<'_>, table: &TableSpec) -> Result<Hash, Box<Fault>> {

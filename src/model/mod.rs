@@ -14,6 +14,7 @@ mod manifest;
 mod name;
 mod ops;
 mod resolve;
+mod row_files;
 mod rows;
 mod selftest;
 mod shape;

@@ -6,7 +6,7 @@ use super::error::{Fault, did_you_mean};
 use super::feature::{Feature, FeatureKind};
 use super::graph::{DType, Op, Operand, Pool, ShapeBuf, ValueId};
 use super::json::{At, Object, quote};
-use super::manifest::{choice, pool, pool_name, table_by_name};
+use super::manifest::{choice, pool};
 use super::name::name;
 use super::resolve::{Builder, scalar};
 use super::shape;
@@ -182,10 +182,9 @@ impl Builder<'_> {
         let FeatureKind::Sparse { table, rows, pool, weighted, .. } = &feature.kind else {
             return Err(not_of_kind(at, feature, "sparse"));
         };
-        let tables = &self.manifest.tables;
         let (table, spec): (TableId, _) = match table_at {
-            None => (*table, &tables[table.0 as usize]),
-            Some(at) => table_by_name(at, tables)?,
+            None => (*table, self.tables.spec(*table)),
+            Some(at) => self.tables.named(at)?,
         };
         if let Some(at) = table_at
             && spec.rows < *rows
@@ -198,7 +197,7 @@ impl Builder<'_> {
             && *weighted
             && pool != Pool::Sum
         {
-            let found = format!("pool {:?} of the weighted feature {:?}", pool_name(pool), feature.name);
+            let found = format!("pool {:?} of the weighted feature {:?}", pool.name(), feature.name);
             return Err(at.fault(found, "\"sum\" where ids have weights", "Remove the key"));
         }
         let dim = spec.dim as usize;

@@ -1,7 +1,7 @@
 //! From the manifest's graph to a checked [`Graph`]: names become ids, shapes, types and scopes are inferred. Needs the tensors' headers,
 //! not their data: a graph that does not fit its weights is refused before the weights are read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::limits::{GRAPH_ELEMENTS_MAX, NODES_MAX, OUTPUTS_MAX, VALUE_ELEMENTS_MAX};
 
@@ -9,14 +9,14 @@ use super::error::{Fault, did_you_mean, unknown_name};
 use super::feature::Scope;
 use super::graph::{DType, Graph, Node, Op, Operand, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
 use super::json::{At, quote};
-use super::manifest::{Manifest, choice};
+use super::manifest::{Manifest, Tables, choice};
 use super::name::name;
 use super::shape;
 use super::tensor_file::Entry;
 use super::weights::{TensorDType, TensorId};
 
 /// The tensors of all weights files: name → file number and entry.
-pub(crate) type Catalogue = HashMap<String, (usize, Entry)>;
+pub(crate) type Catalogue = BTreeMap<String, (usize, Entry)>;
 
 /// A tensor that the graph reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,9 @@ pub(crate) fn resolve(manifest: &Manifest, catalogue: &Catalogue) -> Result<Reso
     let mut builder = Builder {
         manifest,
         catalogue,
-        made: HashMap::new(),
+        tables: Tables::new(&manifest.tables),
+        features: manifest.features.iter().enumerate().map(|(i, feature)| (feature.name.as_str(), i)).collect(),
+        made: BTreeMap::new(),
         makers: HashMap::new(),
         tensor_ids: HashMap::new(),
         elements: 0,
@@ -65,9 +67,11 @@ pub(crate) fn resolve(manifest: &Manifest, catalogue: &Catalogue) -> Result<Reso
 /// A graph under construction.
 pub(super) struct Builder<'m> {
     pub(super) manifest: &'m Manifest,
+    pub(super) tables: Tables<'m>,
+    features: HashMap<&'m str, usize>,
     catalogue: &'m Catalogue,
     /// Values made so far.
-    made: HashMap<String, ValueId>,
+    made: BTreeMap<String, ValueId>,
     /// Which node makes a value, for all nodes.
     makers: HashMap<String, usize>,
     tensor_ids: HashMap<String, TensorId>,
@@ -190,10 +194,10 @@ impl Builder<'_> {
     /// The feature that is named here.
     pub(super) fn feature(&self, at: &At<'_>) -> Result<usize, Box<Fault>> {
         let text = at.text()?;
-        let features = &self.manifest.features;
-        features.iter().position(|feature| feature.name == text).ok_or_else(|| {
-            let remedy = did_you_mean(text, features.iter().map(|feature| feature.name.as_str()));
-            at.fault(format!("no feature {}", quote(text)), "the name of an entry of features", remedy.unwrap_or_else(unknown_name))
+        self.features.get(text).copied().ok_or_else(|| {
+            let names = self.manifest.features.iter().map(|feature| feature.name.as_str());
+            let remedy = did_you_mean(text, names).unwrap_or_else(unknown_name);
+            at.fault(format!("no feature {}", quote(text)), "the name of an entry of features", remedy)
         })
     }
 

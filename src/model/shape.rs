@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn broadcasts_as_numpy() {
-        let cases: [(&[usize], &[usize], Option<&[usize]>); 6] = [
+        type Case = (&'static [usize], &'static [usize], Option<&'static [usize]>);
+        let cases: [Case; 6] = [
             (&[], &[3], Some(&[3])),
             (&[4, 1], &[3], Some(&[4, 3])),
             (&[2, 1, 5], &[7, 1], Some(&[2, 7, 5])),

@@ -259,6 +259,7 @@ impl<'a> TensorRef<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

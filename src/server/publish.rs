@@ -6,7 +6,7 @@ use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, fe
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
-use crate::engine::selftest::{self, SelftestError};
+use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
@@ -62,14 +62,22 @@ pub enum PublishError {
 pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry: &Registry) -> Result<Published, PublishError> {
     let (name, version) = (model.name.clone(), model.version);
     let prepared = engine::prepare(engine, model).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
-    if engine != EngineKind::Null {
-        selftest::replay(&prepared, model).map_err(|source| PublishError::Selftest { model: name.clone(), version, source })?;
-    }
-    publish(model, prepared, limits, registry).map_err(|source| PublishError::Slots { model: name, version, source })
+    let report = match engine {
+        EngineKind::Null => None,
+        EngineKind::Cpu => Some(selftest::replay(&prepared, model)),
+    };
+    let report = report.transpose().map_err(|source| PublishError::Selftest { model: name.clone(), version, source })?;
+    publish(model, prepared, report, limits, registry).map_err(|source| PublishError::Slots { model: name, version, source })
 }
 
 /// A prepared model, with its place in the metrics and its description.
-pub(crate) fn publish(model: &Arc<Model>, prepared: Prepared, limits: &Limits, registry: &Registry) -> Result<Published, SlotsTaken> {
+pub(crate) fn publish(
+    model: &Arc<Model>,
+    prepared: Prepared,
+    selftest: Option<Report>,
+    limits: &Limits,
+    registry: &Registry,
+) -> Result<Published, SlotsTaken> {
     let description = describe(model, limits);
     let cells = registry.register(&model.name, model.version, &model.digest.to_string(), description.signature)?;
     Ok(Published {
@@ -83,6 +91,7 @@ pub(crate) fn publish(model: &Arc<Model>, prepared: Prepared, limits: &Limits, r
         cells,
         candidates_max: limits.candidates_per_request,
         ids_max: limits.ids_per_request,
+        selftest,
         slots: limits.slots_per_model,
         slot_limits: SlotLimits { contexts: limits.batch_requests, rows: limits.batch_rows, ids: limits.batch_ids },
     })

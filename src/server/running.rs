@@ -5,30 +5,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as SystemInstant};
 
-use crate::config::{Address, Config, EngineKind};
+use crate::config::{Address, Config};
 use crate::connection::Timeouts;
-use crate::engine;
+use crate::engine::{self, EngineKind};
 use crate::metrics::Registry;
 use crate::model::Model;
 use crate::server::listen::{Acceptor, ListenError, ShardIntake, bind};
 use crate::server::mailbox::{MailSender, Undelivered, mailbox};
-use crate::server::preflight::IoBackend;
+use crate::server::plan::Plan;
 use crate::server::publish::{PublishError, prepare};
 use crate::server::runtime::{self, ShardOptions, ShardReport, ShardState};
 use crate::server::shard::{Latch, News, Published, Shard, ShardLimits, ShardParts};
 use crate::units::{Clock, Span};
 use crate::wire::{UringOptions, Waker, WireLimits};
-
-/// Where shards run and on what.
-#[derive(Clone, Debug)]
-pub struct Placement {
-    /// One entry per shard: the CPU it is bound to, if any.
-    pub shards: Vec<Option<usize>>,
-    /// Decided by the preflight.
-    pub io: IoBackend,
-    /// Decided from the configuration.
-    pub engine: EngineKind,
-}
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +62,14 @@ const SOCKETS_CAPACITY: usize = 1024;
 
 impl Server {
     /// Binds the addresses, starts the shards, then lets connections in. No model is served yet: see [`Server::publish`].
-    pub fn start(config: &Config, placement: &Placement, registry: Arc<Registry>, clock: Clock) -> Result<Server, StartError> {
+    pub fn start(config: &Config, plan: &Plan, registry: Arc<Registry>, clock: Clock) -> Result<Server, StartError> {
         let listeners = bind(&config.general.listen)?;
         let addresses = listeners.addresses();
-        registry.set_io_backend(placement.io.name());
+        registry.set_io_backend(plan.io.name());
         let (sender, reports) = mpsc::channel();
         let mut shards = Vec::new();
         let mut intakes = Vec::new();
-        for (number, cpu) in placement.shards.iter().copied().enumerate() {
+        for (number, cpu) in plan.placement.shards.iter().copied().enumerate() {
             let system = |source| StartError::System { what: format!("shard {number}"), source };
             let waker = Waker::new().map_err(system)?;
             let (news, news_end) = mailbox(NEWS_CAPACITY, waker.clone());
@@ -100,24 +89,24 @@ impl Server {
                 },
                 uring: UringOptions::default(),
             };
-            let engine = placement.engine;
+            let engine = plan.engine;
             let make = move || {
-                Shard::new(ShardParts {
-                    engine: engine::new_engine(engine.into()),
+                let engine = engine::new_engine(engine).map_err(|error| std::io::Error::other(error.to_string()))?;
+                Ok(Shard::new(ShardParts {
+                    engine,
                     sockets: sockets_end,
                     news: news_end,
                     cells,
                     clock,
                     limits,
                     server_name: concat!("gavel ", env!("CARGO_PKG_VERSION")).into(),
-                })
+                }))
             };
-            let thread = runtime::spawn(placement.io, options, waker, make, sender.clone()).map_err(system)?;
+            let thread = runtime::spawn(plan.io, options, waker, make, sender.clone()).map_err(system)?;
             shards.push(ShardHandle { thread: Some(thread), news });
         }
         drop(sender);
-        let mut server =
-            Server { addresses, acceptor: None, shards, reports, registry, engine: placement.engine, config: config.clone() };
+        let mut server = Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
         server.await_shards()?;
         let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard)
             .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
@@ -218,7 +207,9 @@ impl Server {
             match self.reports.recv_timeout(START_PATIENCE) {
                 Ok(ShardReport { state: ShardState::Started, .. }) => waiting -= 1,
                 Ok(ShardReport { state: ShardState::Failed(reason), .. }) => return Err(StartError::Shard(reason)),
-                Ok(ShardReport { shard, state: ShardState::Stopped }) => return Err(StartError::Shard(format!("shard {shard} ended at once"))),
+                Ok(ShardReport { shard, state: ShardState::Stopped }) => {
+                    return Err(StartError::Shard(format!("shard {shard} ended at once")));
+                }
                 Err(_) => return Err(StartError::Shard(format!("{waiting} shards gave no sign of life for {START_PATIENCE:?}"))),
             }
         }

@@ -182,7 +182,6 @@ impl EpollWire {
         for at in 0..count {
             let (events, data) = (self.ready[at].events, self.ready[at].u64);
             if data == WAKE {
-                self.woken = true;
                 continue;
             }
             let id = ConnectionId { index: data as u32, generation: (data >> 32) as u32 };
@@ -225,8 +224,9 @@ impl EpollWire {
     fn enter(&mut self, timeout: Option<Span>) -> io::Result<()> {
         self.settle();
         self.flush();
-        let timeout = if self.woken || !self.sent.is_empty() || !self.attention.is_empty() { Some(Span::ZERO) } else { timeout };
+        let timeout = if self.waker.is_rung() || !self.sent.is_empty() || !self.attention.is_empty() { Some(Span::ZERO) } else { timeout };
         self.collect(timeout)?;
+        self.woken |= self.waker.take();
         self.flush();
         self.turn_left = self.attention.len();
         Ok(())
@@ -446,7 +446,7 @@ impl Wire for EpollWire {
     }
 
     fn is_busy(&self) -> bool {
-        self.woken || !self.attention.is_empty() || !self.sent.is_empty() || !self.dirty.is_empty()
+        self.woken || self.waker.is_rung() || !self.attention.is_empty() || !self.sent.is_empty() || !self.dirty.is_empty()
     }
 
     fn connections(&self) -> usize {

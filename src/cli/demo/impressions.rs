@@ -66,13 +66,13 @@ pub struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Not a gzip, or damaged.
-    #[error("impressions.csv.gz cannot be unpacked: {0}")]
+    #[error("the log cannot be unpacked: {0}")]
     Gzip(#[from] std::io::Error),
     /// Not the CSV that is expected.
-    #[error("impressions.csv.gz: {0}")]
+    #[error("the log: {0}")]
     Csv(#[from] csv::Error),
     /// A field that is not what its column says.
-    #[error("impressions.csv.gz: line {line}: column {column}: {text:?} is not {expected}")]
+    #[error("the log: line {line}: column {column}: {text:?} is not {expected}")]
     Field {
         /// 1 is the header.
         line: usize,
@@ -83,6 +83,18 @@ pub enum LogError {
         /// What it should hold.
         expected: &'static str,
     },
+}
+
+/// A line of the item tables.
+#[derive(serde::Deserialize)]
+struct ItemLine {
+    policy: String,
+    campaign: String,
+    item: u32,
+    item_feature_0: f32,
+    item_feature_1: String,
+    item_feature_2: String,
+    item_feature_3: String,
 }
 
 /// A line of the log.
@@ -98,38 +110,45 @@ struct Line {
     user_feature_1: String,
     user_feature_2: String,
     user_feature_3: String,
-    item_feature_0: f32,
-    item_feature_1: String,
-    item_feature_2: String,
-    item_feature_3: String,
     history: String,
 }
 
 impl Log {
-    /// Reads a gzipped log.
-    pub fn read(gzip: &[u8]) -> Result<Log, LogError> {
-        let mut text = Vec::new();
-        GzDecoder::new(gzip).take(UNPACKED_BYTES_MAX).read_to_end(&mut text)?;
-        let mut impressions = Vec::new();
-        let mut places: BTreeMap<(u32, u32), usize> = BTreeMap::new();
-        let mut catalogs: Vec<BTreeMap<u32, Item>> = Vec::new();
-        for (index, line) in csv::Reader::from_reader(&text[..]).deserialize().enumerate() {
-            let line: Line = line?;
-            let number = index + 2;
-            let policy = choose(number, "policy", &line.policy, &["bts", "random"])?;
-            let campaign = choose(number, "campaign", &line.campaign, &["all", "men", "women"])?;
-            let catalog = *places.entry((policy, campaign)).or_insert_with(|| {
-                catalogs.push(BTreeMap::new());
-                catalogs.len() - 1
-            });
-            catalogs[catalog].entry(line.item).or_insert_with(|| line.item());
-            impressions.push(line.impression(number, policy, campaign, catalog)?);
+    /// Reads a gzipped log and the gzipped items of its campaigns.
+    pub fn read(impressions: &[u8], items: &[u8]) -> Result<Log, LogError> {
+        let mut catalogs: BTreeMap<(u32, u32), Vec<Item>> = BTreeMap::new();
+        for (index, line) in csv::Reader::from_reader(&unpack(items)?[..]).deserialize().enumerate() {
+            let line: ItemLine = line?;
+            catalogs.entry(place(index + 2, &line.policy, &line.campaign)?).or_default().push(line.item());
         }
-        Ok(Log { impressions, catalogs: catalogs.into_iter().map(|items| items.into_values().collect()).collect() })
+        let mut log = Log { impressions: Vec::new(), catalogs: Vec::new() };
+        let places: BTreeMap<(u32, u32), usize> = catalogs.keys().enumerate().map(|(index, place)| (*place, index)).collect();
+        log.catalogs = catalogs.into_values().collect();
+        for (index, line) in csv::Reader::from_reader(&unpack(impressions)?[..]).deserialize().enumerate() {
+            let line: Line = line?;
+            let place = place(index + 2, &line.policy, &line.campaign)?;
+            let Some(catalog) = places.get(&place) else {
+                let expected = "a campaign that has items";
+                return Err(LogError::Field { line: index + 2, column: "campaign", text: line.campaign, expected });
+            };
+            log.impressions.push(line.impression(index + 2, place, *catalog)?);
+        }
+        Ok(log)
     }
 }
 
-impl Line {
+fn unpack(gzip: &[u8]) -> Result<Vec<u8>, LogError> {
+    let mut text = Vec::new();
+    GzDecoder::new(gzip).take(UNPACKED_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Policy and campaign as the model numbers them.
+fn place(line: usize, policy: &str, campaign: &str) -> Result<(u32, u32), LogError> {
+    Ok((choose(line, "policy", policy, &["bts", "random"])?, choose(line, "campaign", campaign, &["all", "men", "women"])?))
+}
+
+impl ItemLine {
     fn item(&self) -> Item {
         Item {
             number: self.item,
@@ -142,8 +161,10 @@ impl Line {
             item_feature_0: self.item_feature_0,
         }
     }
+}
 
-    fn impression(&self, line: usize, policy: u32, campaign: u32, catalog: usize) -> Result<Impression, LogError> {
+impl Line {
+    fn impression(&self, line: usize, (policy, campaign): (u32, u32), catalog: usize) -> Result<Impression, LogError> {
         let hour = self.timestamp.get(11..13).unwrap_or_default();
         let hour_id = 1 + number::<u32>(line, "timestamp", hour, "a time with the hour at its 12th letter")?;
         let history = self.history.split_whitespace().map(|entry| {

@@ -82,7 +82,7 @@ const EXP_MAX: f32 = 88.37;
 /// 1.5 · 2²³.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; the high one has so few bits that n times it is exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 const ONE_BITS: u32 = 0x3f80_0000;
 

@@ -7,9 +7,14 @@ use crate::units::Span;
 use crate::wire::{EpollWire, Waker, Wire};
 
 /// Runs the shard on the calling thread until it stops.
-pub fn run<R: Reactor<EpollWire>>(options: ShardOptions, waker: Waker, make: impl FnOnce() -> R, started: impl FnOnce()) -> io::Result<()> {
+pub fn run<R: Reactor<EpollWire>>(
+    options: ShardOptions,
+    waker: Waker,
+    make: impl FnOnce() -> io::Result<R>,
+    started: impl FnOnce(),
+) -> io::Result<()> {
     let mut wire = EpollWire::new(options.limits, waker)?;
-    let mut reactor = make();
+    let mut reactor = make()?;
     started();
     let mut spin = Spin::new(options.spin);
     let mut sleep = Some(Span::ZERO);

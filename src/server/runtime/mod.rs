@@ -43,6 +43,12 @@ pub trait Reactor<W: Wire> {
     /// One round: takes all events of the wire's turn (`wire.next()` until `None`), looks into the mailboxes, gives the engine a step, queues
     /// replies. Bounded work; never blocks. `now` was read after `wire.turn()`.
     fn turn(&mut self, wire: &mut W, now: Instant) -> Turn;
+
+    /// Whether other tasks were spawned on the shard's glommio executor. A busy shard then lets them run once per time slice, which costs a few
+    /// allocations of glommio's each time; a sleeping one always does. No such executor on epoll.
+    fn shares_executor(&self) -> bool {
+        false
+    }
 }
 
 /// How one shard runs.
@@ -83,12 +89,12 @@ pub enum ShardState {
 }
 
 /// Starts a shard: a thread, pinned if asked, that makes its wire, then its reactor (there, so that memory is touched first where it is used), and
-/// runs until [`Turn::Stop`]. Reports follow on `reports`. Error: no thread.
+/// runs until [`Turn::Stop`]. Reports follow on `reports`; an error of `make` is one of them. Error: no thread.
 pub fn spawn<R>(
     backend: IoBackend,
     options: ShardOptions,
     waker: Waker,
-    make: impl FnOnce() -> R + Send + 'static,
+    make: impl FnOnce() -> io::Result<R> + Send + 'static,
     reports: mpsc::Sender<ShardReport>,
 ) -> io::Result<JoinHandle<()>>
 where

@@ -1,5 +1,5 @@
-//! A shard on io_uring: the main task of a glommio executor turns the wire's own ring and never awaits while it is busy. Idle, it awaits the
-//! ring's eventfd through the executor, whose housekeeping tasks run meanwhile; busy, it lets them run when the executor asks.
+//! A shard on io_uring: the main task of a glommio executor turns the wire's own ring and does not await while it is busy. Idle, it awaits the
+//! ring's eventfd through the executor, whose other tasks run meanwhile; busy, it lets them run if there are any ([`Reactor::shares_executor`]).
 
 use std::io::{self, Error};
 
@@ -15,7 +15,7 @@ use crate::wire::{UringWire, Waker, Wire};
 pub fn run<R: Reactor<UringWire> + 'static>(
     options: ShardOptions,
     waker: Waker,
-    make: impl FnOnce() -> R,
+    make: impl FnOnce() -> io::Result<R>,
     started: impl FnOnce(),
 ) -> io::Result<()> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
@@ -26,7 +26,7 @@ pub fn run<R: Reactor<UringWire> + 'static>(
     executor.run(async move {
         let mut wire = UringWire::new(options.limits, options.uring, waker)?;
         let bell = Bell::new(&wire)?;
-        let mut reactor = make();
+        let mut reactor = make()?;
         started();
         let outcome = drive(&options, &mut wire, &mut reactor, &bell).await;
         bell.close().await;
@@ -62,7 +62,7 @@ async fn drive<R: Reactor<UringWire>>(options: &ShardOptions, wire: &mut UringWi
             }
         }
         rounds = rounds.wrapping_add(1);
-        if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+        if rounds.is_multiple_of(ROUNDS_PER_LOOK) && reactor.shares_executor() {
             glommio::executor().yield_if_needed().await;
         }
     }

@@ -113,7 +113,9 @@ impl Shard {
         };
         let at_fault = |fault: crate::batch::Fault| Refusal { feature: fault.feature, ..Refusal::of(code_of(fault.kind), model) };
         let need = measure(&served.layout, &request).map_err(at_fault)?;
-        if need.context_ids + need.candidate_ids > served.ids_max {
+        if request.context.ids.len() / served.layout.context.id_bytes + request.candidate.ids.len() / served.layout.candidate.id_bytes
+            > served.ids_max
+        {
             return refuse(Code::LengthTooLarge);
         }
 

@@ -172,7 +172,10 @@ impl Shard {
     /// Whether nothing is in flight, waiting or connected.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.tickets.is_empty() && !self.scheduler.has_waiting() && self.engine.in_flight() == 0 && self.connections.iter().all(Option::is_none)
+        self.tickets.is_empty()
+            && !self.scheduler.has_waiting()
+            && self.engine.in_flight() == 0
+            && self.connections.iter().all(Option::is_none)
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::batch::{Layout, SlotLimits};
+use crate::engine::selftest::Report;
 use crate::engine::{Engine, EngineError, Prepared, SlotId};
 use crate::metrics::ModelSlot;
 
@@ -29,6 +30,8 @@ pub struct Published {
     pub candidates_max: usize,
     /// Most ids in a request, context and candidates together.
     pub ids_max: usize,
+    /// What the selftest said, where one was replayed.
+    pub selftest: Option<Report>,
     /// Slots per shard.
     pub slots: usize,
     /// Size of each.

@@ -90,7 +90,10 @@ impl Shard {
                     self.tell_drain(wire, id, drain, now);
                 }
             }
-            Err(_) => self.cells.error(Code::ConnectionLimit).inc(),
+            Err(_) => {
+                self.cells.error(Code::ConnectionLimit).inc();
+                self.cells.connections_closed.inc();
+            }
         }
         self.cells.connections.set(wire.connections() as u64);
     }
@@ -109,6 +112,7 @@ impl Shard {
         self.give_up_all(id);
         self.connections[id.index as usize] = None;
         self.unread.retain(|waiting| *waiting != id);
+        self.cells.connections_closed.inc();
         self.cells.connections.set(self.connections.iter().flatten().count() as u64);
     }
 
@@ -222,8 +226,10 @@ impl Shard {
     }
 
     fn hello(&mut self, id: ConnectionId, header: &Header, body: &[u8]) -> Answer {
-        if let Err(code) = HelloView::parse(body) {
-            return Answer::Refusal(Refusal::early(code));
+        match HelloView::parse(body) {
+            Ok(hello) if hello.version_max < VERSION => return Answer::Refusal(Refusal::early(Code::VersionUnsupported)),
+            Ok(_) => {}
+            Err(code) => return Answer::Refusal(Refusal::early(code)),
         }
         let answer = HelloAnswerBody {
             server: &self.server_name,

@@ -26,7 +26,6 @@ use crate::units::{Clock, Instant, Span};
 use crate::wire::{Cause, Close, ConnectionId, Event, SendFull, Waker, Wire};
 
 /// Both ends of every connection, in memory.
-#[derive(Default)]
 struct MemoryWire {
     lines: Vec<Line>,
     events: VecDeque<Event>,
@@ -240,7 +239,12 @@ const LIMITS: ShardLimits = ShardLimits {
     in_flight_max: 16,
     frame_bytes_max: 16 << 10,
     send_bytes_max: SEND_BYTES_MAX,
-    timeouts: Timeouts { hello: Span::from_ms(500), idle: Span::from_ms(60_000), receive: Span::from_ms(2_000), send: Span::from_ms(3_000) },
+    timeouts: Timeouts {
+        hello: Span::from_ms(500),
+        idle: Span::from_ms(60_000),
+        receive: Span::from_ms(2_000),
+        send: Span::from_ms(3_000),
+    },
 };
 
 struct Simulation<'w> {
@@ -271,7 +275,7 @@ impl<'w> Simulation<'w> {
         limits.candidates_per_request = 40;
         limits.slots_per_model = 2;
         let prepared = prepare(EngineKind::Cpu, &world.model).expect("prepared");
-        let mut published = publish(&world.model, prepared, &limits, &registry).expect("a place in the metrics");
+        let mut published = publish(&world.model, prepared, None, &limits, &registry).expect("a place in the metrics");
         published.slot_limits = SlotLimits { contexts: 5, rows: 60, ids: 400 };
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -279,7 +283,7 @@ impl<'w> Simulation<'w> {
             world,
             published: Arc::new(published),
             shard: Shard::new(parts),
-            wire: MemoryWire { send_bytes_max: SEND_BYTES_MAX, ..MemoryWire::default() },
+            wire: MemoryWire { lines: Vec::new(), events: VecDeque::new(), send_bytes_max: SEND_BYTES_MAX },
             clients: Vec::new(),
             clock,
             nanoseconds,
@@ -306,7 +310,7 @@ impl<'w> Simulation<'w> {
     fn turn(&mut self) -> Turn {
         let rng = &mut self.rng;
         self.wire.move_bytes(|len| {
-            let most = if rng.next_u32() % 4 == 0 { len } else { len.min(1 + rng.next_u32() as usize % 700) };
+            let most = if rng.next_u32().is_multiple_of(4) { len } else { len.min(1 + rng.next_u32() as usize % 700) };
             rng.next_u32() as usize % (most + 1)
         });
         let turn = self.shard.turn(&mut self.wire, self.clock.now());
@@ -532,7 +536,8 @@ impl<'w> Simulation<'w> {
             }
         }
         let state = &mut self.clients[client];
-        let expected = state.expected.remove(&header.request_id).unwrap_or_else(|| panic!("answered twice or never asked: {header:?} {code:?}"));
+        let expected =
+            state.expected.remove(&header.request_id).unwrap_or_else(|| panic!("answered twice or never asked: {header:?} {code:?}"));
         state.answered += 1;
         let was_cancelled = state.cancelled.contains(&header.request_id);
         match (expected, code) {

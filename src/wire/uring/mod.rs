@@ -13,10 +13,10 @@
 //! Needs Linux 6.0 (multishot receive, provided-buffer rings); with 6.1 completions are deferred to our own entries.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 mod operation;
@@ -71,23 +71,16 @@ pub struct UringWire {
     ended: Fifo,
     /// Completions that belong to this turn.
     turn_left: usize,
-    /// Eventfd of the ring, readable when a sleeping shard has completions.
-    waiter: OwnedFd,
+    /// The ring signals its eventfd, which is the waker's.
     signals: bool,
-    /// A read of the waker is under way.
-    watched: bool,
+    /// The waker was used; the shard does not know yet.
+    woken: bool,
     timer_armed: bool,
-    /// Memory that the kernel reads or writes by address; boxed so that it stays in place.
-    lent: Box<Lent>,
-    /// Operations under way for connections and the wake: what must be over before memory is unmapped.
+    /// The kernel reads it by address while it takes a timer's entry; boxed so that it stays in place.
+    time: Box<Timespec>,
+    /// Operations of connections under way: what must be over before memory is unmapped.
     under_way: usize,
     _region: Region,
-}
-
-#[derive(Default)]
-struct Lent {
-    wake_count: u64,
-    timeout: Timespec,
 }
 
 struct Link {
@@ -142,8 +135,7 @@ impl UringWire {
         let slack = (usize::from(options.buffers) * options.buffer_bytes).max(CHUNK_BYTES);
         let (table, region) =
             Table::new(limits, slack, |line| Link { line, receive: Receive::Idle, send: Sending::Idle, large: false, frame_bytes: 0 })?;
-        let waiter = eventfd()?;
-        ring.submitter().register_eventfd(waiter.as_raw_fd())?;
+        ring.submitter().register_eventfd(waker.as_raw_fd())?;
         let mut wire = UringWire {
             ring,
             kind,
@@ -156,11 +148,10 @@ impl UringWire {
             ended: Fifo::new(table.capacity()),
             table,
             turn_left: 0,
-            waiter,
             signals: true,
-            watched: false,
+            woken: false,
             timer_armed: false,
-            lent: Box::default(),
+            time: Box::default(),
             under_way: 0,
             _region: region,
         };
@@ -168,16 +159,14 @@ impl UringWire {
         Ok(wire)
     }
 
-    /// The eventfd that signals a completion after [`UringWire::prepare_sleep`]. Whoever waits reads it (8 bytes).
+    /// What signals a completion after [`UringWire::prepare_sleep`], and a wake: the waker's eventfd. Whoever waits reads it (8 bytes).
     pub fn waiter(&self) -> RawFd {
-        self.waiter.as_raw_fd()
+        self.waker.as_raw_fd()
     }
 
     /// A duplicate of [`UringWire::waiter`], as the kind of file that an executor reads.
     pub fn waiter_as<F: FromRawFd>(&self) -> io::Result<F> {
-        let duplicate = self.waiter.try_clone()?;
-        // SAFETY: the duplicate was just made and is handed over.
-        Ok(unsafe { F::from_raw_fd(duplicate.into_raw_fd()) })
+        self.waker.duplicate()
     }
 
     /// How the ring was set up.
@@ -193,7 +182,8 @@ impl UringWire {
         }
         self.set_signals(true);
         self.enter(true)?;
-        let may_sleep = self.turn_left == 0 && !self.is_busy();
+        // The kernel runs a bounded amount of deferred work per entry.
+        let may_sleep = !self.is_busy() && !self.ring.submission().taskrun();
         if !may_sleep {
             self.set_signals(false);
         }
@@ -212,8 +202,8 @@ impl UringWire {
         if !self.has_room()? {
             return Err(io::Error::other("the kernel takes no entries from an empty turn"));
         }
-        self.lent.timeout = Timespec::from(Duration::from(span));
-        let time: *const Timespec = &self.lent.timeout;
+        *self.time = Timespec::from(Duration::from(span));
+        let time: *const Timespec = &*self.time;
         let entry = if self.timer_armed {
             opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build().user_data(Operation::TimerChange.pack())
         } else {
@@ -224,16 +214,6 @@ impl UringWire {
         // because every arming is followed by an entry into the kernel.
         unsafe { self.push(entry) };
         Ok(())
-    }
-
-    fn watch_waker(&mut self) {
-        self.watched = true;
-        let into: *mut u64 = &mut self.lent.wake_count;
-        let entry =
-            opcode::Read::new(Fd(self.waker.as_raw_fd()), into.cast(), size_of::<u64>() as u32).build().user_data(Operation::Wake.pack());
-        self.under_way += 1;
-        // SAFETY: the box stays in place until the read is over (`drop` waits for it), and nobody else touches the count.
-        unsafe { self.push(entry) };
     }
 
     /// Puts an entry into the submission queue, which has room: see [`UringWire::has_room`].
@@ -273,13 +253,11 @@ impl UringWire {
             tolerate(entered.map(drop))?;
         }
         self.turn_left = self.ring.completion().len();
+        self.woken |= self.waker.take();
         Ok(())
     }
 
     fn advance_all(&mut self) -> io::Result<()> {
-        if !self.watched && self.has_room()? {
-            self.watch_waker();
-        }
         for _ in 0..self.attention.len() {
             if !self.has_room()? {
                 break;
@@ -408,11 +386,6 @@ impl UringWire {
         match operation {
             Some(Operation::Receive(id)) => self.receive_completed(id, &entry),
             Some(Operation::Send(id)) => self.send_completed(id, entry.result()),
-            Some(Operation::Wake) => {
-                self.under_way -= 1;
-                self.watched = false;
-                Some(Event::Woken)
-            }
             Some(Operation::Timer) => {
                 self.timer_armed = false;
                 None
@@ -524,23 +497,18 @@ impl Wire for UringWire {
     }
 
     fn wait(&mut self, timeout: Option<Span>) -> io::Result<()> {
-        self.set_signals(false);
-        self.settle();
-        self.advance_all()?;
-        self.pool.publish();
-        let busy = self.is_busy();
-        let entered = match timeout.map(|span| Timespec::from(Duration::from(span))) {
-            _ if busy => return self.enter(true),
-            Some(time) => self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time)),
-            None => self.ring.submitter().submit_and_wait(1),
-        };
-        tolerate(entered.map(drop))?;
-        self.turn_left = self.ring.completion().len();
+        if self.prepare_sleep(None)? {
+            read_eventfd(self.waiter(), timeout)?;
+            self.turn()?;
+        }
         Ok(())
     }
 
     fn next(&mut self) -> Option<Event> {
         self.settle();
+        if std::mem::take(&mut self.woken) {
+            return Some(Event::Woken);
+        }
         while self.turn_left > 0 {
             self.turn_left -= 1;
             let entry = self.ring.completion().next()?;
@@ -634,7 +602,12 @@ impl Wire for UringWire {
     }
 
     fn is_busy(&self) -> bool {
-        !self.watched || self.turn_left > 0 || !self.attention.is_empty() || !self.announce.is_empty() || !self.ended.is_empty()
+        self.woken
+            || self.waker.is_rung()
+            || self.turn_left > 0
+            || !self.attention.is_empty()
+            || !self.announce.is_empty()
+            || !self.ended.is_empty()
     }
 
     fn connections(&self) -> usize {
@@ -655,7 +628,7 @@ impl Drop for UringWire {
             while let Some(entry) = self.ring.completion().next() {
                 let is_last = match Operation::unpack(entry.user_data()) {
                     Some(Operation::Receive(_)) => !cqueue::more(entry.flags()),
-                    Some(Operation::Send(_) | Operation::Wake) => true,
+                    Some(Operation::Send(_)) => true,
                     _ => false,
                 };
                 self.under_way -= usize::from(is_last);
@@ -667,7 +640,6 @@ impl Drop for UringWire {
         if self.under_way > 0 {
             std::mem::forget(std::mem::replace(&mut self._region, Region::nothing()));
             self.pool.leak();
-            Box::leak(std::mem::take(&mut self.lent));
         }
     }
 }
@@ -680,14 +652,22 @@ fn tolerate(entered: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+/// Waits until the eventfd is readable, then empties it. Returns early when interrupted.
+fn read_eventfd(fd: RawFd, timeout: Option<Span>) -> io::Result<()> {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let time = timeout.map(|span| libc::timespec { tv_sec: (span.0 / 1_000_000_000) as i64, tv_nsec: (span.0 % 1_000_000_000) as i64 });
+    let time: *const libc::timespec = time.as_ref().map_or(std::ptr::null(), |time| time);
+    // SAFETY: one descriptor and a time that live through the call; no signal mask.
+    let ready = unsafe { libc::ppoll(&mut poll, 1, time, std::ptr::null()) };
+    if ready < 0 {
+        return tolerate(Err(io::Error::last_os_error()));
     }
-    // SAFETY: just returned by the kernel, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let mut count = 0u64;
+    // SAFETY: eight writable bytes; the descriptor is readable, so that this does not block.
+    if ready > 0 && unsafe { libc::read(fd, (&raw mut count).cast(), size_of::<u64>()) } < 0 {
+        return tolerate(Err(io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 fn set_blocking(fd: RawFd) -> io::Result<()> {

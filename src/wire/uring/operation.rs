@@ -11,8 +11,6 @@ pub enum Operation {
     Send(ConnectionId),
     /// A cancel; its own outcome does not matter, the cancelled operation completes by itself.
     Cancel,
-    /// Read of the waker.
-    Wake,
     /// The timer of a sleep.
     Timer,
     /// A change of the timer.
@@ -27,9 +25,8 @@ impl Operation {
             Operation::Receive(id) => of(1, id),
             Operation::Send(id) => of(2, id),
             Operation::Cancel => 3 << 60,
-            Operation::Wake => 4 << 60,
-            Operation::Timer => 5 << 60,
-            Operation::TimerChange => 6 << 60,
+            Operation::Timer => 4 << 60,
+            Operation::TimerChange => 5 << 60,
         }
     }
 
@@ -40,9 +37,8 @@ impl Operation {
             1 => Some(Operation::Receive(id)),
             2 => Some(Operation::Send(id)),
             3 => Some(Operation::Cancel),
-            4 => Some(Operation::Wake),
-            5 => Some(Operation::Timer),
-            6 => Some(Operation::TimerChange),
+            4 => Some(Operation::Timer),
+            5 => Some(Operation::TimerChange),
             _ => None,
         }
     }
@@ -55,9 +51,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_unpacked() {
         for id in [(0, 0), (1, u32::MAX), ((1 << 28) - 1, 7)].map(|(index, generation)| ConnectionId { index, generation }) {
-            for operation in
-                [Operation::Receive(id), Operation::Send(id), Operation::Cancel, Operation::Wake, Operation::Timer, Operation::TimerChange]
-            {
+            for operation in [Operation::Receive(id), Operation::Send(id), Operation::Cancel, Operation::Timer, Operation::TimerChange] {
                 assert_eq!(Operation::unpack(operation.pack()), Some(operation));
             }
         }

@@ -73,14 +73,12 @@ fn attempt() -> Result<RingKind, ProbeFailure> {
 }
 
 /// What the wire submits.
-const OPERATIONS: [(&str, u8); 7] = [
+const OPERATIONS: [(&str, u8); 5] = [
     ("RECV", opcode::Recv::CODE),
     ("SEND", opcode::Send::CODE),
-    ("READ", opcode::Read::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
     ("TIMEOUT", opcode::Timeout::CODE),
     ("TIMEOUT_REMOVE", opcode::TimeoutUpdate::CODE),
-    ("NOP", opcode::Nop::CODE),
 ];
 
 const BYTE: u8 = 0x67;

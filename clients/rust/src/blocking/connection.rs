@@ -128,10 +128,18 @@ impl Connection {
 
     /// One request and its scores. Answers to requests that were sent before stay for `recv`. At the call's deadline the request is cancelled.
     pub fn rank(&mut self, request: &Request<'_>, call: &Call, scores: &mut Scores) -> Result<(), Error> {
-        let now = Instant::now();
-        let end = call.end(now);
-        let budget_us = budget_us(end, now).ok_or(Error::Deadline)?;
-        let id = self.session.rank(request, budget_us, call.priority)?;
+        let end = call.end(Instant::now());
+        let id = loop {
+            let budget_us = budget_us(end, Instant::now()).ok_or(Error::Deadline)?;
+            match self.session.rank(request, budget_us, call.priority) {
+                // Room comes with the answers to what was sent before.
+                Err(Error::Saturated { in_flight }) if in_flight > 0 => {
+                    self.flush_until(end)?;
+                    self.receive(end)?;
+                }
+                queued => break queued?,
+            }
+        };
         match self.wait(id, end, scores)? {
             Outcome::Failed(error) => Err(error),
             _ => Ok(()),

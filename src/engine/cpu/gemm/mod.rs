@@ -8,12 +8,18 @@
 //! chain. So scores are the same bits whatever a row was batched with. Between instruction sets they differ: the portable one rounds
 //! products.
 
+// Micro-kernels index several arrays of registers by the same number, in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod pack;
 mod portable;
+mod small;
+
+pub use small::small_product;
 
 pub use pack::{Matrix, Packer};
 
@@ -73,6 +79,9 @@ impl Geometry {
         }
     }
 }
+
+/// Columns of the widest panel of any level.
+pub const PANEL_MAX: usize = 32;
 
 /// Operands of a product over `n` columns that begin a panel. Strides count elements.
 #[derive(Clone, Copy)]

@@ -2,6 +2,7 @@
 //!
 //! [`Linear`]: crate::engine::cpu::gemm::Linear
 
+use crate::engine::cpu::gemm::{PANEL_MAX, small_product};
 use crate::engine::cpu::math;
 use crate::engine::cpu::memory::Place;
 use crate::engine::cpu::simd::{MulAdd, multiversion};
@@ -38,19 +39,33 @@ pub struct MatMulShape {
     pub transpose_b: bool,
 }
 
+impl MatMulShape {
+    /// Whether packing the right side for the micro-kernels pays.
+    pub fn packs(&self) -> bool {
+        !self.transpose_a && self.m >= 4 && self.n >= 4 && self.k <= SCRATCH / PANEL_MAX
+    }
+}
+
 impl MatMul {
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
         let (a, b, mut out) = (tile.source::<f32>(&self.a), tile.source::<f32>(&self.b), tile.target::<f32>(&self.out));
         let MatMulShape { m, n, k, .. } = self.shape;
         let [out_step, a_step, b_step] = self.walk.inner();
+        let packs = self.shape.packs();
+        let mut scratch = [0.0; SCRATCH];
         for row in 0..tile.rows {
             let (a, b, out) = (a.row(row), b.row(row), out.row(row));
             self.walk.run(1, |[out_at, a_at, b_at], count| {
                 for turn in 0..count {
                     let a = &a[a_at + turn * a_step..][..m * k];
                     let b = &b[b_at + turn * b_step..][..k * n];
-                    product(tile.simd, self.shape, a, b, &mut out[out_at + turn * out_step..][..m * n]);
+                    let out = &mut out[out_at + turn * out_step..][..m * n];
+                    if packs {
+                        small_product(tile.simd, self.shape, a, b, &mut scratch, out);
+                    } else {
+                        product(tile.simd, self.shape, a, b, out);
+                    }
                 }
             });
         }
@@ -89,3 +104,6 @@ fn product_body<M: MulAdd>(shape: MatMulShape, a: &[f32], b: &[f32], out: &mut [
         }
     }
 }
+
+/// f32 of room for a packed panel.
+const SCRATCH: usize = 4096;

@@ -1,0 +1,337 @@
+//! The CPU engine against this machine: matrix products as a share of what one core can multiply, and a whole DLRM.
+//!
+//! `cargo bench --bench engine` measures; `cargo test --benches` runs everything once, tiny.
+
+#![allow(unsafe_code)] // the loop that finds the core's peak
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use gavel::batch::{Counts, Need, Slot, SlotLimits};
+use gavel::engine::cpu::{Program, Simd, SimdLevel};
+use gavel::engine::{Prepared, Replay};
+use gavel::model::{
+    DType, DenseTransform, Feature, FeatureKind, Graph, IdType, MissingRule, Model, NanRule, Node, Op, Output, OutputKind, Pool, RangeRule,
+    Scope, Table, TableDType, TableId, Tensor, TensorData, TensorId, Value, ValueId, ValueScope, Weights,
+};
+
+fn main() {
+    // cargo passes --bench when it wants figures.
+    let measuring = std::env::args().any(|argument| argument == "--bench");
+    let size = if measuring { Size::Full } else { Size::Tiny };
+    shares_of_peak(size);
+    let mut criterion = Criterion::default().configure_from_args().without_plots();
+    layers(&mut criterion, size);
+    dlrm(&mut criterion, size);
+    criterion.final_summary();
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Size {
+    Full,
+    Tiny,
+}
+
+/// Layer shapes (k, n): DLRM's top layer, its widest square one, a small one, and one that leaves the second-level cache.
+const LAYERS: [(usize, usize); 4] = [(367, 512), (512, 256), (256, 64), (3456, 512)];
+const ROWS: [usize; 3] = [1, 7, 64];
+
+/// Prints, per instruction set: multiply-adds of a chain of layers as a share of the register-to-register peak, both measured in turns.
+fn shares_of_peak(size: Size) {
+    let (rounds, time) = if size == Size::Full { (7, Duration::from_millis(60)) } else { (1, Duration::ZERO) };
+    println!("matrix products, one core, median of {rounds} interleaved rounds: GFLOP/s (share of this core's peak)");
+    for simd in Simd::available() {
+        for (k, n) in LAYERS {
+            for rows in ROWS {
+                let (mut replay, flops) = chain(simd, k, n, rows);
+                let (mut shares, mut speeds) = (vec![], vec![]);
+                for _ in 0..rounds {
+                    let peak = speed(time, || peak_flops(simd));
+                    let layers = speed(time, || {
+                        black_box(replay.run().expect("the engine runs").rows());
+                        flops
+                    });
+                    shares.push(layers / peak);
+                    speeds.push(layers);
+                }
+                let name = simd.level().name();
+                println!("{name:>9} {rows:>3} rows, {k:>4} -> {n:<4} {:7.1}  ({:4.1} %)", median(speeds), 100.0 * median(shares));
+            }
+        }
+    }
+}
+
+/// Floating-point operations per nanosecond of `work`, which says how many it did.
+fn speed(time: Duration, mut work: impl FnMut() -> usize) -> f64 {
+    work();
+    let (start, mut flops) = (Instant::now(), 0);
+    loop {
+        for _ in 0..8 {
+            flops += work();
+        }
+        let spent = start.elapsed();
+        if spent >= time {
+            return flops as f64 / spent.as_nanos().max(1) as f64;
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Multiply-adds that never leave the registers. Returns their number of operations.
+fn peak_flops(simd: Simd) -> usize {
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Simd` of this level exists only where the CPU has its instructions.
+        SimdLevel::Avx512 => unsafe { peak_avx512() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        SimdLevel::Avx2 => unsafe { peak_avx2() },
+        _ => peak_portable(),
+    }
+}
+
+const PEAK_TURNS: usize = 2000;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn peak_avx512() -> usize {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm512_set1_ps(black_box(1.0)); 24];
+    let (x, y) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(1e-3)));
+    for _ in 0..PEAK_TURNS {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, x, y);
+        }
+    }
+    black_box(sums);
+    PEAK_TURNS * 24 * 32
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn peak_avx2() -> usize {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm256_set1_ps(black_box(1.0)); 12];
+    let (x, y) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(1e-3)));
+    for _ in 0..PEAK_TURNS {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(*sum, x, y);
+        }
+    }
+    black_box(sums);
+    PEAK_TURNS * 12 * 16
+}
+
+fn peak_portable() -> usize {
+    let mut sums = [[black_box(1.0f32); 4]; 8];
+    let (x, y) = (black_box(0.999f32), black_box(1e-3f32));
+    for _ in 0..PEAK_TURNS {
+        for sum in sums.iter_mut().flatten() {
+            *sum = *sum * x + y;
+        }
+    }
+    black_box(sums);
+    PEAK_TURNS * 32 * 2
+}
+
+fn layers(criterion: &mut Criterion, size: Size) {
+    let mut group = criterion.benchmark_group("layer");
+    let shapes = if size == Size::Full { &LAYERS[..] } else { &LAYERS[2..3] };
+    for &(k, n) in shapes {
+        for rows in ROWS {
+            let (mut replay, flops) = chain(Simd::detect(), k, n, rows);
+            group.throughput(Throughput::Elements(flops as u64));
+            group.bench_function(BenchmarkId::new(format!("{k}x{n}"), rows), |bench| {
+                bench.iter(|| replay.run().expect("the engine runs").rows());
+            });
+        }
+    }
+    group.finish();
+}
+
+/// 13 dense features through 512-256-64-16, 26 embeddings of 16, their dot products, 512-256-1, sigmoid.
+fn dlrm(criterion: &mut Criterion, size: Size) {
+    let rows_per_table = if size == Size::Full { 20_000 } else { 50 };
+    let mut group = criterion.benchmark_group("dlrm");
+    for (name, context_features) in [("all candidate", 0), ("half context", 13)] {
+        let model = dlrm_model(context_features, rows_per_table);
+        for rows in [1, 64, 256] {
+            let mut replay = replay(&model, Simd::detect(), rows, rows_per_table);
+            group.throughput(Throughput::Elements(rows as u64));
+            group.bench_function(BenchmarkId::new(name, rows), |bench| bench.iter(|| replay.run().expect("the engine runs").rows()));
+        }
+    }
+    group.finish();
+}
+
+/// Eight layers k → n → k → n .., relu between, after one of 16 → k; and the operations of one batch.
+fn chain(simd: Simd, k: usize, n: usize, rows: usize) -> (Replay, usize) {
+    let mut builder = Builder::default();
+    let dense = builder.feature(Scope::Candidate, 16, dense_kind());
+    let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![16], ValueScope::Candidate);
+    let widths = [k, n, k, n, k, n, k, n, k, 1];
+    let mut from = 16;
+    let mut flops = 0;
+    for width in widths {
+        x = builder.layer(x, from, width);
+        flops += 2 * rows * from * width;
+        from = width;
+    }
+    (replay(&builder.finish(x), simd, rows, 1), flops)
+}
+
+fn dlrm_model(context_features: usize, rows: u32) -> Arc<Model> {
+    let (dim, fields) = (16, 26);
+    let mut builder = Builder::default();
+    let scope = |context: bool| if context { Scope::Context } else { Scope::Candidate };
+    let value_scope = |context: bool| if context { ValueScope::Context } else { ValueScope::Candidate };
+    let dense = builder.feature(scope(context_features > 0), 13, dense_kind());
+    let bottom_scope = value_scope(context_features > 0);
+    let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![13], bottom_scope);
+    for (k, n) in [(13, 512), (512, 256), (256, 64), (64, 16)] {
+        x = builder.layer(x, k, n);
+    }
+    let mut vectors = vec![x];
+    for field in 0..fields {
+        let table = builder.table(rows, dim as u32);
+        let context = field < context_features;
+        let feature = builder.feature(scope(context), 1, sparse_kind(table, rows));
+        vectors.push(builder.push(Op::Lookup { feature, table, pool: Pool::Sum }, vec![dim], value_scope(context)));
+    }
+    let count = vectors.len();
+    let candidate = ValueScope::Candidate;
+    let joined = builder.push(Op::Concat { xs: vectors, axis: 0 }, vec![count * dim], candidate);
+    let matrix = builder.push(Op::Reshape { x: joined }, vec![count, dim], candidate);
+    let product = Op::MatMul { a: matrix, b: matrix, transpose_a: false, transpose_b: true };
+    let product = builder.push(product, vec![count, count], candidate);
+    let flat = builder.push(Op::Reshape { x: product }, vec![count * count], candidate);
+    let indices: Vec<usize> = (0..count).flat_map(|i| (0..i).map(move |j| i * count + j)).collect();
+    let pairs = indices.len();
+    let pairs_value = builder.push(Op::GatherConst { x: flat, axis: 0, indices }, vec![pairs], candidate);
+    let mut x = builder.push(Op::Concat { xs: vec![x, pairs_value], axis: 0 }, vec![dim + pairs], candidate);
+    for (k, n) in [(dim + pairs, 512), (512, 256)] {
+        x = builder.layer(x, k, n);
+    }
+    let x = builder.linear(x, 256, 1);
+    let x = builder.push(Op::Sigmoid { x }, vec![1], candidate);
+    builder.finish(x)
+}
+
+/// One request with `rows` candidates, random ids, ready to run.
+fn replay(model: &Arc<Model>, simd: Simd, rows: usize, table_rows: u32) -> Replay {
+    let prepared = Prepared::Cpu(Arc::new(Program::for_level(model, simd).expect("memory")));
+    let limits = SlotLimits { contexts: 1, rows, ids: rows * 32 };
+    let mut replay = Replay::new(&prepared, limits).expect("memory");
+    let fill = |slot: &mut Slot| -> Result<(), Infallible> {
+        let layout = Arc::clone(slot.layout());
+        let need = Need { rows, context_ids: layout.context.ids_max, candidate_ids: rows * layout.candidate.ids_max };
+        let draft = slot.reserve(need).expect("the limits were made for this request");
+        let mut random = Random(1);
+        for part in [draft.context, draft.candidates] {
+            part.dense.iter_mut().for_each(|value| *value = random.unit());
+            part.ids.iter_mut().for_each(|id| *id = random.next() % table_rows);
+        }
+        slot.commit(0, Counts { rows, context_ids: need.context_ids, candidate_ids: need.candidate_ids });
+        Ok(())
+    };
+    let Ok(()) = replay.fill(fill);
+    replay
+}
+
+fn dense_kind() -> FeatureKind {
+    FeatureKind::Dense { transform: DenseTransform::None, nan: NanRule::Error }
+}
+
+fn sparse_kind(table: TableId, rows: u32) -> FeatureKind {
+    FeatureKind::Sparse {
+        table,
+        rows,
+        pool: Pool::Sum,
+        weighted: false,
+        hash: None,
+        padding: None,
+        missing: MissingRule::Error,
+        out_of_range: RangeRule::Error,
+    }
+}
+
+/// A model in code, with random weights.
+struct Builder {
+    features: Vec<Feature>,
+    graph: Graph,
+    weights: Weights,
+    random: Random,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder { features: vec![], graph: Graph::default(), weights: Weights::default(), random: Random(7) }
+    }
+}
+
+impl Builder {
+    fn feature(&mut self, scope: Scope, width: u32, kind: FeatureKind) -> usize {
+        let name = format!("f{}", self.features.len());
+        self.features.push(Feature { name, scope, width, max_len: width, id_type: IdType::U32, kind });
+        self.features.len() - 1
+    }
+
+    fn table(&mut self, rows: u32, dim: u32) -> TableId {
+        let data: Vec<f32> = (0..rows * dim).map(|_| self.random.unit()).collect();
+        self.weights.tables.push(Table { name: String::new(), rows, dim, dtype: TableDType::F32, data: data.into() });
+        TableId(self.weights.tables.len() as u16 - 1)
+    }
+
+    fn tensor(&mut self, shape: &[usize], scale: f32) -> TensorId {
+        let data = (0..shape.iter().product()).map(|_| self.random.unit() * scale).collect();
+        self.weights.tensors.push(Tensor { name: String::new(), shape: shape.to_vec(), data: TensorData::F32(data) });
+        TensorId(self.weights.tensors.len() as u32 - 1)
+    }
+
+    fn push(&mut self, op: Op, shape: Vec<usize>, scope: ValueScope) -> ValueId {
+        let out = ValueId(self.graph.values.len() as u32);
+        self.graph.values.push(Value { name: format!("v{}", out.0), shape, dtype: DType::F32, scope });
+        self.graph.nodes.push(Node { out, op });
+        out
+    }
+
+    fn linear(&mut self, x: ValueId, k: usize, n: usize) -> ValueId {
+        let (weight, bias) = (self.tensor(&[n, k], 1.7 / (k as f32).sqrt()), self.tensor(&[n], 0.1));
+        let scope = self.graph.value(x).scope;
+        self.push(Op::Linear { x, weight, bias: Some(bias) }, vec![n], scope)
+    }
+
+    fn layer(&mut self, x: ValueId, k: usize, n: usize) -> ValueId {
+        let scope = self.graph.value(x).scope;
+        let x = self.linear(x, k, n);
+        self.push(Op::Relu { x }, vec![n], scope)
+    }
+
+    fn finish(mut self, output: ValueId) -> Arc<Model> {
+        self.graph.outputs = vec![Output { name: "p".into(), kind: OutputKind::Probability, value: output }];
+        Arc::new(Model::new("bench", self.features, self.graph, self.weights))
+    }
+}
+
+/// xorshift32.
+struct Random(u32);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0
+    }
+    /// In −1 .. 1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
