@@ -12,7 +12,7 @@ use crate::model::{DenseTransform, Hash, HashFn, MissingRule, NanRule, RangeRule
 /// The packed rows of one scope.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blocks<'a> {
-    /// f32, [rows][dense_width].
+    /// f32, `[rows][dense_width]`.
     pub dense: &'a [u8],
     /// u32 or u64.
     pub ids: &'a [u8],
