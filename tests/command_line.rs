@@ -60,7 +60,7 @@ fn inspect_shows_what_is_in_a_bundle() {
     let output = gavel(&["inspect", "tests/bundles/wdl_scoped", "--plan"]);
     let stdout = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for part in ["user_feature_0", "dnn.0.norm", "probability", "plan of the cpu engine", "steps per tile of candidates"] {
+    for part in ["user_feature_0", "dnn.0.norm", "probability", "plan of the cpu engine", "per tile of candidates"] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
     assert!(!text(&gavel(&["inspect", "tests/bundles/wdl_scoped"]).stdout).contains("plan of"), "only when asked");
