@@ -47,7 +47,7 @@ const fn code_of(kind: FaultKind) -> Code {
 }
 
 /// Room that an error answer takes at most, beside the scores that it stands for.
-const ERROR_FRAME_BYTES: usize = 512;
+pub const ERROR_FRAME_BYTES: usize = 512;
 
 impl Shard {
     /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
