@@ -12,7 +12,7 @@ use crate::model::{DenseTransform, Hash, HashFn, MissingRule, NanRule, RangeRule
 /// The packed rows of one scope.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blocks<'a> {
-    /// f32, [rows][dense_width].
+    /// f32, `[rows][dense_width]`.
     pub dense: &'a [u8],
     /// u32 or u64.
     pub ids: &'a [u8],
@@ -289,7 +289,32 @@ impl<'l, 'a> Writer<'l, 'a> {
         Ok(())
     }
 
+    /// The short way for one bag: u32 rows of a table, all legal, nothing to do but copy. False: the long way has to look.
+    fn copy_plain_bag(&mut self, field: &IdField, count: usize) -> bool {
+        let IdTarget::Bag { rows, hash: None, padding: None, .. } = field.target else {
+            return false;
+        };
+        if self.layout.id_bytes != 4 || self.layout.weighted {
+            return false;
+        }
+        let from = &self.from.ids[self.id * 4..][..count * 4];
+        let to = &mut self.to.ids[self.ids_written..][..count];
+        let mut legal = true;
+        for (to, from) in to.iter_mut().zip(from.as_chunks::<4>().0) {
+            *to = u32::from_le_bytes(*from);
+            legal &= *to < rows;
+        }
+        if legal {
+            self.id += count;
+            self.ids_written += count;
+        }
+        legal
+    }
+
     fn copy_bag(&mut self, field: &IdField, count: usize, to_row: usize) -> Result<(), Fault> {
+        if self.copy_plain_bag(field, count) {
+            return Ok(());
+        }
         let weighted = field.is_weighted();
         for _ in 0..count {
             let id = match self.layout.id_bytes {

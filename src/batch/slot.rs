@@ -94,7 +94,7 @@ pub struct Rows<'a> {
     pub count: usize,
     /// f32 per row of `dense`.
     pub dense_width: usize,
-    /// Row-major [count][dense_width].
+    /// Row-major `[count][dense_width]`.
     pub dense: &'a [f32],
     /// Table rows or [`super::NO_ROW`]; grouped by row, then bag.
     pub ids: &'a [u32],
@@ -104,7 +104,7 @@ pub struct Rows<'a> {
     pub weights: &'a [f32],
     /// i64 per row of `ints`.
     pub int_width: usize,
-    /// Row-major [count][int_width].
+    /// Row-major `[count][int_width]`.
     pub ints: &'a [i64],
 }
 
@@ -136,7 +136,7 @@ pub struct Inputs<'a> {
 
 /// Room for the rows of one request in one scope.
 pub struct RowsMut<'a> {
-    /// [rows][dense_width].
+    /// `[rows][dense_width]`.
     pub dense: &'a mut [f32],
     /// Room for the ids asked for.
     pub ids: &'a mut [u32],
@@ -146,7 +146,7 @@ pub struct RowsMut<'a> {
     pub ids_base: u32,
     /// Parallel to `ids`, or empty.
     pub weights: &'a mut [f32],
-    /// [rows][int_width].
+    /// `[rows][int_width]`.
     pub ints: &'a mut [i64],
     /// One status byte per row.
     pub status: &'a mut [u8],
@@ -296,7 +296,7 @@ impl Slot {
         }
     }
 
-    /// What the engine reads, and the scores [rows][outputs] that it writes.
+    /// What the engine reads, and the scores `[rows][outputs]` that it writes.
     pub fn run(&mut self) -> (Inputs<'_>, &mut [f32]) {
         let (inputs, scores) = self.memory.split_at_mut(self.map.scores.start);
         let inputs = &*inputs;
@@ -307,7 +307,7 @@ impl Slot {
         (Inputs { contexts, candidates, row_context, segments: &self.segments }, scores)
     }
 
-    /// Scores of a segment, [rows][outputs].
+    /// Scores of a segment, `[rows][outputs]`.
     pub fn scores(&self, segment: usize) -> &[f32] {
         let Segment { row, rows, .. } = self.segments[segment];
         let outputs = self.layout.outputs;

@@ -1,4 +1,4 @@
-//! Sockets of one shard, behind one small interface with two implementations: [`uring`] and [`epoll`].
+//! Sockets of one shard, behind one small interface with two implementations: `uring` and `epoll`.
 //!
 //! A wire moves bytes and knows nothing of frames beyond their length: the shard says through [`Wire::need`] how long the frame under way is,
 //! and gets its bytes contiguous. Memory: one region per wire of address space reserved at start, `connections_max` × (`receive_bytes_max` +

@@ -71,6 +71,24 @@ impl Simd {
     }
 }
 
+/// Asks for `count` elements from `first` on to be brought into the cache. Out of bounds: nothing.
+#[inline(always)]
+pub fn prefetch(values: &[f32], first: usize, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(values) = values.get(first..first + count) {
+        for line in values.chunks(LINE) {
+            // SAFETY: a hint; the address lies within the slice.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, first, count);
+}
+
+/// f32 per cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 16;
+
 /// How a body rounds a·b + c.
 pub trait MulAdd {
     /// a·b + c.

@@ -1,5 +1,5 @@
-//! What turns a shard's loop: a pinned thread with a glommio executor and a ring of its own for the sockets ([`uring`]), or a plain pinned thread
-//! ([`epoll`]). The shard itself ([`Reactor`]) is the same on both and never sleeps, spawns or awaits.
+//! What turns a shard's loop: a pinned thread with a glommio executor and a ring of its own for the sockets (`uring`), or a plain pinned thread
+//! (`epoll`). The shard itself ([`Reactor`]) is the same on both and never sleeps, spawns or awaits.
 //!
 //! ```text
 //! loop {

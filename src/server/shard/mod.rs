@@ -4,7 +4,7 @@
 //!   wire events ─▶ frames ─▶ admission ─▶ slot ─▶ engine ─▶ answers ─▶ wire
 //!                 (connection)  (rank)   (batch)           (answer)
 //! ```
-//! One round ([`Shard::turn`](Reactor::turn)) takes the wire's events, the mail, gives the engine at most [`STEP`], and answers what is done.
+//! One round (`Shard::turn`) takes the wire's events, the mail, gives the engine at most `STEP`, and answers what is done.
 //! It never blocks, locks, logs or formats on a request's way, and allocates only when a model is published.
 
 mod admission;

@@ -226,8 +226,10 @@ impl Shard {
     }
 
     fn hello(&mut self, id: ConnectionId, header: &Header, body: &[u8]) -> Answer {
-        if let Err(code) = HelloView::parse(body) {
-            return Answer::Refusal(Refusal::early(code));
+        match HelloView::parse(body) {
+            Ok(hello) if hello.version_max < VERSION => return Answer::Refusal(Refusal::early(Code::VersionUnsupported)),
+            Ok(_) => {}
+            Err(code) => return Answer::Refusal(Refusal::early(code)),
         }
         let answer = HelloAnswerBody {
             server: &self.server_name,

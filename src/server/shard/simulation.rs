@@ -310,7 +310,7 @@ impl<'w> Simulation<'w> {
     fn turn(&mut self) -> Turn {
         let rng = &mut self.rng;
         self.wire.move_bytes(|len| {
-            let most = if rng.next_u32() % 4 == 0 { len } else { len.min(1 + rng.next_u32() as usize % 700) };
+            let most = if rng.next_u32().is_multiple_of(4) { len } else { len.min(1 + rng.next_u32() as usize % 700) };
             rng.next_u32() as usize % (most + 1)
         });
         let turn = self.shard.turn(&mut self.wire, self.clock.now());

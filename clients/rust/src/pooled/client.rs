@@ -68,7 +68,10 @@ impl Client {
             loop {
                 let link = self.link(None).await?;
                 let pending = match Pending::submit(link, |session| session.describe(model)) {
-                    Err(error) if is_taken(&error) => continue,
+                    Err(error) if is_taken(&error) => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
                     submitted => submitted?,
                 };
                 match pending.outcome(&mut Scores::default()).await {

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,7 +133,7 @@ impl Peer {
         self.write(&frame);
     }
 
-    /// Answers as a server should; true for a rank that is left to the caller.
+    /// Answers as a server should.
     pub fn answer(&mut self, header: &Header, body: &[u8]) {
         let frame = match header.kind {
             Kind::Rank => return self.scores(header, body),
@@ -222,9 +222,4 @@ impl Blocks {
 pub fn nobody() -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     Address::Tcp(listener.local_addr().expect("its address").to_string())
-}
-
-/// Ends a TCP stream in both directions.
-pub fn shut(stream: &TcpStream) {
-    let _ = stream.shutdown(Shutdown::Both);
 }

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Geometry, row_blocks};
+use super::{AHEAD, Block, Geometry, row_blocks};
 use crate::engine::cpu::simd::SimdLevel;
 
 const GEOMETRY: Geometry = Geometry::of(SimdLevel::Avx512);
@@ -95,6 +95,9 @@ unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(bl
         for k in 0..block.k {
             for panel in 0..PANELS {
                 let b = b.add((panel * block.k + k) * width);
+                for vector in 0..VECTORS {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + vector * VECTOR).cast());
+                }
                 let mut weights = [_mm512_setzero_ps(); VECTORS];
                 for (vector, weights) in weights.iter_mut().enumerate() {
                     *weights = _mm512_loadu_ps(b.add(vector * VECTOR));

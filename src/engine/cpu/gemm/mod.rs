@@ -80,6 +80,11 @@ impl Geometry {
     }
 }
 
+/// Weights are asked for so many elements ahead (8 KiB): streams that the CPU follows by itself stop at pages. Measured on an EPYC 9005 against
+/// none, 3456 → 512 with AVX-512: 7 rows 1.25 times, 14 rows 1.3 times, 64 rows 1.03 times as fast.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2048;
+
 /// Columns of the widest panel of any level.
 pub const PANEL_MAX: usize = 32;
 

@@ -2,7 +2,7 @@
 
 use crate::batch::NO_ROW;
 use crate::engine::cpu::memory::Place;
-use crate::engine::cpu::simd::{MulAdd, multiversion};
+use crate::engine::cpu::simd::{MulAdd, multiversion, prefetch};
 use crate::engine::cpu::tile::Tile;
 use crate::model::{Pool, Scope, TableId};
 
@@ -19,7 +19,7 @@ pub struct Lookup {
     pub table: TableId,
     /// How rows are combined.
     pub pool: Pool,
-    /// Rows are multiplied with their weight (sum and mean).
+    /// Rows are multiplied with their weight (sum alone).
     pub weighted: bool,
     /// f32.
     pub out: Place,
@@ -32,8 +32,17 @@ impl Lookup {
         let dim = table.dim as usize;
         let rows = tile.rows_of(self.scope);
         let mut out = tile.target::<f32>(&self.out);
+        let bag = |row: usize| rows.bag(tile.row_in(self.scope, row), self.bag);
+        let fetch = |row: usize| {
+            let ids = &rows.ids[bag(row)];
+            ids.iter().take(AHEAD_IDS).for_each(|&id| prefetch(&table.data, id as usize * dim, dim.min(AHEAD_ELEMENTS)));
+        };
+        (0..tile.rows.min(AHEAD_ROWS)).for_each(fetch);
         for row in 0..tile.rows {
-            let positions = rows.bag(tile.row_in(self.scope, row), self.bag);
+            if row + AHEAD_ROWS < tile.rows {
+                fetch(row + AHEAD_ROWS);
+            }
+            let positions = bag(row);
             let weights = if self.weighted { &rows.weights[positions.clone()] } else { &[] };
             let bag = Bag { ids: &rows.ids[positions], weights, table: &table.data, dim };
             let out = out.row(row);
@@ -120,3 +129,9 @@ fn max_body<M: MulAdd>(bag: &Bag, out: &mut [f32]) {
         out.fill(0.0);
     }
 }
+
+/// Rows of tables are asked for so many rows ahead: memory answers many requests at once, and slowly.
+const AHEAD_ROWS: usize = 16;
+/// Of a bag, and of an embedding row, only the start: more would push out what is still wanted.
+const AHEAD_IDS: usize = 8;
+const AHEAD_ELEMENTS: usize = 64;

@@ -16,7 +16,7 @@ use crate::engine::cpu::kernels::unary::{Cast, Unary, UnaryF32, UnaryI64};
 use crate::engine::cpu::memory::{Place, Region};
 use crate::engine::cpu::program::Step;
 use crate::engine::cpu::walk::{Dim, Walk, broadcast, row_major};
-use crate::model::{DType, Model, ValueScope};
+use crate::model::{DType, Model, Pool, ValueScope};
 
 use super::place::Placing;
 use super::task::{PlanValue, Task, ValueIndex, Work};
@@ -60,7 +60,9 @@ impl Emitter<'_> {
             }
             Work::Lookup { feature, table, pool } => {
                 let declared = &self.model.features[*feature];
-                let (scope, weighted, bag) = (declared.scope, declared.is_weighted(), self.bag(*feature));
+                // Weights belong to sums; the other pools have no use for them.
+                let weighted = declared.is_weighted() && *pool == Pool::Sum;
+                let (scope, bag) = (declared.scope, self.bag(*feature));
                 let dim = self.model.weights.table(*table).dim as f32;
                 let kernel = Kernel::Lookup(Lookup { scope, bag, table: *table, pool: *pool, weighted, out });
                 self.push(kernel, 4.0 + declared.max_len as f32 * (10.0 + dim * NS_COPY));

@@ -201,14 +201,13 @@ fn lookup(model: &Model, cell: &Cell, table: TableId, pool: Pool, out: &Value) -
         cell.ids.iter().zip(&cell.weights).filter(|(id, _)| **id != NO_ROW).map(|(&id, &weight)| (id, f64::from(weight))).collect();
     Array::make(&out.shape, |index| {
         let column = index[index.len() - 1];
-        let sum = || present.iter().map(|&(id, weight)| element(id, column) * weight).sum::<f64>();
         match pool {
             Pool::None => match cell.ids.get(index[0]) {
                 Some(&id) if id != NO_ROW => element(id, column),
                 _ => 0.0,
             },
-            Pool::Sum => sum(),
-            Pool::Mean => sum() / present.len().max(1) as f64,
+            Pool::Sum => present.iter().map(|&(id, weight)| element(id, column) * weight).sum(),
+            Pool::Mean => present.iter().map(|&(id, _)| element(id, column)).sum::<f64>() / present.len().max(1) as f64,
             Pool::Max if present.is_empty() => 0.0,
             Pool::Max => present.iter().map(|&(id, _)| element(id, column)).fold(f64::NEG_INFINITY, f64::max),
         }

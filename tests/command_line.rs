@@ -1,0 +1,105 @@
+//! The binary as a script sees it: exit codes, what goes to stdout and what to stderr.
+
+use std::process::{Command, Output, Stdio};
+
+fn gavel(args: &[&str]) -> Output {
+    gavel_with(args, &[])
+}
+
+fn gavel_with(args: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gavel"));
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("GAVEL_"));
+    ours.for_each(|name| {
+        command.env_remove(name);
+    });
+    command.args(args).envs(environment.iter().copied()).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+#[test]
+fn exit_codes() {
+    for (args, code, stderr) in [
+        (&["--help"][..], 0, ""),
+        (&["--version"], 0, ""),
+        (&[], 2, "Usage: gavel"),
+        (&["no-such-command"], 2, "unrecognized subcommand"),
+        (&["rank", "--model", "m"], 2, "--server <ADDR>"),
+        (&["rank", "--server", "nonsense", "--model", "m", "--inputs", "x.jsonl"], 2, "nonsense"),
+        (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.csv"], 2, "must end in .safetensors or .jsonl"),
+        (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl", "--outputs", "y.csv"], 2, "must end in"),
+        (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl", "--candidates-per-request", "0"], 2, "0"),
+        (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl"], 1, "127.0.0.1:1"),
+        (&["check", "no/such/bundle"], 1, "no/such/bundle"),
+        (&["check", "tests/bundles/dlrm", "--engine", "cuda"], 78, "this build has no CUDA engine"),
+        (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
+        (&["config", "show", "--config", "no/such/file.toml"], 2, "no/such/file.toml"),
+    ] {
+        let output = gavel(args);
+        let found = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {found}");
+        assert!(found.contains(stderr), "{args:?}: {found}");
+        assert_eq!(found.is_empty(), code == 0, "{args:?}: {found}");
+    }
+}
+
+#[test]
+fn check_prints_how_far_an_engine_is() {
+    let output = gavel(&["check", "tests/bundles/dlrm_multihot_scoped", "--engine", "cpu"]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(stdout.contains("largest error") && stdout.contains("passed on cpu"), "{stdout}");
+}
+
+#[test]
+fn all_faults_of_the_configuration_are_listed() {
+    let output = gavel_with(&["config", "show", "--shards", "many", "--set", "limits.nonsense=1"], &[("GAVEL_IO", "kqueue")]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    for fault in ["has 3 faults", "flag --shards: shards", "flag --set: limits.nonsense: no such setting", "environment GAVEL_IO: io"] {
+        assert!(stderr.contains(fault), "{fault}\n{stderr}");
+    }
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gavel.toml");
+    let first = gavel(&["config", "show", "--listen", "127.0.0.1:1", "--listen", "unix:/run/a b.sock", "--set", "limits.models=3"]);
+    std::fs::write(&path, &first.stdout).expect("written");
+    let second = gavel_with(&["config", "show"], &[("GAVEL_CONFIG", path.to_str().expect("UTF-8"))]);
+    assert!(second.status.success(), "{}", text(&second.stderr));
+    let values = |output: &Output| -> Vec<String> {
+        text(&output.stdout).lines().map(|line| line.split("  #").next().unwrap_or_default().trim().to_owned()).collect()
+    };
+    assert_eq!(values(&first), values(&second));
+    assert!(text(&second.stdout).contains("gavel.toml:"), "values name their line");
+}
+
+#[test]
+fn completions_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = gavel(&["completions", shell]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("candidates-per-request"), "{shell}");
+    }
+}
+
+/// The README's figures and links are of this tree.
+#[test]
+fn documents_link_to_files_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/operations.md", "docs/configuration.md", "docs/architecture.md"] {
+        let page = root.join(page);
+        let text = std::fs::read_to_string(&page).expect("a page");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !file.contains("://") {
+                assert!(page.parent().expect("a folder").join(file).exists(), "{}: {link}", page.display());
+            }
+        }
+    }
+}
