@@ -23,6 +23,8 @@ pub struct Figures {
     pub per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// CPU time of the server's thread per request: what a busy machine does not distort.
+    pub cpu_us: f64,
 }
 
 impl Figures {
@@ -33,7 +35,12 @@ impl Figures {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        Figures { per_second: middle(|f| f.per_second), p50_us: middle(|f| f.p50_us), p99_us: middle(|f| f.p99_us) }
+        Figures {
+            per_second: middle(|f| f.per_second),
+            p50_us: middle(|f| f.p50_us),
+            p99_us: middle(|f| f.p99_us),
+            cpu_us: middle(|f| f.cpu_us),
+        }
     }
 }
 
@@ -46,12 +53,12 @@ struct Connection {
 
 impl Load {
     /// Against a server that accepts by itself.
-    pub fn run(&self, address: SocketAddr) -> Figures {
-        self.run_with(address, |_| {})
+    pub fn run(&self, address: SocketAddr, thread: &str) -> Figures {
+        self.run_with(address, thread, |_| {})
     }
 
-    /// `accept` is called once all connections are on their way.
-    pub fn run_with(&self, address: SocketAddr, accept: impl FnOnce(usize)) -> Figures {
+    /// `accept` is called once all connections are on their way. `thread`: the name of the server's thread in this process.
+    pub fn run_with(&self, address: SocketAddr, thread: &str, accept: impl FnOnce(usize)) -> Figures {
         let ready = epoll::create(CreateFlags::CLOEXEC).unwrap();
         let mut connections: Vec<Connection> = (0..self.connections)
             .map(|number| {
@@ -69,6 +76,7 @@ impl Load {
         let mut answer = vec![0u8; self.answer_bytes];
         let warm = Instant::now() + self.time / 4;
         let end = warm + self.time;
+        let mut cpu_before = None;
         let mut latencies_ns: Vec<u64> = Vec::with_capacity(1 << 20);
         let mut events = Vec::with_capacity(256);
         loop {
@@ -78,8 +86,12 @@ impl Load {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => panic!("{error}"),
             }
-            if Instant::now() > end {
+            let now = Instant::now();
+            if now > end {
                 break;
+            }
+            if now > warm && cpu_before.is_none() {
+                cpu_before = Some(cpu_time(thread));
             }
             for event in &events {
                 connections[event.data.u64() as usize].go(&request, &mut answer, |since| {
@@ -91,10 +103,22 @@ impl Load {
             }
         }
         let seconds = (Instant::now() - warm).as_secs_f64();
+        let cpu = cpu_time(thread) - cpu_before.unwrap_or_default();
         latencies_ns.sort_unstable();
         let quantile = |q: f64| latencies_ns.get((latencies_ns.len() as f64 * q) as usize).copied().unwrap_or(0) as f64 / 1e3;
-        Figures { per_second: latencies_ns.len() as f64 / seconds, p50_us: quantile(0.5), p99_us: quantile(0.99) }
+        let requests = latencies_ns.len() as f64;
+        let cpu_us = cpu.as_secs_f64() * 1e6 / requests.max(1.0);
+        Figures { per_second: requests / seconds, p50_us: quantile(0.5), p99_us: quantile(0.99), cpu_us }
     }
+}
+
+/// CPU time of the thread of this process that bears the name (the oldest: its helpers inherit the name).
+fn cpu_time(thread: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let named = tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == thread));
+    let oldest = named.min_by_key(|task| task.file_name().to_string_lossy().parse::<u32>().unwrap_or(0)).unwrap();
+    let text = std::fs::read_to_string(oldest.path().join("schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 impl Connection {

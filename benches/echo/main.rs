@@ -1,6 +1,6 @@
 //! What the wires cost: a raw TCP echo of the same bytes, and the two wires under the runtimes that shards run on, in one run.
 //!
-//! `cargo bench --bench echo -- [--rounds N] [--millis M]`. Servers are started once per round and take turns, so that a noisy machine treats
+//! `cargo bench --bench echo -- [--rounds N] [--millis M] [--shape K]` (all shapes, or the K-th, from 0). Servers are started once per round and take turns, so that a noisy machine treats
 //! them alike; the figures are medians over the rounds. The raw echo ([`raw`]) reads into one buffer and drops what it read; the wires keep each
 //! frame contiguous. Without `--bench` (as in `cargo test`) everything runs once, briefly.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -50,13 +50,17 @@ fn main() {
     let (server_cpu, client_cpu) = (cpus[0], cpus[cpus.len() - 1]);
     pin_thread(client_cpu).unwrap();
     println!(
-        "server on CPU {server_cpu}, client on CPU {client_cpu}; medians of {rounds} rounds of {time:?}; requests/s (p50 µs, p99 µs)\n"
+        "server on CPU {server_cpu}, client on CPU {client_cpu}; medians of {rounds} rounds of {time:?}; latencies in µs; CPU: of the server's thread, per request\n"
     );
     println!(
         "{:<24} {:<10} {:<7} {:>10} {:>8} {:>8} {:>8}",
         "request > answer, conns", "idle", "server", "requests/s", "p50", "p99", "of raw"
     );
-    for (request_bytes, answer_bytes, connections) in SHAPES {
+    let shape = number("--shape", u64::MAX);
+    for (number, (request_bytes, answer_bytes, connections)) in SHAPES.into_iter().enumerate() {
+        if shape != u64::MAX && shape != number as u64 {
+            continue;
+        }
         for spin in [Span::ZERO, SPIN] {
             let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
             for _ in 0..rounds {
@@ -65,11 +69,11 @@ fn main() {
                     figures.push(measure(*server, server_cpu, spin, &load));
                 }
             }
-            let raw = Figures::median(&figures[0]).per_second;
+            let raw = Figures::median(&figures[0]);
             for (server, figures) in servers.iter().zip(&figures) {
                 let median = Figures::median(figures);
                 println!(
-                    "{:<24} {:<10} {:<7} {:>10.0} {:>8.1} {:>8.1} {:>8.2}",
+                    "{:<24} {:<7} {:<7} {:>10.0} {:>8.1} {:>8.1} {:>7.2} {:>8.2} {:>7.2}",
                     format!("{request_bytes} > {answer_bytes}, {connections}"),
                     if spin == Span::ZERO { "sleeps" } else { "spins" },
                     match server {
@@ -79,7 +83,9 @@ fn main() {
                     median.per_second,
                     median.p50_us,
                     median.p99_us,
-                    median.per_second / raw
+                    median.per_second / raw.per_second,
+                    median.cpu_us,
+                    median.cpu_us / raw.cpu_us
                 );
             }
         }
@@ -92,13 +98,13 @@ fn measure(server: Server, cpu: usize, spin: Span, load: &Load) -> Figures {
     match server {
         Server::Raw => {
             let echo = raw::start(listener, cpu, spin != Span::ZERO, load.request_bytes, load.answer_bytes);
-            let figures = load.run(address);
+            let figures = load.run(address, raw::NAME);
             echo.stop();
             figures
         }
         Server::Wire(backend) => {
             let mut shard = shard::start(backend, cpu, spin, load.request_bytes, load.answer_bytes);
-            let figures = load.run_with(address, |connections| (0..connections).for_each(|_| shard.adopt(&listener)));
+            let figures = load.run_with(address, shard::NAME, |connections| (0..connections).for_each(|_| shard.adopt(&listener)));
             shard.stop();
             figures
         }
