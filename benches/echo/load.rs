@@ -1,6 +1,7 @@
 //! A closed-loop client on one thread: each connection sends its next request when the answer is there. Good for rates and ratios; latency under
 //! a given load needs an open loop (`gavel bench`).
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,8 +13,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 pub struct Load {
-    pub request_bytes: usize,
+    /// Sent again and again on every connection.
+    pub request: Vec<u8>,
     pub answer_bytes: usize,
+    /// Sent once at the start of every connection, and the size of its answer.
+    pub hello: (Vec<u8>, usize),
     pub connections: usize,
     pub time: Duration,
 }
@@ -62,8 +66,12 @@ impl Load {
         let ready = epoll::create(CreateFlags::CLOEXEC).unwrap();
         let mut connections: Vec<Connection> = (0..self.connections)
             .map(|number| {
-                let stream = TcpStream::connect(address).unwrap();
+                let mut stream = TcpStream::connect(address).unwrap();
                 stream.set_nodelay(true).unwrap();
+                if !self.hello.0.is_empty() {
+                    stream.write_all(&self.hello.0).unwrap();
+                    stream.read_exact(&mut vec![0; self.hello.1]).unwrap();
+                }
                 stream.set_nonblocking(true).unwrap();
                 let socket = OwnedFd::from(stream);
                 let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
@@ -72,7 +80,7 @@ impl Load {
             })
             .collect();
         accept(self.connections);
-        let request = vec![0u8; self.request_bytes];
+        let request = &self.request[..];
         let mut answer = vec![0u8; self.answer_bytes];
         let warm = Instant::now() + self.time / 4;
         let end = warm + self.time;
@@ -94,7 +102,7 @@ impl Load {
                 cpu_before = Some(cpu_time(thread));
             }
             for event in &events {
-                connections[event.data.u64() as usize].go(&request, &mut answer, |since| {
+                connections[event.data.u64() as usize].go(request, &mut answer, |since| {
                     let now = Instant::now();
                     if now > warm {
                         latencies_ns.push((now - since).as_nanos() as u64);
