@@ -1,6 +1,7 @@
 //! A closed-loop client on one thread: each connection sends its next request when the answer is there. Good for rates and ratios; latency under
 //! a given load needs an open loop (`gavel bench`).
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,8 +13,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 pub struct Load {
-    pub request_bytes: usize,
+    /// Sent again and again on every connection.
+    pub request: Vec<u8>,
     pub answer_bytes: usize,
+    /// Sent once at the start of every connection, and the size of its answer.
+    pub hello: (Vec<u8>, usize),
     pub connections: usize,
     pub time: Duration,
 }
@@ -23,6 +27,8 @@ pub struct Figures {
     pub per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// CPU time of the server's thread per request: what a busy machine does not distort.
+    pub cpu_us: f64,
 }
 
 impl Figures {
@@ -33,7 +39,12 @@ impl Figures {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        Figures { per_second: middle(|f| f.per_second), p50_us: middle(|f| f.p50_us), p99_us: middle(|f| f.p99_us) }
+        Figures {
+            per_second: middle(|f| f.per_second),
+            p50_us: middle(|f| f.p50_us),
+            p99_us: middle(|f| f.p99_us),
+            cpu_us: middle(|f| f.cpu_us),
+        }
     }
 }
 
@@ -46,17 +57,21 @@ struct Connection {
 
 impl Load {
     /// Against a server that accepts by itself.
-    pub fn run(&self, address: SocketAddr) -> Figures {
-        self.run_with(address, |_| {})
+    pub fn run(&self, address: SocketAddr, thread: &str) -> Figures {
+        self.run_with(address, thread, |_| {})
     }
 
-    /// `accept` is called once all connections are on their way.
-    pub fn run_with(&self, address: SocketAddr, accept: impl FnOnce(usize)) -> Figures {
+    /// `accept` is called once all connections are on their way. `thread`: the name of the server's thread in this process.
+    pub fn run_with(&self, address: SocketAddr, thread: &str, accept: impl FnOnce(usize)) -> Figures {
         let ready = epoll::create(CreateFlags::CLOEXEC).unwrap();
         let mut connections: Vec<Connection> = (0..self.connections)
             .map(|number| {
-                let stream = TcpStream::connect(address).unwrap();
+                let mut stream = TcpStream::connect(address).unwrap();
                 stream.set_nodelay(true).unwrap();
+                if !self.hello.0.is_empty() {
+                    stream.write_all(&self.hello.0).unwrap();
+                    stream.read_exact(&mut vec![0; self.hello.1]).unwrap();
+                }
                 stream.set_nonblocking(true).unwrap();
                 let socket = OwnedFd::from(stream);
                 let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
@@ -65,10 +80,11 @@ impl Load {
             })
             .collect();
         accept(self.connections);
-        let request = vec![0u8; self.request_bytes];
+        let request = &self.request[..];
         let mut answer = vec![0u8; self.answer_bytes];
         let warm = Instant::now() + self.time / 4;
         let end = warm + self.time;
+        let mut cpu_before = None;
         let mut latencies_ns: Vec<u64> = Vec::with_capacity(1 << 20);
         let mut events = Vec::with_capacity(256);
         loop {
@@ -78,11 +94,15 @@ impl Load {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => panic!("{error}"),
             }
-            if Instant::now() > end {
+            let now = Instant::now();
+            if now > end {
                 break;
             }
+            if now > warm && cpu_before.is_none() {
+                cpu_before = Some(cpu_time(thread));
+            }
             for event in &events {
-                connections[event.data.u64() as usize].go(&request, &mut answer, |since| {
+                connections[event.data.u64() as usize].go(request, &mut answer, |since| {
                     let now = Instant::now();
                     if now > warm {
                         latencies_ns.push((now - since).as_nanos() as u64);
@@ -91,10 +111,22 @@ impl Load {
             }
         }
         let seconds = (Instant::now() - warm).as_secs_f64();
+        let cpu = cpu_time(thread) - cpu_before.unwrap_or_default();
         latencies_ns.sort_unstable();
         let quantile = |q: f64| latencies_ns.get((latencies_ns.len() as f64 * q) as usize).copied().unwrap_or(0) as f64 / 1e3;
-        Figures { per_second: latencies_ns.len() as f64 / seconds, p50_us: quantile(0.5), p99_us: quantile(0.99) }
+        let requests = latencies_ns.len() as f64;
+        let cpu_us = cpu.as_secs_f64() * 1e6 / requests.max(1.0);
+        Figures { per_second: requests / seconds, p50_us: quantile(0.5), p99_us: quantile(0.99), cpu_us }
     }
+}
+
+/// CPU time of the thread of this process that bears the name (the oldest: its helpers inherit the name).
+fn cpu_time(thread: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let named = tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == thread));
+    let oldest = named.min_by_key(|task| task.file_name().to_string_lossy().parse::<u32>().unwrap_or(0)).unwrap();
+    let text = std::fs::read_to_string(oldest.path().join("schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 impl Connection {

@@ -50,6 +50,8 @@ struct SlotState {
     rows: u32,
     /// Effective deadline of the most urgent request in it.
     due: Instant,
+    /// Predicted cost of its rows, as of when they joined.
+    cost: Span,
     /// Order of opening, for ties.
     opened: u64,
 }
@@ -60,7 +62,7 @@ struct ModelState {
     cost: RowCost,
 }
 
-/// The state machine. Its vectors grow only in [`Scheduler::attach`].
+/// The state machine. Its vectors grow only in [`Scheduler::attach`] (and `running` to what the engine takes at once).
 #[derive(Debug, Default)]
 pub struct Scheduler {
     /// By slot number; `None` for numbers that are not attached.
@@ -68,7 +70,11 @@ pub struct Scheduler {
     /// By model number.
     models: Vec<Option<ModelState>>,
     opened: u64,
-    /// Predicted work that waits in open and sealed slots.
+    /// Slots in the engine: one, or a few.
+    running: Vec<SlotNumber>,
+    /// What waits in open and sealed slots: requests, rows, predicted cost.
+    requests_waiting: u32,
+    rows_waiting: u32,
     waiting: Span,
 }
 
@@ -88,7 +94,8 @@ impl Scheduler {
             if self.slots.len() <= index {
                 self.slots.resize(index + 1, None);
             }
-            self.slots[index] = Some(SlotState { model, phase: Phase::Free, requests: 0, rows: 0, due: Instant::NEVER, opened: 0 });
+            self.slots[index] =
+                Some(SlotState { model, phase: Phase::Free, requests: 0, rows: 0, due: Instant::NEVER, cost: Span::ZERO, opened: 0 });
         }
     }
 
@@ -111,7 +118,7 @@ impl Scheduler {
         let number = SlotNumber(index as u16);
         self.opened += 1;
         let opened = self.opened;
-        *self.slot(number) = SlotState { model, phase: Phase::Open, requests: 0, rows: 0, due: Instant::NEVER, opened };
+        *self.slot(number) = SlotState { model, phase: Phase::Open, requests: 0, rows: 0, due: Instant::NEVER, cost: Span::ZERO, opened };
         self.model(model).open = Some(number);
         Ok(number)
     }
@@ -132,16 +139,24 @@ impl Scheduler {
 
     /// A request was written into its open slot.
     pub fn joined(&mut self, slot: SlotNumber, rows: u32, deadline: Instant, now: Instant) {
+        let model = self.slot(slot).model;
+        let cost = self.cost(model).of(rows);
         let state = self.slot(slot);
         assert_eq!(state.phase, Phase::Open, "requests join open slots");
         state.requests += 1;
         state.rows += rows;
+        state.cost = Span(state.cost.0 + cost.0);
         state.due = state.due.min(deadline.min(now + DEFAULT_SLACK));
-        self.recount();
+        self.requests_waiting += 1;
+        self.rows_waiting += rows;
+        self.waiting = Span(self.waiting.0 + cost.0);
     }
 
     /// The engine can take a batch: the most urgent slot with requests in it, now running.
     pub fn take(&mut self, now: Instant) -> Option<SlotNumber> {
+        if self.requests_waiting == 0 {
+            return None;
+        }
         let mut best: Option<(Instant, u64, usize)> = None;
         for (index, slot) in self.slots.iter().enumerate() {
             if let Some(slot) = slot
@@ -156,11 +171,14 @@ impl Scheduler {
         let state = self.slot(number);
         let was_open = state.phase == Phase::Open;
         state.phase = Phase::Running { since: now };
-        let model = state.model;
+        let SlotState { model, requests, rows, cost, .. } = *state;
         if was_open {
             self.model(model).open = None;
         }
-        self.recount();
+        self.requests_waiting -= requests;
+        self.rows_waiting -= rows;
+        self.waiting = Span(self.waiting.0 - cost.0);
+        self.running.push(number);
         Some(number)
     }
 
@@ -172,6 +190,7 @@ impl Scheduler {
         };
         state.phase = Phase::Free;
         let model = state.model;
+        self.running.retain(|running| *running != slot);
         if let Some(rows) = computed {
             self.model(model).cost.observe(rows, now.since(since));
         }
@@ -179,36 +198,25 @@ impl Scheduler {
 
     /// Whether any request waits for the engine.
     pub fn has_waiting(&self) -> bool {
-        self.slots.iter().flatten().any(|slot| matches!(slot.phase, Phase::Open | Phase::Sealed) && slot.requests > 0)
+        self.requests_waiting > 0
     }
 
     /// Rows that wait for the engine.
     pub fn rows_waiting(&self) -> u32 {
-        self.slots.iter().flatten().filter(|slot| matches!(slot.phase, Phase::Open | Phase::Sealed)).map(|slot| slot.rows).sum()
+        self.rows_waiting
     }
 
     fn cost(&self, model: ModelNumber) -> RowCost {
         self.models[usize::from(model.0)].as_ref().map_or(RowCost::default(), |model| model.cost)
     }
 
+    /// Predicted rest of what is in the engine.
     fn running_left(&self, now: Instant) -> Span {
-        let mut left = Span::ZERO;
-        for slot in self.slots.iter().flatten() {
-            if let Phase::Running { since } = slot.phase {
-                left = Span(left.0 + self.cost(slot.model).of(slot.rows).0.saturating_sub(now.since(since).0));
-            }
-        }
-        left
-    }
-
-    fn recount(&mut self) {
-        let mut waiting = 0;
-        for slot in self.slots.iter().flatten() {
-            if matches!(slot.phase, Phase::Open | Phase::Sealed) && slot.requests > 0 {
-                waiting += self.cost(slot.model).of(slot.rows).0;
-            }
-        }
-        self.waiting = Span(waiting);
+        let left = |slot: &SlotNumber| match self.slots[usize::from(slot.0)] {
+            Some(SlotState { phase: Phase::Running { since }, cost, .. }) => cost.0.saturating_sub(now.since(since).0),
+            _ => 0,
+        };
+        Span(self.running.iter().map(left).sum())
     }
 
     fn slot(&mut self, slot: SlotNumber) -> &mut SlotState {

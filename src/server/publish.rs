@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
+use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag, scores_frame_bytes_max};
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
@@ -10,7 +10,7 @@ use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
-use crate::server::shard::Published;
+use crate::server::shard::{ERROR_FRAME_BYTES, Published};
 
 /// Why a model is not served.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +89,24 @@ pub(crate) fn publish(
         prepared,
         description: Encoder::new().description(0, &description).to_vec(),
         cells,
-        candidates_max: limits.candidates_per_request,
+        candidates_max: candidates_max(model, limits),
         ids_max: limits.ids_per_request,
         selftest,
         slots: limits.slots_per_model,
         slot_limits: SlotLimits { contexts: limits.batch_requests, rows: limits.batch_rows, ids: limits.batch_ids },
     })
+}
+
+/// Most candidates of a request: as configured, and no more than an answer with all outputs of the model has room for on a connection.
+fn candidates_max(model: &Model, limits: &Limits) -> usize {
+    let outputs = model.graph.outputs.len();
+    let fits = |candidates: usize| scores_frame_bytes_max(candidates, outputs) + ERROR_FRAME_BYTES <= limits.send_bytes;
+    let per_candidate = scores_frame_bytes_max(1, outputs) - scores_frame_bytes_max(0, outputs);
+    let mut most = limits.candidates_per_request.min(limits.send_bytes / per_candidate);
+    while most > 1 && !fits(most) {
+        most -= 1;
+    }
+    most
 }
 
 /// What clients are told of a model.
@@ -105,7 +117,7 @@ pub fn describe(model: &Model, limits: &Limits) -> Description {
         model: model.name.clone(),
         model_version: model.version,
         signature: gavel_protocol::signature(&model.name, features.iter().map(DescribedFeature::for_signature)),
-        candidates_max: limits.candidates_per_request as u32,
+        candidates_max: candidates_max(model, limits) as u32,
         ids_max: limits.ids_per_request as u32,
         context_id_bytes: layout.context.id_bytes as u8,
         candidate_id_bytes: layout.candidate.id_bytes as u8,

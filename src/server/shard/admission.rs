@@ -4,9 +4,9 @@ use gavel_protocol::{Code, Header, RankView, scores_frame_bytes_max};
 
 use super::Shard;
 use super::tickets::NewTicket;
-use crate::batch::{Blocks, FaultKind, Need, Request, admit, measure};
-use crate::engine::SlotId;
-use crate::scheduler::{ModelNumber, Refused, SlotNumber};
+use crate::batch::{Blocks, Fault, FaultKind, Need, Request, admit, measure};
+use crate::engine::{Engine, SlotId};
+use crate::scheduler::{ModelNumber, Refused, Scheduler, SlotNumber};
 use crate::units::{Instant, Span};
 use crate::wire::ConnectionId;
 
@@ -47,7 +47,7 @@ const fn code_of(kind: FaultKind) -> Code {
 }
 
 /// Room that an error answer takes at most, beside the scores that it stands for.
-const ERROR_FRAME_BYTES: usize = 512;
+pub const ERROR_FRAME_BYTES: usize = 512;
 
 impl Shard {
     /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
@@ -70,18 +70,18 @@ impl Shard {
         if self.draining.is_some() {
             return refuse(Code::Draining);
         }
-        let served = self.models.get(model).published.clone();
+        // Borrowed, not cloned: a reference count would be a cache line that all shards write.
+        let served = &*self.models.get(model).published;
         let candidates = header.candidates as usize;
         if candidates == 0 || candidates > served.candidates_max {
             return refuse(Code::CandidatesInvalid);
         }
         let answer_bytes = scores_frame_bytes_max(candidates, served.layout.outputs) + ERROR_FRAME_BYTES;
-        let limits = self.limits;
-        let Some(connection) = self.connection(id) else {
+        let Some(Some((_, connection))) = self.connections.get_mut(id.index as usize) else {
             return refuse(Code::Internal);
         };
-        let crowded = connection.in_flight as usize >= limits.connection_in_flight_max;
-        if crowded || connection.reserved_bytes + unsent + answer_bytes > limits.send_bytes_max {
+        let crowded = connection.in_flight as usize >= self.limits.connection_in_flight_max;
+        if crowded || connection.reserved_bytes + unsent + answer_bytes > self.limits.send_bytes_max {
             return refuse(Code::InFlightLimit);
         }
         if !self.tickets.has_room() {
@@ -111,15 +111,14 @@ impl Shard {
             mask: view.mask,
             bids: view.bids,
         };
-        let at_fault = |fault: crate::batch::Fault| Refusal { feature: fault.feature, ..Refusal::of(code_of(fault.kind), model) };
+        let at_fault = |fault: Fault| Refusal { feature: fault.feature, ..Refusal::of(code_of(fault.kind), model) };
         let need = measure(&served.layout, &request).map_err(at_fault)?;
-        if request.context.ids.len() / served.layout.context.id_bytes + request.candidate.ids.len() / served.layout.candidate.id_bytes
-            > served.ids_max
-        {
+        let ids = view.context_ids.len() / served.layout.context.id_bytes + view.ids.len() / served.layout.candidate.id_bytes;
+        if ids > served.ids_max {
             return refuse(Code::LengthTooLarge);
         }
 
-        let slot = self.place(model, need, deadline, now)?;
+        let slot = place(&mut self.scheduler, self.engine.as_mut(), model, need, deadline, now)?;
         let draft = self.engine.slot(slot).reserve(need).map_err(|_| Refusal::of(Code::Overloaded, model))?;
         let counts = admit(&served.layout, &request, draft).map_err(at_fault)?;
         let ticket = NewTicket {
@@ -135,32 +134,36 @@ impl Shard {
             has_bids: view.bids.is_some(),
             answer_bytes,
         };
-        let Some(Some((_, connection))) = self.connections.get_mut(id.index as usize) else {
-            return refuse(Code::Internal);
-        };
         let number = self.tickets.open(ticket, connection);
         let segment = self.engine.slot(slot).commit(number, counts);
         self.tickets.set_segment(number, segment as u32);
         self.scheduler.joined(SlotNumber(slot.0), counts.rows as u32, deadline, now);
         Ok(())
     }
+}
 
-    /// A slot with room for `need`.
-    fn place(&mut self, model: u16, need: Need, deadline: Instant, now: Instant) -> Result<SlotId, Refusal> {
-        loop {
-            let slot = match self.scheduler.place(ModelNumber(model), need.rows as u32, deadline, now) {
-                Ok(slot) => slot,
-                Err(Refused::NoRoom) => return Err(Refusal::of(Code::Overloaded, model)),
-                Err(Refused::TooLate(by)) => return Err(Refusal { retry_after_us: by.as_us(), ..Refusal::of(Code::Overloaded, model) }),
-            };
-            let id = SlotId(slot.0);
-            if self.engine.slot(id).has_room(need) {
-                return Ok(id);
-            }
-            if !self.scheduler.seal(slot) {
-                // Not even an empty slot has room: the request has more ids than one may have.
-                return Err(Refusal::of(Code::LengthTooLarge, model));
-            }
+/// A slot with room for `need`: the model's open one, or, when that is full, the next.
+fn place(
+    scheduler: &mut Scheduler,
+    engine: &mut dyn Engine,
+    model: u16,
+    need: Need,
+    deadline: Instant,
+    now: Instant,
+) -> Result<SlotId, Refusal> {
+    loop {
+        let slot = match scheduler.place(ModelNumber(model), need.rows as u32, deadline, now) {
+            Ok(slot) => slot,
+            Err(Refused::NoRoom) => return Err(Refusal::of(Code::Overloaded, model)),
+            Err(Refused::TooLate(by)) => return Err(Refusal { retry_after_us: by.as_us(), ..Refusal::of(Code::Overloaded, model) }),
+        };
+        let id = SlotId(slot.0);
+        if engine.slot(id).has_room(need) {
+            return Ok(id);
+        }
+        if !scheduler.seal(slot) {
+            // Not even an empty slot has room: the request has more ids than one may have.
+            return Err(Refusal::of(Code::LengthTooLarge, model));
         }
     }
 }

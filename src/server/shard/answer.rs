@@ -15,6 +15,7 @@ pub struct Answers {
     status: Vec<u8>,
     winners: Vec<u32>,
     order: Vec<Ranked>,
+    frame_bytes: usize,
 }
 
 /// A row while the best are picked.
@@ -27,8 +28,14 @@ struct Ranked {
 impl Answers {
     /// Room for answers of `candidates_max` rows with `outputs_max` scores each.
     pub fn new(candidates_max: usize, outputs_max: usize) -> Answers {
-        let mut answers =
-            Answers { encoder: Encoder::new(), scores: Vec::new(), status: Vec::new(), winners: Vec::new(), order: Vec::new() };
+        let mut answers = Answers {
+            encoder: Encoder::new(),
+            scores: Vec::new(),
+            status: Vec::new(),
+            winners: Vec::new(),
+            order: Vec::new(),
+            frame_bytes: 0,
+        };
         answers.reserve(candidates_max, outputs_max);
         answers
     }
@@ -41,8 +48,11 @@ impl Answers {
         self.status.reserve(grow(self.status.len(), candidates_max * 2));
         self.winners.reserve(grow(self.winners.len(), candidates_max));
         self.order.reserve(grow(self.order.len(), candidates_max));
-        let frame = gavel_protocol::scores_frame_bytes_max(candidates_max, outputs_max);
-        self.encoder = Encoder::with_capacity(frame);
+        let frame_bytes = gavel_protocol::scores_frame_bytes_max(candidates_max, outputs_max);
+        if frame_bytes > self.frame_bytes {
+            self.encoder = Encoder::with_capacity(frame_bytes);
+            self.frame_bytes = frame_bytes;
+        }
     }
 
     /// The scores of a segment as a frame: all candidates in request order, or the best `top_k`.

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub use admission::ERROR_FRAME_BYTES;
 pub use models::Published;
 
 use answer::Answers;
