@@ -10,6 +10,9 @@ pub fn difference(expected: &[u8], found: &[u8]) -> Option<String> {
         return Some(format!("no frame: {found:02x?}"));
     };
     let heads = [expected_header, header].map(|header| (header.kind, header.request_id, header.signature));
+    if (header.budget_us, header.candidates, header.priority) != (0, 0, 0) {
+        return Some(format!("a header with fields that answers do not have: {header:?}"));
+    }
     if heads[0] != heads[1] {
         let why = ErrorView::parse(body).map(|error| format!(" ({})", error.message)).unwrap_or_default();
         return Some(format!("expected {:?}, found {:?}{why}", heads[0], heads[1]));
