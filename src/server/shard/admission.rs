@@ -50,7 +50,8 @@ const fn code_of(kind: FaultKind) -> Code {
 pub const ERROR_FRAME_BYTES: usize = 512;
 
 impl Shard {
-    /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
+    /// Takes a rank request in whose id is not in flight, or says why not. `arrived` is when its header was read; `unsent` what the
+    /// connection has not yet taken.
     pub(super) fn admit(
         &mut self,
         id: ConnectionId,
@@ -64,9 +65,6 @@ impl Shard {
             return Err(Refusal::early(Code::SignatureUnknown));
         };
         let refuse = |code| Err(Refusal::of(code, model));
-        if self.tickets.find(id, header.request_id).is_some() {
-            return refuse(Code::BadRequest);
-        }
         if self.draining.is_some() {
             return refuse(Code::Draining);
         }

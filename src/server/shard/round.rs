@@ -197,6 +197,10 @@ impl Shard {
         if let Err(code) = connection.permits(header.kind) {
             return Answer::Refusal(Refusal::early(code));
         }
+        let answered = matches!(header.kind, Kind::Rank | Kind::Describe | Kind::Ping);
+        if answered && self.tickets.find(id, header.request_id).is_some() {
+            return Answer::Refusal(Refusal::early(Code::BadRequest));
+        }
         match header.kind {
             Kind::Rank => match self.admit(id, header, body, arrived, now, unsent) {
                 Ok(()) => Answer::None,
@@ -208,7 +212,9 @@ impl Shard {
                 None => Answer::None,
             },
             Kind::DrainAnswer => {
-                connection.phase = Phase::Finishing;
+                if let Some(connection) = self.connection(id) {
+                    connection.phase = Phase::Finishing;
+                }
                 Answer::None
             }
             Kind::Ping if body.len() > PING_BYTES_MAX => Answer::Refusal(Refusal::early(Code::BodyMalformed)),
@@ -252,9 +258,10 @@ impl Shard {
             Ok(view) => view,
             Err(code) => return Answer::Refusal(Refusal::early(code)),
         };
-        let model = match header.signature {
-            0 => self.models.by_name(view.model).ok_or(Code::ModelUnknown),
-            signature => self.models.by_signature(signature).ok_or(Code::SignatureUnknown),
+        let model = match (view.model, header.signature) {
+            ("", 0) => Err(Code::ModelUnknown),
+            ("", signature) => self.models.by_signature(signature).ok_or(Code::SignatureUnknown),
+            (name, _) => self.models.by_name(name).ok_or(Code::ModelUnknown),
         };
         match model {
             Ok(model) => {
