@@ -205,7 +205,9 @@ impl UringWire {
         *self.time = Timespec::from(Duration::from(span));
         let time: *const Timespec = &*self.time;
         let entry = if self.timer_armed {
-            opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build().user_data(Operation::TimerChange.pack())
+            // Only a failure is told (the timer has just fired): the completion of each change would end the sleep that it was made for.
+            let change = opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build();
+            change.flags(squeue::Flags::SKIP_SUCCESS).user_data(Operation::TimerChange.pack())
         } else {
             opcode::Timeout::new(time).build().user_data(Operation::Timer.pack())
         };
