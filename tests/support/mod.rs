@@ -1,6 +1,10 @@
 //! A server in the test's process, and rows of golden bundles as requests.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod process;
+pub mod raw;
+pub mod traffic;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -32,6 +32,9 @@ pub fn run<R: Reactor<EpollWire>>(
                 // Queued sends need no turn of their own: `wait` sends before it sleeps.
                 if spin.is_over(now) {
                     sleep = timeout(until, now);
+                    if sleep != Some(Span::ZERO) {
+                        reactor.sleeps();
+                    }
                     spin.reset();
                 } else if wire.is_busy() {
                     spin.reset();

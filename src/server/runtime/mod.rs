@@ -44,6 +44,9 @@ pub trait Reactor<W: Wire> {
     /// replies. Bounded work; never blocks. `now` was read after `wire.turn()`.
     fn turn(&mut self, wire: &mut W, now: Instant) -> Turn;
 
+    /// The thread sleeps now, until an event, a wake or a timer: for those who count.
+    fn sleeps(&mut self) {}
+
     /// Whether other tasks were spawned on the shard's glommio executor. A busy shard then lets them run once per time slice, which costs a few
     /// allocations of glommio's each time; a sleeping one always does. No such executor on epoll.
     fn shares_executor(&self) -> bool {

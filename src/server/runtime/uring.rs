@@ -52,6 +52,7 @@ async fn drive<R: Reactor<UringWire>>(options: &ShardOptions, wire: &mut UringWi
                     spin.reset();
                     // Sends what is queued and looks once more; what it found is the next round's.
                     if wire.prepare_sleep(timeout)? {
+                        reactor.sleeps();
                         bell.rung().await?;
                     } else {
                         entered = true;

@@ -51,6 +51,10 @@ impl<W: Wire> Reactor<W> for Shard {
             Turn::IdleUntil(Some(self.ticked + TICK))
         }
     }
+
+    fn sleeps(&mut self) {
+        self.cells.sleeps.inc();
+    }
 }
 
 impl Shard {

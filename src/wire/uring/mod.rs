@@ -14,6 +14,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Timespec};
@@ -180,10 +181,15 @@ impl UringWire {
         if let Some(span) = timeout {
             self.arm_timer(span)?;
         }
-        self.set_signals(true);
+        // Silently: what completes at once, such as the send of the last reply, shall not end the sleep before it began.
         self.enter(true)?;
-        // The kernel runs a bounded amount of deferred work per entry.
-        let may_sleep = !self.is_busy() && !self.ring.submission().taskrun();
+        if self.is_busy() {
+            return Ok(false);
+        }
+        self.set_signals(true);
+        // What came meanwhile gave no signal. The fence pairs with the kernel's: it posts or flags first and looks at our switch then.
+        fence(Ordering::SeqCst);
+        let may_sleep = !self.is_busy() && !self.ring.submission().taskrun() && self.ring.completion().is_empty();
         if !may_sleep {
             self.set_signals(false);
         }
@@ -205,7 +211,9 @@ impl UringWire {
         *self.time = Timespec::from(Duration::from(span));
         let time: *const Timespec = &*self.time;
         let entry = if self.timer_armed {
-            opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build().user_data(Operation::TimerChange.pack())
+            // Only a failure is told (the timer has just fired): the completion of each change would end the sleep that it was made for.
+            let change = opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build();
+            change.flags(squeue::Flags::SKIP_SUCCESS).user_data(Operation::TimerChange.pack())
         } else {
             opcode::Timeout::new(time).build().user_data(Operation::Timer.pack())
         };
