@@ -62,12 +62,16 @@ enum Size {
 const LAYERS: [(usize, usize); 4] = [(367, 512), (512, 256), (256, 64), (3456, 512)];
 const ROWS: [usize; 3] = [1, 7, 64];
 
+fn shapes(size: Size) -> &'static [(usize, usize)] {
+    if size == Size::Full { &LAYERS } else { &LAYERS[2..3] }
+}
+
 /// Prints, per instruction set: multiply-adds of a chain of layers as a share of the register-to-register peak, both measured in turns.
 fn shares_of_peak(size: Size) {
     let (rounds, time) = if size == Size::Full { (7, Duration::from_millis(60)) } else { (1, Duration::ZERO) };
     println!("matrix products, one core, median of {rounds} interleaved rounds: GFLOP/s (share of this core's peak)");
     for simd in Simd::available() {
-        for (k, n) in LAYERS {
+        for &(k, n) in shapes(size) {
             for rows in ROWS {
                 let (mut replay, flops) = chain(simd, k, n, rows);
                 let (mut shares, mut speeds) = (vec![], vec![]);
@@ -169,8 +173,7 @@ fn peak_portable() -> usize {
 
 fn layers(criterion: &mut Criterion, size: Size) {
     let mut group = criterion.benchmark_group("layer");
-    let shapes = if size == Size::Full { &LAYERS[..] } else { &LAYERS[2..3] };
-    for &(k, n) in shapes {
+    for &(k, n) in shapes(size) {
         for rows in ROWS {
             let (mut replay, flops) = chain(Simd::detect(), k, n, rows);
             group.throughput(Throughput::Elements(flops as u64));
