@@ -41,17 +41,18 @@ thread_local! {
 }
 
 fn is_shard() -> bool {
-    IS_SHARD.try_with(|known| {
-        if !known.get() {
-            let mut name = [0u8; 16];
-            // SAFETY: the kernel writes at most 16 bytes.
-            unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-            known.set(name.starts_with(b"shard-"));
-        }
-        known.get()
-    })
-    // A thread that is ending has no state any more.
-    .unwrap_or(false)
+    IS_SHARD
+        .try_with(|known| {
+            if !known.get() {
+                let mut name = [0u8; 16];
+                // SAFETY: the kernel writes at most 16 bytes.
+                unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+                known.set(name.starts_with(b"shard-"));
+            }
+            known.get()
+        })
+        // A thread that is ending has no state any more.
+        .unwrap_or(false)
 }
 
 fn count() {
