@@ -105,7 +105,7 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
         let began = Instant::now();
         let published = loading::load(&bundle.path, &LoadOptions { name: Some(bundle.name.clone()), version: bundle.version })
             .map_err(|error| error.to_string())
-            .and_then(|model| server.publish(&model).map_err(|error| error.to_string()));
+            .and_then(|model| server.publish(&model).map_err(|error| format!("{}: {error}", bundle.path.display())));
         match published {
             Ok(model) => tracing::info!(
                 model = model.name,
