@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag, scores_frame_bytes_max};
+use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
@@ -10,7 +10,7 @@ use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
-use crate::server::shard::{ERROR_FRAME_BYTES, Published};
+use crate::server::shard::{Published, answer_bytes_max};
 
 /// Why a model is not served.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +99,10 @@ pub(crate) fn publish(
 
 /// Most candidates of a request: as configured, and no more than an answer with all outputs of the model has room for on a connection.
 fn candidates_max(model: &Model, limits: &Limits) -> usize {
-    let outputs = model.graph.outputs.len();
-    let fits = |candidates: usize| scores_frame_bytes_max(candidates, outputs) + ERROR_FRAME_BYTES <= limits.send_bytes;
-    let per_candidate = scores_frame_bytes_max(1, outputs) - scores_frame_bytes_max(0, outputs);
-    let mut most = limits.candidates_per_request.min(limits.send_bytes / per_candidate);
+    let fits = |candidates: usize| answer_bytes_max(candidates, u32::MAX, model.graph.outputs.len()) <= limits.send_bytes / 2;
+    let mut most = limits.candidates_per_request;
     while most > 1 && !fits(most) {
-        most -= 1;
+        most -= most.div_ceil(100);
     }
     most
 }

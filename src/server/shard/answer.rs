@@ -138,6 +138,20 @@ impl Answers {
     }
 }
 
+/// Bytes of the answer to a request at most: scores and status of every candidate, or of the `top_k` best with their indices; an error is no
+/// longer than [`ERROR_FRAME_BYTES`].
+pub fn answer_bytes_max(candidates: usize, top_k: u32, outputs: usize) -> usize {
+    let frame = gavel_protocol::scores_frame_bytes_max(0, 0);
+    let scores = match top_k {
+        0 => frame + candidates * (outputs * 4 + 1),
+        k => frame + candidates.min(k as usize) * (outputs * 4 + 1 + 4),
+    };
+    scores.max(ERROR_FRAME_BYTES)
+}
+
+/// Room for an error's longest message.
+const ERROR_FRAME_BYTES: usize = 512;
+
 /// Descending, NaN last, ties by row (rows ascend with the candidate index).
 fn best_first(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
     let by_key = match (a.key.is_nan(), b.key.is_nan()) {
