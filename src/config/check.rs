@@ -25,6 +25,16 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         limits.candidates_per_request * 5 + 4096,
     );
 
+    let slots = limits.models.saturating_mul(limits.slots_per_model);
+    if slots > SLOTS_MAX {
+        faults.push((
+            "limits.slots_per_model",
+            format!(
+                "limits.models = {} with {} batches each make {slots}, over {SLOTS_MAX} of a shard: lower either",
+                limits.models, limits.slots_per_model
+            ),
+        ));
+    }
     let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + limits.send_bytes);
     if reserved > ADDRESS_SPACE_MAX {
         faults.push((
@@ -51,6 +61,9 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     }
     faults
 }
+
+/// Batches that an engine numbers, of all models of a shard together.
+const SLOTS_MAX: usize = u16::MAX as usize;
 
 /// Address space of one shard's connections: far below the 128 TiB of a process.
 const ADDRESS_SPACE_MAX: usize = 1 << 40;

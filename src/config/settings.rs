@@ -178,7 +178,7 @@ settings! {
             "Requests take milliseconds; the rest is for clients to move. Keep it below the pod's grace period (30 s)."
         heartbeat_ms: u32 = 5_000, in 1_100..=600_000;
             "`/livez` fails when a shard gave no sign of life for so long."
-            "A shard's turn takes under a millisecond and an idle shard wakes every second; five seconds are a hang, not load."
+            "A shard's turn takes under a millisecond and an idle shard wakes twenty times a second; five seconds are a hang, not load."
     }
 
     /// Logs of the control path; nothing is logged per request.

@@ -161,6 +161,15 @@ fn best_first(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
     by_key.then(a.row.cmp(&b.row))
 }
 
+/// A slot's status bytes go on the wire as they are.
+const _: () = {
+    assert!(status::MASKED == gavel_protocol::status::MASKED);
+    assert!(status::OUT_OF_RANGE == gavel_protocol::status::OUT_OF_RANGE);
+    assert!(status::MISSING == gavel_protocol::status::MISSING);
+    assert!(status::NAN == gavel_protocol::status::NAN);
+    assert!(status::NOT_FINITE == gavel_protocol::status::NOT_FINITE);
+};
+
 /// The status block is left out when it says nothing.
 fn marked(status: &[u8]) -> Option<&[u8]> {
     status.iter().any(|byte| *byte != 0).then_some(status)
