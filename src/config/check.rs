@@ -17,12 +17,12 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     least("limits.batch_rows", limits.batch_rows, "limits.candidates_per_request", limits.candidates_per_request);
     least("limits.batch_ids", limits.batch_ids, "limits.ids_per_request", limits.ids_per_request);
     least("limits.in_flight_per_shard", limits.in_flight_per_shard, "limits.in_flight_per_connection", limits.in_flight_per_connection);
-    // One score and one status byte per candidate, and room for the rest of the answer.
+    // Score, status byte and index of each candidate, and room for the rest of the answer; half of the room is for answers in flight.
     least(
         "limits.send_bytes",
         limits.send_bytes,
         "the answer to limits.candidates_per_request, in bytes",
-        limits.candidates_per_request * 5 + 4096,
+        2 * (limits.candidates_per_request * 9 + 4096),
     );
 
     let slots = limits.models.saturating_mul(limits.slots_per_model);
