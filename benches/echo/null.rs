@@ -51,6 +51,7 @@ pub fn start(backend: IoBackend, cpu: usize, spin: Span, model: &Arc<Model>) -> 
     let clock = Clock::start();
     let mut server = Server::start(&config, &plan, Registry::new(clock, 4), clock).unwrap();
     server.publish(model).unwrap();
+    server.accept().unwrap();
     let Address::Tcp { host, port } = &server.addresses()[0] else { panic!("a TCP address") };
     let address = format!("{host}:{port}").parse().unwrap();
     NullServer { server, address }

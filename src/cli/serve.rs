@@ -60,20 +60,21 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
 
     let mut server = Server::start(config, &plan, registry, clock).map_err(Failure::new)?;
     readiness.set(Latch::Shards, true);
-    readiness.set(Latch::Listeners, true);
-    let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    tracing::info!(
-        addresses = addresses.join(", "),
-        shards = server.shards(),
-        engine = plan.engine.name(),
-        io = plan.io.name(),
-        "listening"
-    );
 
     let stop = match publish_all(&mut server, config, &stops)? {
         Some(stop) => stop,
         None => {
             readiness.set(Latch::Models, true);
+            server.accept().map_err(Failure::new)?;
+            readiness.set(Latch::Listeners, true);
+            let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
+            tracing::info!(
+                addresses = addresses.join(", "),
+                shards = server.shards(),
+                engine = plan.engine.name(),
+                io = plan.io.name(),
+                "listening"
+            );
             tracing::info!("ready");
             wait(&server, &stops)
         }

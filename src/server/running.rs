@@ -10,7 +10,7 @@ use crate::connection::Timeouts;
 use crate::engine::{self, EngineKind};
 use crate::metrics::Registry;
 use crate::model::Model;
-use crate::server::listen::{Acceptor, ListenError, ShardIntake, bind};
+use crate::server::listen::{Acceptor, ListenError, Listeners, ShardIntake, bind};
 use crate::server::mailbox::{MailSender, Undelivered, mailbox};
 use crate::server::plan::Plan;
 use crate::server::publish::{PublishError, prepare};
@@ -41,12 +41,21 @@ pub enum StartError {
 /// A running server.
 pub struct Server {
     addresses: Vec<Address>,
+    /// What [`Server::accept`] turns into the acceptor.
+    entrance: Option<Entrance>,
     acceptor: Option<Acceptor>,
     shards: Vec<ShardHandle>,
     reports: mpsc::Receiver<ShardReport>,
     registry: Arc<Registry>,
     engine: EngineKind,
     config: Config,
+}
+
+/// Bound addresses and the ways from there to the shards.
+struct Entrance {
+    listeners: Listeners,
+    intakes: Vec<ShardIntake>,
+    cpus: Vec<usize>,
 }
 
 struct ShardHandle {
@@ -61,7 +70,7 @@ const NEWS_CAPACITY: usize = 64;
 const SOCKETS_CAPACITY: usize = 1024;
 
 impl Server {
-    /// Binds the addresses, starts the shards, then lets connections in. No model is served yet: see [`Server::publish`].
+    /// Binds the addresses and starts the shards. No model is served yet: see [`Server::publish`]. Nobody is let in yet: see [`Server::accept`].
     pub fn start(config: &Config, plan: &Plan, registry: Arc<Registry>, clock: Clock) -> Result<Server, StartError> {
         let listeners = bind(&config.general.listen)?;
         let addresses = listeners.addresses();
@@ -106,12 +115,21 @@ impl Server {
             shards.push(ShardHandle { thread: Some(thread), news });
         }
         drop(sender);
-        let mut server = Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
+        let entrance = Some(Entrance { listeners, intakes, cpus: plan.placement.control.clone() });
+        let (engine, config) = (plan.engine, config.clone());
+        let mut server = Server { addresses, entrance, acceptor: None, shards, reports, registry, engine, config };
         server.await_shards()?;
-        let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard, &plan.placement.control)
-            .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
-        server.acceptor = Some(acceptor);
         Ok(server)
+    }
+
+    /// Lets connections in, those first that have waited since [`Server::start`]. Once models are published, so that no client is told of an unknown
+    /// one; a second call does nothing.
+    pub fn accept(&mut self) -> Result<(), StartError> {
+        let Some(Entrance { listeners, intakes, cpus }) = self.entrance.take() else { return Ok(()) };
+        let acceptor = Acceptor::start(listeners, intakes, self.config.limits.connections_per_shard, &cpus)
+            .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
+        self.acceptor = Some(acceptor);
+        Ok(())
     }
 
     /// Where it listens; port 0 has become a real one.
@@ -163,6 +181,7 @@ impl Server {
     /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for
     /// threads to end. False: a shard did not end well or in time.
     pub fn drain(mut self) -> bool {
+        drop(self.entrance.take());
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop();
         }

@@ -73,6 +73,7 @@ pub fn start(backend: IoBackend, engine: EngineKind, shards: usize, config: Conf
     for model in models {
         server.publish(model).unwrap();
     }
+    server.accept().unwrap();
     let address = server.addresses()[0].to_string().parse().unwrap();
     TestServer { server, registry, address, config }
 }

@@ -70,6 +70,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let clock = Clock::start();
     let mut server = Server::start(&config, &plan, Registry::new(clock, config.limits.models), clock).map_err(Failure::new)?;
     let result = server.publish(&model).map_err(Failure::new).and_then(|published| {
+        server.accept().map_err(Failure::new)?;
         let address = server.addresses()[0].to_string();
         println!("  model {MODEL}: selftest passed, {}", published.selftest.as_ref().map_or("not replayed".into(), Report::to_string));
         println!("  listening on {address}\n");

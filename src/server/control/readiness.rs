@@ -9,7 +9,7 @@ pub enum Latch {
     Models,
     /// Every shard runs its loop.
     Shards,
-    /// Every listener is bound.
+    /// Connections are taken in.
     Listeners,
     /// The server was not told to stop. Set from the start.
     NotDraining,
