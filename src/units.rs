@@ -46,6 +46,11 @@ impl Instant {
     /// The far future: no deadline.
     pub const NEVER: Instant = Instant(u64::MAX);
 
+    /// So much earlier, not before zero.
+    pub const fn before(self, span: Span) -> Instant {
+        Instant(self.0.saturating_sub(span.0))
+    }
+
     /// Time since `earlier`; zero if it is later.
     pub const fn since(self, earlier: Instant) -> Span {
         Span(self.0.saturating_sub(earlier.0))

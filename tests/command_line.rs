@@ -33,6 +33,7 @@ fn exit_codes() {
         (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl", "--outputs", "y.csv"], 2, "must end in"),
         (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl", "--candidates-per-request", "0"], 2, "0"),
         (&["rank", "--server", "127.0.0.1:1", "--model", "m", "--inputs", "x.jsonl"], 1, "127.0.0.1:1"),
+        (&["inspect", "no/such/bundle"], 1, "no/such/bundle"),
         (&["check", "no/such/bundle"], 1, "no/such/bundle"),
         (&["check", "tests/bundles/dlrm", "--engine", "cuda"], 78, "this build has no CUDA engine"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
@@ -52,6 +53,17 @@ fn check_prints_how_far_an_engine_is() {
     let stdout = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(stdout.contains("largest error") && stdout.contains("passed on cpu"), "{stdout}");
+}
+
+#[test]
+fn inspect_shows_what_is_in_a_bundle() {
+    let output = gavel(&["inspect", "tests/bundles/wdl_scoped", "--plan"]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for part in ["user_feature_0", "dnn.0.norm", "probability", "plan of the cpu engine", "per tile of candidates"] {
+        assert!(stdout.contains(part), "{part}\n{stdout}");
+    }
+    assert!(!text(&gavel(&["inspect", "tests/bundles/wdl_scoped"]).stdout).contains("plan of"), "only when asked");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+/// Of its thread.
+pub const NAME: &str = "raw-echo";
+
 pub struct RawEcho {
     thread: JoinHandle<()>,
     stopped: Arc<AtomicBool>,
@@ -29,10 +32,11 @@ struct Connection {
 pub fn start(listener: TcpListener, cpu: usize, spin: bool, request_bytes: usize, answer_bytes: usize) -> RawEcho {
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stopped);
-    let thread = std::thread::spawn(move || {
+    let run = move || {
         pin_thread(cpu).unwrap();
         serve(&listener, spin, request_bytes, answer_bytes, &stop);
-    });
+    };
+    let thread = std::thread::Builder::new().name(NAME.into()).spawn(run).unwrap();
     RawEcho { thread, stopped }
 }
 

@@ -12,6 +12,9 @@ use gavel::server::runtime::{Reactor, ShardOptions, ShardReport, ShardState, Tur
 use gavel::units::{Clock, Instant, Span};
 use gavel::wire::{Close, Event, UringOptions, Waker, Wire, WireLimits};
 
+/// Of its thread.
+pub const NAME: &str = "shard-0";
+
 pub struct Shard {
     thread: JoinHandle<()>,
     mail: MailSender<Option<OwnedFd>>,

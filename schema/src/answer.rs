@@ -60,7 +60,7 @@ impl Description {
     /// Reads the body of a description. Memory: bounded by the body's size.
     pub fn parse(body: &[u8]) -> Result<Description, AnswerFault> {
         const WHAT: &str = "description";
-        let table = verify::table::<wire::Description<'_>>(body).map_err(|_| AnswerFault::Malformed(WHAT))?;
+        let table = verify::table_of_names::<wire::Description<'_>>(body).map_err(|_| AnswerFault::Malformed(WHAT))?;
         let names = table.feature_names();
         let count = names.map_or(0, |names| names.len());
         let kinds = bytes(table.feature_kinds());

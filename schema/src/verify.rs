@@ -12,11 +12,21 @@ pub(crate) fn table<'a, T>(body: &'a [u8]) -> Result<T::Inner, InvalidFlatbuffer
 where
     T: Follow<'a> + Verifiable + 'a,
 {
-    let options = VerifierOptions {
-        max_depth: 1,
-        max_tables: 1,
-        max_apparent_size: body.len() + APPARENT_SLACK_BYTES,
-        ignore_missing_null_terminator: false,
-    };
+    within::<T>(body, body.len() + APPARENT_SLACK_BYTES)
+}
+
+/// The same for a table that holds lists of names: the verifier counts the offset of a name once in the list and once at the name.
+pub(crate) fn table_of_names<'a, T>(body: &'a [u8]) -> Result<T::Inner, InvalidFlatbuffer>
+where
+    T: Follow<'a> + Verifiable + 'a,
+{
+    within::<T>(body, 2 * body.len() + APPARENT_SLACK_BYTES)
+}
+
+fn within<'a, T>(body: &'a [u8], max_apparent_size: usize) -> Result<T::Inner, InvalidFlatbuffer>
+where
+    T: Follow<'a> + Verifiable + 'a,
+{
+    let options = VerifierOptions { max_depth: 1, max_tables: 1, max_apparent_size, ignore_missing_null_terminator: false };
     flatbuffers::root_with_opts::<T>(&options, body)
 }

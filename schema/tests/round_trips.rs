@@ -109,6 +109,26 @@ fn describe() {
 }
 
 #[test]
+fn descriptions_of_many_features() {
+    for count in [1, 39, 257, 4096] {
+        let mut wide = description();
+        let feature = wide.features[0].clone();
+        wide.features = (0..count).map(|number| DescribedFeature { name: format!("f{number}"), ..feature.clone() }).collect();
+        wide.context_id_bytes = 4;
+        wide.candidate_id_bytes = 4;
+        if feature.id_bytes == 8 {
+            match feature.scope {
+                gavel_protocol::Scope::Context => wide.context_id_bytes = 8,
+                gavel_protocol::Scope::Candidate => wide.candidate_id_bytes = 8,
+            }
+        }
+        let mut encoder = Encoder::new();
+        let (_, body) = split(encoder.description(3, &wide));
+        assert_eq!(Description::parse(body), Ok(wide), "{count} features");
+    }
+}
+
+#[test]
 fn contradictory_descriptions_are_refused() {
     type Change = fn(&mut Description);
     let changes: [Change; 8] = [
@@ -126,7 +146,8 @@ fn contradictory_descriptions_are_refused() {
         let mut description = description();
         change(&mut description);
         let (_, body) = split(encoder.description(3, &description));
-        assert!(matches!(Description::parse(body), Err(AnswerFault::Inconsistent(..))), "case {case}");
+        let found = Description::parse(body);
+        assert!(matches!(found, Err(AnswerFault::Inconsistent(..))), "case {case}: {found:?}");
     }
 }
 

@@ -4,11 +4,46 @@
 //! rest once per candidate. A multiply-add is two FLOPs; bytes are those of table rows that a full row touches.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::{loading, print};
+use crate::engine::cpu::Program;
 use crate::model::{
-    DType, DenseTransform, Feature, FeatureKind, IdType, MissingRule, Model, NanRule, Node, Op, OutputKind, Pool, RangeRule, Scope, Value,
-    ValueScope,
+    DType, DenseTransform, Feature, FeatureKind, IdType, LoadOptions, MissingRule, Model, NanRule, Node, Op, OutputKind, Pool, RangeRule,
+    Scope, Value, ValueScope,
 };
+
+/// Shows what is in a bundle
+///
+/// Features with their rules, tables, the graph, parameters, and what a request and each candidate cost in bytes and FLOPs. The bundle is loaded
+/// and checked on the way; nothing is computed.
+#[derive(Args, Clone, Debug)]
+pub struct InspectArgs {
+    /// Folder of the bundle
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+
+    /// Also plans the model for this CPU, and shows what the engine makes of it
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// Prints the report.
+pub fn run(args: &InspectArgs) -> Result<Exit, Failure> {
+    let model = loading::load(&args.bundle, &LoadOptions::default()).map_err(Failure::new)?;
+    let mut text = report(&model);
+    if args.plan {
+        let program = Program::new(&model).map_err(Failure::new)?;
+        let (contexts, candidates) = program.steps();
+        let _ = writeln!(text, "\nplan of the cpu engine for {}", program.level().name());
+        let _ = writeln!(text, "  {contexts} steps per tile of contexts, {candidates} per tile of candidates");
+        let _ = writeln!(text, "  {} bytes of packed weights and constants, held once per process", program.shared_bytes());
+    }
+    print(&text)
+}
 
 /// Work of some nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -38,6 +38,7 @@ enum Command {
     /// Tells what this machine, kernel and container can do for gavel, and what to change
     Doctor,
     Check(check::CheckArgs),
+    Inspect(inspect::InspectArgs),
     Rank(rank::RankArgs),
     /// Shows the configuration
     #[command(subcommand)]
@@ -76,6 +77,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(&args),
         Command::Doctor => doctor::run(),
         Command::Check(args) => check::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {

@@ -54,7 +54,8 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
     let (stop_sender, stops) = stop_channel();
     let _signals = SignalWatch::start(stop_sender).map_err(|error| Failure::new(format!("cannot watch for signals: {error}")))?;
     let heartbeat = Span::from_ms(config.timeouts.heartbeat_ms.into());
-    let control = Control::start(&config.general.admin, Arc::clone(&registry), Arc::clone(&readiness), heartbeat).map_err(Failure::new)?;
+    let control = Control::start(&config.general.admin, Arc::clone(&registry), Arc::clone(&readiness), heartbeat, &plan.placement.control)
+        .map_err(Failure::new)?;
     tracing::info!(address = %control.addr(), "admin address answers /livez, /readyz, /metrics");
 
     let mut server = Server::start(config, &plan, registry, clock).map_err(Failure::new)?;

@@ -17,14 +17,24 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     least("limits.batch_rows", limits.batch_rows, "limits.candidates_per_request", limits.candidates_per_request);
     least("limits.batch_ids", limits.batch_ids, "limits.ids_per_request", limits.ids_per_request);
     least("limits.in_flight_per_shard", limits.in_flight_per_shard, "limits.in_flight_per_connection", limits.in_flight_per_connection);
-    // One score and one status byte per candidate, and room for the rest of the answer.
+    // Score, status byte and index of each candidate, and room for the rest of the answer; half of the room is for answers in flight.
     least(
         "limits.send_bytes",
         limits.send_bytes,
         "the answer to limits.candidates_per_request, in bytes",
-        limits.candidates_per_request * 5 + 4096,
+        2 * (limits.candidates_per_request * 9 + 4096),
     );
 
+    let slots = limits.models.saturating_mul(limits.slots_per_model);
+    if slots > SLOTS_MAX {
+        faults.push((
+            "limits.slots_per_model",
+            format!(
+                "limits.models = {} with {} batches each make {slots}, over {SLOTS_MAX} of a shard: lower either",
+                limits.models, limits.slots_per_model
+            ),
+        ));
+    }
     let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + limits.send_bytes);
     if reserved > ADDRESS_SPACE_MAX {
         faults.push((
@@ -51,6 +61,9 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
     }
     faults
 }
+
+/// Batches that an engine numbers, of all models of a shard together.
+const SLOTS_MAX: usize = u16::MAX as usize;
 
 /// Address space of one shard's connections: far below the 128 TiB of a process.
 const ADDRESS_SPACE_MAX: usize = 1 << 40;

@@ -133,9 +133,9 @@ settings! {
         frame_bytes: usize = 1_048_576, in 4096..=67_108_864;
             "Largest frame, header included; a larger one is answered `frame_too_large` and the connection closed."
             "4096 candidates with 60 ids of 4 bytes each."
-        send_bytes: usize = 1_048_576, in 65_536..=67_108_864;
+        send_bytes: usize = 4_194_304, in 65_536..=67_108_864;
             "Unsent answers of one connection; reading from it stops until the client takes them."
-            "Sixty answers of 4096 scores. A client that does not read delays itself, not its neighbours."
+            "Half of it is for answers of requests in flight: a hundred of 4096 scores. A client that does not read delays itself, not its neighbours."
         candidates_per_request: usize = 4096, in 1..=1_000_000;
             "Candidates of one request; more are answered `candidates_invalid`."
             "A request is never split over batches, so this bounds how long it holds an engine."
@@ -178,7 +178,7 @@ settings! {
             "Requests take milliseconds; the rest is for clients to move. Keep it below the pod's grace period (30 s)."
         heartbeat_ms: u32 = 5_000, in 1_100..=600_000;
             "`/livez` fails when a shard gave no sign of life for so long."
-            "A shard's turn takes under a millisecond and an idle shard wakes every second; five seconds are a hang, not load."
+            "A shard's turn takes under a millisecond and an idle shard wakes twenty times a second; five seconds are a hang, not load."
     }
 
     /// Logs of the control path; nothing is logged per request.

@@ -70,8 +70,10 @@ fn settings_must_fit_together() {
         (vec![flag("admin", "unix:/a")], "must be host:port"),
         (vec![flag("limits.connections_per_shard", "1000000"), flag("limits.frame_bytes", "67108864")], "address space"),
         (vec![flag("limits.in_flight_per_shard", "1")], "below limits.in_flight_per_connection"),
+        (vec![flag("limits.models", "4096"), flag("limits.slots_per_model", "16")], "make 65536, over 65535"),
+        (vec![flag("limits.models", "4095"), flag("limits.slots_per_model", "16")], ""),
         (vec![flag("timeouts.idle_ms", "10")], "below timeouts.hello_ms"),
-        (vec![flag("limits.send_bytes", "65536"), flag("limits.candidates_per_request", "8192"), flag("limits.batch_rows", "8192")], ""),
+        (vec![flag("limits.send_bytes", "155648"), flag("limits.candidates_per_request", "8192"), flag("limits.batch_rows", "8192")], ""),
         (
             vec![flag("limits.send_bytes", "65536"), flag("limits.candidates_per_request", "80000"), flag("limits.batch_rows", "80000")],
             "below the answer",

@@ -37,6 +37,10 @@ pub struct Connection {
     pub reserved_bytes: usize,
     /// When the header of the frame under way arrived, if its body is not complete yet.
     pub header_arrived: Option<Instant>,
+    /// When bytes last arrived: the arrival of headers that lie in the buffer and have not had their turn.
+    pub received_at: Instant,
+    /// Whole frames wait for the shard's next round.
+    pub queued: bool,
     /// Reading is stopped because the client does not take its answers.
     pub held: bool,
     /// Timers.
@@ -56,6 +60,8 @@ impl Connection {
             in_flight: 0,
             reserved_bytes: 0,
             header_arrived: None,
+            received_at: now,
+            queued: false,
             held: false,
             patience: Patience::new(now),
             first_ticket: NO_TICKET,

@@ -63,7 +63,7 @@ impl Patience {
 
     /// Bytes not yet taken by the socket, as of now.
     pub fn unsent(&mut self, bytes: usize, now: Instant) {
-        if bytes < self.unsent || bytes == 0 || self.unsent == 0 {
+        if bytes < self.unsent || (self.unsent == 0 && bytes > 0) {
             self.unsent_since = now;
         }
         self.unsent = bytes;
@@ -76,7 +76,13 @@ impl Connection {
         let over = |since: Instant, limit: Span| limit != Span::ZERO && now.since(since) >= limit;
         let patience = &self.patience;
         if let Phase::Closing(since) = self.phase {
-            return over(since, CLOSE_LINGER).then_some(Expired::Closing);
+            // Answers that still leave are given the time that progress deserves; then the peer has a moment to close.
+            let late = if patience.unsent > 0 {
+                over(patience.unsent_since, timeouts.send)
+            } else {
+                over(since.max(patience.unsent_since), CLOSE_LINGER)
+            };
+            return late.then_some(Expired::Closing);
         }
         if patience.unsent > 0 && over(patience.unsent_since, timeouts.send) {
             return Some(Expired::Send);
@@ -145,6 +151,17 @@ mod tests {
         connection.phase = Phase::Closing(Instant(5));
         assert_eq!(connection.expired(&TIMEOUTS, Instant(1_000)), None);
         assert_eq!(connection.expired(&TIMEOUTS, Instant(5) + CLOSE_LINGER), Some(Expired::Closing));
+        // A client that reads slowly keeps the connection while it makes progress.
+        let mut now = Instant(5);
+        for unsent in (1..100).rev() {
+            connection.patience.unsent(unsent, now);
+            now = now + Span(TIMEOUTS.send.0 - 1);
+            assert_eq!(connection.expired(&TIMEOUTS, now), None);
+        }
+        assert_eq!(connection.expired(&TIMEOUTS, now + Span(1)), Some(Expired::Closing));
+        connection.patience.unsent(0, now);
+        assert_eq!(connection.expired(&TIMEOUTS, now + Span(1)), None);
+        assert_eq!(connection.expired(&TIMEOUTS, now + CLOSE_LINGER), Some(Expired::Closing));
     }
 
     #[test]

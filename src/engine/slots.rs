@@ -58,6 +58,6 @@ impl<P: Clone> Slots<P> {
             self.entries.push(None);
         }
         self.entries[free] = Some((slot, program));
-        SlotId(u16::try_from(free).expect("limits bound the number of slots far below 65536"))
+        SlotId(u16::try_from(free).expect("the configuration's check bounds models times slots"))
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::units::Span;
 
-/// Exponentially weighted averages of a batch's fixed cost and of its cost per row, deliberately low: a wrong guess must not refuse a request
-/// that could have been served, while a request that is let in and comes late is answered `deadline_exceeded` anyway.
+/// A running estimate of the time per row, deliberately low: a wrong guess must not refuse a request that could have been served, while a request
+/// that is let in and comes late is answered `deadline_exceeded` anyway.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RowCost {
     /// Nanoseconds per row, 0 until measured.

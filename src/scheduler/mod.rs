@@ -102,7 +102,10 @@ impl Scheduler {
     /// The slot that the next request of `model` joins: the open one, or a free one that is opened now.
     /// `deadline` is [`Instant::NEVER`] without a budget.
     pub fn place(&mut self, model: ModelNumber, rows: u32, deadline: Instant, now: Instant) -> Result<SlotNumber, Refused> {
-        if deadline != Instant::NEVER {
+        // An idle engine takes the request whatever the prediction says: a wrong one (a first batch on cold pages, a stall) is put right only by
+        // batches that run.
+        let idle = self.running.is_empty() && self.requests_waiting == 0;
+        if deadline != Instant::NEVER && !idle {
             let ready = now + self.running_left(now) + self.waiting + self.cost(model).of(rows);
             if ready > deadline {
                 return Err(Refused::TooLate(ready.since(deadline)));
@@ -137,8 +140,8 @@ impl Scheduler {
         true
     }
 
-    /// A request was written into its open slot.
-    pub fn joined(&mut self, slot: SlotNumber, rows: u32, deadline: Instant, now: Instant) {
+    /// A request was written into its open slot. A higher `priority` is ordered as if its deadline were so many milliseconds earlier.
+    pub fn joined(&mut self, slot: SlotNumber, rows: u32, deadline: Instant, priority: u8, now: Instant) {
         let model = self.slot(slot).model;
         let cost = self.cost(model).of(rows);
         let state = self.slot(slot);
@@ -146,7 +149,8 @@ impl Scheduler {
         state.requests += 1;
         state.rows += rows;
         state.cost = Span(state.cost.0 + cost.0);
-        state.due = state.due.min(deadline.min(now + DEFAULT_SLACK));
+        let due = deadline.min(now + DEFAULT_SLACK).before(Span::from_ms(u64::from(priority)));
+        state.due = state.due.min(due);
         self.requests_waiting += 1;
         self.rows_waiting += rows;
         self.waiting = Span(self.waiting.0 + cost.0);

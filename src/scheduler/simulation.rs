@@ -66,7 +66,7 @@ proptest! {
                                 shadow.rows += rows;
                                 let due = deadline.min(now + super::DEFAULT_SLACK);
                                 shadow.due = Some(shadow.due.map_or(due, |old| old.min(due)));
-                                scheduler.joined(slot, rows, deadline, now);
+                                scheduler.joined(slot, rows, deadline, 0, now);
                             }
                             Err(Refused::NoRoom) => {
                                 refused += 1;
@@ -114,18 +114,55 @@ fn an_idle_scheduler_refuses_only_what_is_already_late() {
     let mut scheduler = Scheduler::default();
     scheduler.attach(ModelNumber(0), [SlotNumber(0)]);
     assert_eq!(scheduler.place(ModelNumber(0), 10, Instant(1), Instant(0)), Ok(SlotNumber(0)));
-    scheduler.joined(SlotNumber(0), 100, Instant(1), Instant(0));
+    scheduler.joined(SlotNumber(0), 100, Instant(1), 0, Instant(0));
     assert_eq!(scheduler.take(Instant(0)), Some(SlotNumber(0)));
     // 100 rows took 100 µs: a µs a row from here on.
     scheduler.finished(SlotNumber(0), Some(100), Instant(100_000));
     let now = Instant(200_000);
-    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(50_000), now), Ok(SlotNumber(0)));
-    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(49_000), now), Err(Refused::TooLate(Span(1_000))));
-    scheduler.joined(SlotNumber(0), 50, now + Span(60_000), now);
+    // Idle: taken, whatever the prediction.
+    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(1), now), Ok(SlotNumber(0)));
+    scheduler.joined(SlotNumber(0), 50, now + Span(60_000), 0, now);
     assert_eq!(
         scheduler.place(ModelNumber(0), 50, now + Span(60_000), now),
         Err(Refused::TooLate(Span(40_000))),
         "what waits is ahead of it"
     );
+    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(100_000), now), Ok(SlotNumber(0)));
     assert_eq!(scheduler.place(ModelNumber(0), 50, Instant::NEVER, now), Ok(SlotNumber(0)));
+}
+
+/// A batch that was held up by a descheduled thread must not shut the model's callers out.
+#[test]
+fn a_stall_is_forgotten() {
+    let mut scheduler = Scheduler::default();
+    scheduler.attach(ModelNumber(0), [SlotNumber(0), SlotNumber(1)]);
+    let mut now = Instant(0);
+    let mut refused = 0;
+    let budget = Span::from_ms(5);
+    for round in 0..200 {
+        let took = if round == 0 { Span::from_ms(200) } else { Span::from_ms(2) };
+        for _ in 0..2 {
+            match scheduler.place(ModelNumber(0), 500, now + budget, now) {
+                Ok(slot) => scheduler.joined(slot, 500, now + budget, 0, now),
+                Err(_) => refused += 1,
+            }
+        }
+        let slot = scheduler.take(now).expect("the first of a round is never refused");
+        now = now + took;
+        scheduler.finished(slot, Some(500), now);
+    }
+    assert!(refused < 20, "{refused} of 400 refused after one stall");
+}
+
+#[test]
+fn higher_priority_runs_first() {
+    let mut scheduler = Scheduler::default();
+    scheduler.attach(ModelNumber(0), [SlotNumber(0)]);
+    scheduler.attach(ModelNumber(1), [SlotNumber(1)]);
+    let now = Instant(0) + Span::from_ms(1_000);
+    for (model, priority) in [(0, 0), (1, 3)] {
+        let slot = scheduler.place(ModelNumber(model), 10, Instant::NEVER, now).expect("room");
+        scheduler.joined(slot, 10, now + Span::from_ms(5), priority, now);
+    }
+    assert_eq!(scheduler.take(now), Some(SlotNumber(1)));
 }

@@ -18,6 +18,7 @@ pub use stop::{SignalWatch, Stop, StopReceiver, StopSender, stop_channel};
 
 use crate::config::Address;
 use crate::metrics::Registry;
+use crate::server::placement::pin_thread_to;
 use crate::units::Span;
 use pages::Pages;
 
@@ -53,12 +54,13 @@ pub enum ControlError {
 
 impl Control {
     /// Binds `admin` and answers `/livez`, `/readyz` and `/metrics` from a thread of its own. A shard without a sign of life for `heartbeat`
-    /// is not live. Bound when this returns.
+    /// is not live. The thread keeps to `cpus`; none: anywhere. Bound when this returns.
     pub fn start(
         admin: &Address,
         registry: Arc<Registry>,
         readiness: Arc<Readiness>,
         heartbeat: Span,
+        cpus: &[usize],
     ) -> Result<ControlHandle, ControlError> {
         let bind = |source| ControlError::Bind { address: admin.to_string(), source };
         let listener = TcpListener::bind(&admin.resolve().map_err(bind)?[..]).map_err(bind)?;
@@ -74,9 +76,13 @@ impl Control {
                 _ = stopped => Ok(()),
             }
         };
+        let cpus = cpus.to_vec();
         let thread = thread::Builder::new()
             .name("gavel-control".into())
             .spawn(move || {
+                if let Err(error) = pin_thread_to(&cpus) {
+                    tracing::warn!(%error, "the control thread shares the shards' CPUs");
+                }
                 if let Err(error) = runtime.block_on(serve) {
                     tracing::error!(%error, "admin address failed");
                 }
@@ -138,7 +144,7 @@ mod tests {
         let registry = Registry::new(Clock::start(), 1);
         let readiness = Arc::new(Readiness::default());
         let admin = "127.0.0.1:0".parse().expect("valid");
-        let control = Control::start(&admin, Arc::clone(&registry), Arc::clone(&readiness), Span::from_ms(200)).expect("started");
+        let control = Control::start(&admin, Arc::clone(&registry), Arc::clone(&readiness), Span::from_ms(200), &[]).expect("started");
         let addr = control.addr();
 
         assert_eq!(get(addr, "/readyz"), (503, "not ready\n[-] models\n[-] shards\n[-] listeners\n[+] not_draining\n".into()));
@@ -175,7 +181,8 @@ mod tests {
     fn a_taken_address_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("bound");
         let admin = taken.local_addr().expect("an address").to_string();
-        let result = Control::start(&admin.parse().expect("valid"), Registry::new(Clock::start(), 1), Arc::default(), Span::from_ms(1));
+        let result =
+            Control::start(&admin.parse().expect("valid"), Registry::new(Clock::start(), 1), Arc::default(), Span::from_ms(1), &[]);
         let error = result.expect_err("taken").to_string();
         assert!(error.contains(&admin), "{error}");
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag, scores_frame_bytes_max};
+use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
@@ -10,7 +10,7 @@ use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
-use crate::server::shard::{ERROR_FRAME_BYTES, Published};
+use crate::server::shard::{Published, answer_bytes_max};
 
 /// Why a model is not served.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,21 @@ pub enum PublishError {
         /// How many there are.
         source: SlotsTaken,
     },
+    /// Clients could not be told its layout: the frame does not fit beside other answers.
+    #[error(
+        "model {model}/{version}: its description takes {bytes} bytes, more than half of limits.send_bytes = {send_bytes}; raise limits.send_bytes to \
+         {} or shorten the names of its features and outputs in manifest.json", bytes * 2
+    )]
+    Description {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+        /// Of the frame.
+        bytes: usize,
+        /// As configured.
+        send_bytes: usize,
+    },
     /// A shard could not make room.
     #[error("model {model}/{version}: a shard could not take it: {reason}")]
     Shard {
@@ -66,8 +81,8 @@ pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry
         EngineKind::Null => None,
         EngineKind::Cpu => Some(selftest::replay(&prepared, model)),
     };
-    let report = report.transpose().map_err(|source| PublishError::Selftest { model: name.clone(), version, source })?;
-    publish(model, prepared, report, limits, registry).map_err(|source| PublishError::Slots { model: name, version, source })
+    let report = report.transpose().map_err(|source| PublishError::Selftest { model: name, version, source })?;
+    publish(model, prepared, report, limits, registry)
 }
 
 /// A prepared model, with its place in the metrics and its description.
@@ -77,17 +92,24 @@ pub(crate) fn publish(
     selftest: Option<Report>,
     limits: &Limits,
     registry: &Registry,
-) -> Result<Published, SlotsTaken> {
+) -> Result<Published, PublishError> {
+    let (name, version, send_bytes) = (&model.name, model.version, limits.send_bytes);
     let description = describe(model, limits);
-    let cells = registry.register(&model.name, model.version, &model.digest.to_string(), description.signature)?;
+    let frame = Encoder::new().description(0, &description).to_vec();
+    if frame.len() > send_bytes / 2 {
+        return Err(PublishError::Description { model: name.clone(), version, bytes: frame.len(), send_bytes });
+    }
+    let cells = registry
+        .register(name, version, &model.digest.to_string(), description.signature)
+        .map_err(|source| PublishError::Slots { model: name.clone(), version, source })?;
     Ok(Published {
-        name: model.name.clone(),
-        version: model.version,
+        name: name.clone(),
+        version,
         signature: description.signature,
         layout: Arc::new(Layout::new(&model.features, model.graph.outputs.len())),
         features: model.features.iter().map(|feature| feature.name.clone()).collect(),
         prepared,
-        description: Encoder::new().description(0, &description).to_vec(),
+        description: frame,
         cells,
         candidates_max: candidates_max(model, limits),
         ids_max: limits.ids_per_request,
@@ -99,12 +121,10 @@ pub(crate) fn publish(
 
 /// Most candidates of a request: as configured, and no more than an answer with all outputs of the model has room for on a connection.
 fn candidates_max(model: &Model, limits: &Limits) -> usize {
-    let outputs = model.graph.outputs.len();
-    let fits = |candidates: usize| scores_frame_bytes_max(candidates, outputs) + ERROR_FRAME_BYTES <= limits.send_bytes;
-    let per_candidate = scores_frame_bytes_max(1, outputs) - scores_frame_bytes_max(0, outputs);
-    let mut most = limits.candidates_per_request.min(limits.send_bytes / per_candidate);
+    let fits = |candidates: usize| answer_bytes_max(candidates, u32::MAX, model.graph.outputs.len()) <= limits.send_bytes / 2;
+    let mut most = limits.candidates_per_request;
     while most > 1 && !fits(most) {
-        most -= 1;
+        most -= most.div_ceil(100);
     }
     most
 }
@@ -174,5 +194,29 @@ fn describe_feature(feature: &Feature) -> DescribedFeature {
         },
         flags,
         rows: rows_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{LoadOptions, load};
+    use crate::units::Clock;
+
+    #[test]
+    fn a_description_fits_twice_into_the_send_queue() {
+        let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles/wdl");
+        let model = Arc::new(load(&bundle, &LoadOptions { name: None, version: 1 }, &mut |_| {}).expect("a golden bundle"));
+        let bytes = Encoder::new().description(0, &describe(&model, &Limits::default())).len();
+        for (send_bytes, fits) in [(2 * bytes, true), (2 * bytes - 1, false)] {
+            let registry = Registry::new(Clock::start(), 1);
+            let limits = Limits { send_bytes, ..Limits::default() };
+            match prepare(&model, EngineKind::Null, &limits, &registry) {
+                Ok(_) => assert!(fits, "{send_bytes}"),
+                Err(error) => assert!(!fits && error.to_string().contains("raise limits.send_bytes"), "{send_bytes}: {error}"),
+            }
+        }
     }
 }

@@ -108,7 +108,7 @@ impl Server {
         drop(sender);
         let mut server = Server { addresses, acceptor: None, shards, reports, registry, engine: plan.engine, config: config.clone() };
         server.await_shards()?;
-        let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard)
+        let acceptor = Acceptor::start(listeners, intakes, config.limits.connections_per_shard, &plan.placement.control)
             .map_err(|source| StartError::System { what: "the acceptor".into(), source })?;
         server.acceptor = Some(acceptor);
         Ok(server)

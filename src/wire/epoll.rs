@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::fifo::Fifo;
-use super::line::{End, HasLine, Line, Table};
+use super::line::{HasLine, Line, Table};
 use super::region::Region;
 use super::{Close, ConnectionId, Event, SendFull, Waker, Wire, WireLimits};
 use crate::units::Span;
@@ -255,12 +255,8 @@ impl EpollWire {
         if link.line.close == Some(Close::AfterSends) {
             return self.discard(index);
         }
-        if !link.line.reading || link.line.end == End::Told {
+        if !link.line.reading || link.line.ended {
             return None;
-        }
-        if std::mem::take(&mut link.line.unannounced) && link.line.is_worth_telling() {
-            self.attention.push(index);
-            return Some(Event::Received(id));
         }
         if !link.readable {
             return None;
@@ -299,7 +295,7 @@ impl EpollWire {
             }
             Taken::End => {
                 link.readable = false;
-                link.line.end = End::Told;
+                link.line.ended = true;
                 Some(Event::Finished(id))
             }
             Taken::Failed(errno) => {
@@ -312,16 +308,16 @@ impl EpollWire {
     /// A connection that closes after its sends: its input is thrown away until the peer closes too.
     fn discard(&mut self, index: u32) -> Option<Event> {
         let link = self.table.at(index);
-        if link.readable && link.line.end == End::Open {
+        if link.readable && !link.line.ended {
             // SAFETY: the scratch buffer is this long and shows nobody's bytes any more.
             match unsafe { receive(link.line.fd(), self.scratch.as_mut_ptr(), self.scratch.len()) } {
                 Taken::Bytes(_) => self.attention.push(index),
                 Taken::Nothing => link.readable = false,
-                Taken::End => link.line.end = End::Told,
+                Taken::End => link.line.ended = true,
                 Taken::Failed(errno) => link.line.failed = Some(errno),
             }
         }
-        let over = link.line.failed.is_some() || (link.line.half_closed && link.line.end != End::Open);
+        let over = link.line.failed.is_some() || (link.line.half_closed && link.line.ended);
         over.then(|| self.finish(index))
     }
 
@@ -411,7 +407,7 @@ impl Wire for EpollWire {
     fn set_reading(&mut self, connection: ConnectionId, reading: bool) {
         let Some(link) = self.table.open_mut(connection) else { return };
         link.line.reading = reading;
-        if reading && (link.readable || link.line.unannounced) {
+        if reading && link.readable {
             self.attention.push(connection.index);
         }
     }
@@ -438,7 +434,7 @@ impl Wire for EpollWire {
             self.shown = None;
         }
         // The end of the stream may have been read already.
-        link.readable |= link.line.end == End::Open;
+        link.readable |= !link.line.ended;
         if link.line.outbox.is_empty() && how == Close::AfterSends {
             link.line.half_close();
         }

@@ -8,17 +8,6 @@ use super::outbox::Outbox;
 use super::region::{PAGE_BYTES, Pages, Region};
 use super::{Cause, Close, ConnectionId, WireLimits};
 
-/// Whether the peer has finished sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It may send more.
-    Open,
-    /// It has finished; the shard does not know yet (reading is off).
-    Seen,
-    /// The shard knows.
-    Told,
-}
-
 /// One connection, as far as both wires agree. A free slot has no socket.
 #[derive(Debug)]
 pub struct Line {
@@ -31,10 +20,8 @@ pub struct Line {
     pub outbox: Outbox,
     /// See [`super::Wire::set_reading`].
     pub reading: bool,
-    /// Bytes came while reading was off.
-    pub unannounced: bool,
-    /// The peer's half-close.
-    pub end: End,
+    /// The peer has finished sending.
+    pub ended: bool,
     /// What the shard asked for.
     pub close: Option<Close>,
     /// Our own half-close is done.
@@ -56,10 +43,10 @@ impl Line {
 
     /// What `Closed` will say.
     pub fn cause(&self) -> Cause {
-        match (self.failed, self.end) {
+        match (self.failed, self.ended) {
             (Some(errno), _) => Cause::Error(errno),
-            (None, End::Open) => Cause::Local,
-            (None, _) => Cause::Peer,
+            (None, false) => Cause::Local,
+            (None, true) => Cause::Peer,
         }
     }
 
@@ -115,8 +102,7 @@ impl<L: HasLine> Table<L> {
                     inbox,
                     outbox,
                     reading: true,
-                    unannounced: false,
-                    end: End::Open,
+                    ended: false,
                     close: None,
                     half_closed: false,
                     failed: None,
@@ -133,7 +119,7 @@ impl<L: HasLine> Table<L> {
         let line = self.links[index as usize].line_mut();
         line.generation = line.generation.wrapping_add(1);
         line.socket = Some(socket);
-        (line.reading, line.unannounced, line.end) = (true, false, End::Open);
+        (line.reading, line.ended) = (true, false);
         (line.close, line.half_closed, line.failed) = (None, false, None);
         Ok(ConnectionId { index, generation: line.generation })
     }

@@ -2,7 +2,8 @@
 //!
 //! A wire moves bytes and knows nothing of frames beyond their length: the shard says through [`Wire::need`] how long the frame under way is,
 //! and gets its bytes contiguous. Memory: one region per wire of address space reserved at start, `connections_max` × (`receive_bytes_max` +
-//! `send_bytes_max`), touched page by page; nothing is allocated between a readable socket and a written reply.
+//! `send_bytes_max` + what the kernel may still deliver when reading stops), touched page by page; nothing is allocated between a readable
+//! socket and a written reply.
 //!
 //! Both wires behave alike and pass the same table of tests. Absent on purpose: accepting (the acceptor deals descriptors), TLS, clocks, frames.
 //!
@@ -13,7 +14,7 @@
 //!     wire.turn()                       // one entry into the kernel: sends what is queued, takes what came
 //!     while let Some(event) = wire.next() { .. wire.received(c) .. wire.consume(c, n) .. wire.send(c, bytes) .. }
 //!     .. engine steps ..
-//!     if nothing to do { wait until wire.waiter() is ready or a timer fires }
+//!     if nothing to do { wait() for an event, a wake or a timer, or on uring prepare_sleep() and await the eventfd }
 //! }
 //! ```
 

@@ -5,10 +5,10 @@ use std::thread::spawn;
 use std::time::{Duration, Instant};
 
 use gavel::units::Span;
-use gavel::wire::{Cause, Close, Event, SendFull, Waker, Wire, WireLimits};
+use gavel::wire::{Cause, Close, ConnectionId, Event, SendFull, Waker, Wire, WireLimits};
 
 use crate::alloc;
-use crate::harness::{Echo, Kind, LIMITS, pair, pattern, read_pattern, waker, write_pattern};
+use crate::harness::{Echo, Kind, LIMITS, Stream, pair, pattern, read_pattern, waker, write_pattern};
 
 pub fn frames_of_awkward_sizes_come_back<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
     let chunkings: [&[usize]; 4] = [&[usize::MAX], &[1, 3, 500, 17], &[16_384], &[65_537, 1, 40_000]];
@@ -491,6 +491,102 @@ pub fn ten_thousand_messages_without_allocation<W: Wire>(make: impl Fn(WireLimit
         .collect();
     assert!(echo.received_events >= 10_000, "{}", echo.received_events);
     drop(clients);
+}
+
+/// Clients and a shard that do whatever comes to mind: nothing panics, no connection is lost or told of twice, no descriptor stays open.
+pub fn random_lives_end_exactly_once<W: Wire>(make: impl Fn(WireLimits, Waker) -> W) {
+    for seed in 0..6 {
+        let limits = WireLimits { connections_max: 24, receive_bytes_max: 100_000, send_bytes_max: 70_000 };
+        let mut wire = make(limits, waker());
+        let mut random = Random(seed);
+        let (mut live, mut seen, mut adopted) = (Vec::new(), std::collections::HashSet::new(), 0);
+        let mut clients = Vec::new();
+        let until = Instant::now() + Duration::from_secs(20);
+        while adopted < 150 || wire.connections() > 0 {
+            assert!(Instant::now() < until, "seed {seed}: {} connections stay", wire.connections());
+            if adopted < 150 && wire.connections() < limits.connections_max && random.below(3) == 0 {
+                let (client, socket) = pair(if random.below(2) == 0 { Kind::Tcp } else { Kind::Unix });
+                live.push(wire.adopt(socket).unwrap());
+                adopted += 1;
+                let mood = Random(random.next());
+                clients.push(spawn(move || live_at_random(client, mood)));
+            }
+            if random.below(4) == 0 {
+                wire.wait(Some(Span::from_us(500))).unwrap()
+            } else {
+                wire.turn().unwrap()
+            }
+            while let Some(event) = wire.next() {
+                match event {
+                    Event::Received(id) | Event::Finished(id) | Event::Sent(id) => {
+                        assert!(live.contains(&id), "{event:?} of a dead connection");
+                        act_at_random(&mut wire, id, &mut random);
+                    }
+                    Event::Closed(id, _) => {
+                        assert!(seen.insert(id), "{id:?} closed twice");
+                        live.retain(|other| *other != id);
+                        assert!(wire.received(id).is_empty());
+                    }
+                    Event::Woken => {}
+                }
+            }
+            if let Some(&id) = live.get(random.below(200) as usize) {
+                act_at_random(&mut wire, id, &mut random);
+            }
+        }
+        assert_eq!(seen.len(), adopted);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    }
+}
+
+fn act_at_random<W: Wire>(wire: &mut W, id: ConnectionId, random: &mut Random) {
+    let have = wire.received(id).len();
+    match random.below(40) {
+        0 => wire.close(id, Close::Now),
+        1 => wire.close(id, Close::AfterSends),
+        2 | 3 => wire.set_reading(id, false),
+        4..8 => wire.set_reading(id, true),
+        8 | 9 => wire.need(id, have + random.below(60_000) as usize),
+        10 => wire.need(id, 100_000),
+        11..20 => wire.consume(id, random.below(have as u64 + 1) as usize),
+        20..24 => drop(wire.send(id, &vec![3; random.below(90_000) as usize])),
+        _ => {
+            let echo = wire.received(id)[..have.min(10_000)].to_vec();
+            if wire.send(id, &echo).is_ok() {
+                wire.consume(id, echo.len());
+            }
+        }
+    }
+}
+
+fn live_at_random(mut client: Stream, mut random: Random) {
+    client.set_patience(Duration::from_millis(20));
+    let mut buffer = vec![5; 80_000];
+    for _ in 0..random.below(40) {
+        let bytes_max = if random.below(3) == 0 { 80_000 } else { 600 };
+        let bytes = 1 + random.below(bytes_max) as usize;
+        match random.below(12) {
+            0 => client.finish_quietly(),
+            1 if random.below(3) == 0 => return client.reset(),
+            2..5 => drop(client.read(&mut buffer[..bytes])),
+            5 => std::thread::sleep(Duration::from_millis(2)),
+            _ => drop(client.write(&buffer[..bytes])),
+        }
+    }
+}
+
+/// Numbers that look random; a seed repeats them.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 16
+    }
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
 }
 
 const ALONE: &str = "GAVEL_TEST_ALONE";

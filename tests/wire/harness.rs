@@ -36,6 +36,21 @@ impl Stream {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write).unwrap(),
         }
     }
+    /// As [`Stream::finish`], where the other side may be gone already.
+    pub fn finish_quietly(&self) {
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+    /// How long a read or write waits.
+    pub fn set_patience(&self, patience: Duration) {
+        let patience = Some(patience);
+        match self {
+            Stream::Tcp(stream) => stream.set_read_timeout(patience).and(stream.set_write_timeout(patience)).unwrap(),
+            Stream::Unix(stream) => stream.set_read_timeout(patience).and(stream.set_write_timeout(patience)).unwrap(),
+        }
+    }
     pub fn twin(&self) -> Stream {
         match self {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().unwrap()),

@@ -54,6 +54,7 @@ on_both_wires! {
     wakes_and_timeouts_end_a_wait
     memory_of_closed_connections_is_given_back
     ten_thousand_messages_without_allocation
+    random_lives_end_exactly_once
 }
 
 /// More bytes on their way than the ring has buffers, in buffers that split every frame.
@@ -66,5 +67,6 @@ fn a_starved_pool_loses_nothing() {
     for (buffers, buffer_bytes) in [(2, 64), (8, 4096), (64, 1000)] {
         let options = UringOptions { buffers, buffer_bytes, entries: 8, completions: 16 };
         cases::mixed_sizes_pipelined_on_many_connections(|limits, waker| UringWire::new(limits, options, waker).unwrap());
+        cases::random_lives_end_exactly_once(|limits, waker| UringWire::new(limits, options, waker).unwrap());
     }
 }

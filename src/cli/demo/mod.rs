@@ -4,9 +4,11 @@ mod impressions;
 mod report;
 mod traffic;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use gavel_client::blocking::Connection;
@@ -81,11 +83,13 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     if drained { Ok(Exit::Ok) } else { Err(Failure::new("the server did not drain in time")) }
 }
 
-/// The demo's bundle is part of the program; it takes the same way in as any other: a folder, digests, a selftest.
+/// The demo's bundle is part of the program; it takes the same way in as any other: a folder, digests, a selftest. The folder is new and nobody
+/// else's: one that exists already is an error, whoever made it.
 fn unpack() -> Result<(Arc<Model>, PathBuf), Failure> {
-    let folder = std::env::temp_dir().join(format!("gavel-demo-{}", std::process::id()));
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let folder = std::env::temp_dir().join(format!("gavel-demo-{}-{moment:x}", std::process::id()));
     let fault = |error: std::io::Error| Failure::new(format!("cannot unpack the demo's bundle into {}: {error}", folder.display()));
-    fs::create_dir_all(&folder).map_err(fault)?;
+    DirBuilder::new().mode(0o700).create(&folder).map_err(fault)?;
     for (name, bytes) in [("manifest.json", MANIFEST), ("weights.safetensors", WEIGHTS), ("selftest.safetensors", SELFTEST)] {
         fs::write(folder.join(name), bytes).map_err(fault)?;
     }

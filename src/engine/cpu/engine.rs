@@ -62,7 +62,6 @@ impl Engine for CpuEngine {
         let Prepared::Cpu(program) = model else {
             panic!("a model prepared for another engine");
         };
-        assert!(self.batch.is_none(), "workspace is not moved under a batch");
         self.workspace.fit(program, limits)?;
         self.slots.add(program, program.layout(), slots, limits)
     }
@@ -134,18 +133,12 @@ impl Engine for CpuEngine {
 }
 
 impl Workspace {
-    /// Grows to what `program` needs with these limits.
+    /// Grows to what `program` needs with these limits. A batch may be under way: what it has computed moves along.
     fn fit(&mut self, program: &Program, limits: SlotLimits) -> Result<(), EngineError> {
-        let contexts = program.needs.bytes_per_context * limits.contexts;
-        if self.contexts.len() < contexts {
-            self.contexts = Block::zeroed("workspace for context values", contexts)?;
-        }
-        if self.tile.len() < program.needs.tile_bytes {
-            self.tile = Block::zeroed("workspace for a tile", program.needs.tile_bytes)?;
-        }
+        grow(&mut self.contexts, "workspace for context values", program.needs.bytes_per_context * limits.contexts)?;
+        grow(&mut self.tile, "workspace for a tile", program.needs.tile_bytes)?;
         // Each segment starts at most one range of each scope.
-        self.ranges.clear();
-        self.ranges.reserve(2 * limits.contexts);
+        self.ranges.reserve((2 * limits.contexts).saturating_sub(self.ranges.len()));
         Ok(())
     }
 
@@ -175,6 +168,15 @@ impl Workspace {
             _ => self.ranges.push(Range { scope, first, rows }),
         }
     }
+}
+
+fn grow(block: &mut Block, what: &str, bytes: usize) -> Result<(), EngineError> {
+    if block.len() < bytes {
+        let mut larger = Block::zeroed(what, bytes)?;
+        larger.as_mut_slice::<u8>()[..block.len()].copy_from_slice(block.as_slice());
+        *block = larger;
+    }
+    Ok(())
 }
 
 /// Rows of the next tile: what is left in tiles of even size.

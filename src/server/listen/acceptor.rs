@@ -18,6 +18,7 @@ use socket2::Socket;
 use super::Listeners;
 use crate::metrics::Cells;
 use crate::server::mailbox::{MailSender, Undelivered};
+use crate::server::placement::pin_thread_to;
 use crate::wire::Waker;
 
 /// How connections get to one shard.
@@ -47,8 +48,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts accepting. A shard gets at most `connections_per_shard` at once; beyond that a client is told `connection_limit` and closed.
-    pub fn start(listeners: Listeners, shards: Vec<ShardIntake>, connections_per_shard: usize) -> io::Result<Acceptor> {
+    /// Starts accepting, on `cpus` (none: anywhere). A shard gets at most `connections_per_shard` at once; beyond that a client is told `connection_limit` and closed.
+    pub fn start(listeners: Listeners, shards: Vec<ShardIntake>, connections_per_shard: usize, cpus: &[usize]) -> io::Result<Acceptor> {
         let stop = Waker::new()?;
         let refusal = Encoder::new().error(0, Code::ConnectionLimit, Code::ConnectionLimit.name(), 0).into();
         let dealer = Dealer {
@@ -59,8 +60,13 @@ impl Acceptor {
             refused: Complaint::default(),
             starved: Complaint::default(),
         };
-        let stopped = stop.clone();
-        let thread = Builder::new().name("acceptor".into()).spawn(move || accept_until(&stopped, &listeners, dealer))?;
+        let (stopped, cpus) = (stop.clone(), cpus.to_vec());
+        let thread = Builder::new().name("acceptor".into()).spawn(move || {
+            if let Err(error) = pin_thread_to(&cpus) {
+                tracing::warn!(%error, "the acceptor shares the shards' CPUs");
+            }
+            accept_until(&stopped, &listeners, dealer);
+        })?;
         Ok(Acceptor { thread, stop })
     }
 
@@ -268,7 +274,7 @@ mod tests {
             intakes.push(ShardIntake::new(sender, cells.reader()));
             fakes.push(FakeShard { mail, cells, held: Vec::new() });
         }
-        (Acceptor::start(listeners, intakes, per_shard).expect("thread"), fakes, bound)
+        (Acceptor::start(listeners, intakes, per_shard, &[]).expect("thread"), fakes, bound)
     }
 
     fn until(mut done: impl FnMut() -> bool) {

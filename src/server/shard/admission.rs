@@ -1,8 +1,9 @@
 //! A rank request on its way into a slot: every check, in the order of their cost, then one copy.
 
-use gavel_protocol::{Code, Header, RankView, scores_frame_bytes_max};
+use gavel_protocol::{Code, Header, RankView};
 
 use super::Shard;
+use super::answer::answer_bytes_max;
 use super::tickets::NewTicket;
 use crate::batch::{Blocks, Fault, FaultKind, Need, Request, admit, measure};
 use crate::engine::{Engine, SlotId};
@@ -46,11 +47,9 @@ const fn code_of(kind: FaultKind) -> Code {
     }
 }
 
-/// Room that an error answer takes at most, beside the scores that it stands for.
-pub const ERROR_FRAME_BYTES: usize = 512;
-
 impl Shard {
-    /// Takes a rank request in, or says why not. `arrived` is when its header was read; `unsent` what the connection has not yet taken.
+    /// Takes a rank request in whose id is not in flight, or says why not. `arrived` is when its header was read; `unsent` what the
+    /// connection has not yet taken.
     pub(super) fn admit(
         &mut self,
         id: ConnectionId,
@@ -64,9 +63,6 @@ impl Shard {
             return Err(Refusal::early(Code::SignatureUnknown));
         };
         let refuse = |code| Err(Refusal::of(code, model));
-        if self.tickets.find(id, header.request_id).is_some() {
-            return refuse(Code::BadRequest);
-        }
         if self.draining.is_some() {
             return refuse(Code::Draining);
         }
@@ -76,12 +72,10 @@ impl Shard {
         if candidates == 0 || candidates > served.candidates_max {
             return refuse(Code::CandidatesInvalid);
         }
-        let answer_bytes = scores_frame_bytes_max(candidates, served.layout.outputs) + ERROR_FRAME_BYTES;
         let Some(Some((_, connection))) = self.connections.get_mut(id.index as usize) else {
             return refuse(Code::Internal);
         };
-        let crowded = connection.in_flight as usize >= self.limits.connection_in_flight_max;
-        if crowded || connection.reserved_bytes + unsent + answer_bytes > self.limits.send_bytes_max {
+        if connection.in_flight as usize >= self.limits.connection_in_flight_max {
             return refuse(Code::InFlightLimit);
         }
         if !self.tickets.has_room() {
@@ -98,6 +92,10 @@ impl Shard {
         let view = RankView::parse(body).map_err(|code| Refusal::of(code, model))?;
         if usize::from(view.rank_output) >= served.layout.outputs {
             return refuse(Code::OutputUnknown);
+        }
+        let answer_bytes = answer_bytes_max(candidates, view.top_k, served.layout.outputs);
+        if connection.reserved_bytes + unsent + answer_bytes > self.limits.send_bytes_max / 2 {
+            return refuse(Code::InFlightLimit);
         }
         let request = Request {
             context: Blocks {
@@ -137,7 +135,7 @@ impl Shard {
         let number = self.tickets.open(ticket, connection);
         let segment = self.engine.slot(slot).commit(number, counts);
         self.tickets.set_segment(number, segment as u32);
-        self.scheduler.joined(SlotNumber(slot.0), counts.rows as u32, deadline, now);
+        self.scheduler.joined(SlotNumber(slot.0), counts.rows as u32, deadline, header.priority, now);
         Ok(())
     }
 }

@@ -138,6 +138,20 @@ impl Answers {
     }
 }
 
+/// Bytes of the answer to a request at most: scores and status of every candidate, or of the `top_k` best with their indices; an error is no
+/// longer than [`ERROR_FRAME_BYTES`].
+pub fn answer_bytes_max(candidates: usize, top_k: u32, outputs: usize) -> usize {
+    let frame = gavel_protocol::scores_frame_bytes_max(0, 0);
+    let scores = match top_k {
+        0 => frame + candidates * (outputs * 4 + 1),
+        k => frame + candidates.min(k as usize) * (outputs * 4 + 1 + 4),
+    };
+    scores.max(ERROR_FRAME_BYTES)
+}
+
+/// Room for an error's longest message.
+const ERROR_FRAME_BYTES: usize = 512;
+
 /// Descending, NaN last, ties by row (rows ascend with the candidate index).
 fn best_first(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
     let by_key = match (a.key.is_nan(), b.key.is_nan()) {
@@ -146,6 +160,15 @@ fn best_first(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
     };
     by_key.then(a.row.cmp(&b.row))
 }
+
+/// A slot's status bytes go on the wire as they are.
+const _: () = {
+    assert!(status::MASKED == gavel_protocol::status::MASKED);
+    assert!(status::OUT_OF_RANGE == gavel_protocol::status::OUT_OF_RANGE);
+    assert!(status::MISSING == gavel_protocol::status::MISSING);
+    assert!(status::NAN == gavel_protocol::status::NAN);
+    assert!(status::NOT_FINITE == gavel_protocol::status::NOT_FINITE);
+};
 
 /// The status block is left out when it says nothing.
 fn marked(status: &[u8]) -> Option<&[u8]> {

@@ -5,7 +5,7 @@
 //!                 (connection)  (rank)   (batch)           (answer)
 //! ```
 //! One round (`Shard::turn`) takes the wire's events, the mail, gives the engine at most `STEP`, and answers what is done.
-//! It never blocks, locks, logs or formats on a request's way, and allocates only when a model is published.
+//! It never blocks, locks or logs, and allocates only when a model is published.
 
 mod admission;
 mod answer;
@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-pub use admission::ERROR_FRAME_BYTES;
+pub use answer::answer_bytes_max;
 pub use models::Published;
 
 use answer::Answers;

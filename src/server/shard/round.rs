@@ -27,6 +27,9 @@ impl<W: Wire> Reactor<W> for Shard {
         for _ in 0..self.unread.len() {
             busy = true;
             if let Some(id) = self.unread.pop_front() {
+                if let Some(connection) = self.connection(id) {
+                    connection.queued = false;
+                }
                 self.read(wire, id, now);
             }
         }
@@ -38,7 +41,7 @@ impl<W: Wire> Reactor<W> for Shard {
             busy = true;
             self.hear(wire, news, now);
         }
-        self.run_engine(wire, now);
+        self.run_engine(wire);
         if now.since(self.ticked) >= TICK {
             self.tick(wire, now);
         }
@@ -60,7 +63,12 @@ impl<W: Wire> Reactor<W> for Shard {
 impl Shard {
     fn event(&mut self, wire: &mut impl Wire, event: Event, now: Instant) {
         match event {
-            Event::Received(id) => self.read(wire, id, now),
+            Event::Received(id) => {
+                if let Some(connection) = self.connection(id) {
+                    connection.received_at = now;
+                }
+                self.read(wire, id, now);
+            }
             Event::Sent(id) => {
                 if let Some(connection) = self.connection(id) {
                     connection.patience.unsent(0, now);
@@ -80,7 +88,10 @@ impl Shard {
                     self.end_if_over(wire, id, now);
                 }
             }
-            Event::Closed(id, _) => self.forget(id),
+            Event::Closed(id, _) => {
+                self.forget(id);
+                self.cells.connections.set(wire.connections() as u64);
+            }
             Event::Woken => self.cells.wakes.inc(),
         }
     }
@@ -90,9 +101,6 @@ impl Shard {
         match wire.adopt(socket) {
             Ok(id) => {
                 self.welcome(id, now);
-                if let Some(drain) = self.draining {
-                    self.tell_drain(wire, id, drain, now);
-                }
             }
             Err(_) => {
                 self.cells.error(Code::ConnectionLimit).inc();
@@ -115,9 +123,8 @@ impl Shard {
         }
         self.give_up_all(id);
         self.connections[id.index as usize] = None;
-        self.unread.retain(|waiting| *waiting != id);
+        // Its place among the unread, if it has one, is passed over when its turn comes.
         self.cells.connections_closed.inc();
-        self.cells.connections.set(self.connections.iter().flatten().count() as u64);
     }
 
     /// Nobody will take the answers to what is in flight on this connection.
@@ -186,9 +193,14 @@ impl Shard {
                 }
             }
         }
-        if !wire.received(id).is_empty() && !self.unread.contains(&id) {
+        // Its share of this round is used up.
+        if !wire.received(id).is_empty()
+            && let Some(connection) = self.connection(id)
+            && !std::mem::replace(&mut connection.queued, true)
+        {
             self.unread.push_back(id);
         }
+        self.end_if_over(wire, id, now);
     }
 
     /// Handles one whole frame. What is answered at once lies in `reply` afterwards.
@@ -197,9 +209,13 @@ impl Shard {
             return Answer::None;
         };
         connection.patience.frame(now);
-        let arrived = connection.header_arrived.take().unwrap_or(now);
+        let arrived = connection.header_arrived.take().unwrap_or(connection.received_at);
         if let Err(code) = connection.permits(header.kind) {
             return Answer::Refusal(Refusal::early(code));
+        }
+        let answered = matches!(header.kind, Kind::Rank | Kind::Describe | Kind::Ping);
+        if answered && self.tickets.find(id, header.request_id).is_some() {
+            return Answer::Refusal(Refusal::early(Code::BadRequest));
         }
         match header.kind {
             Kind::Rank => match self.admit(id, header, body, arrived, now, unsent) {
@@ -212,7 +228,9 @@ impl Shard {
                 None => Answer::None,
             },
             Kind::DrainAnswer => {
-                connection.phase = Phase::Finishing;
+                if let Some(connection) = self.connection(id) {
+                    connection.phase = Phase::Finishing;
+                }
                 Answer::None
             }
             Kind::Ping if body.len() > PING_BYTES_MAX => Answer::Refusal(Refusal::early(Code::BodyMalformed)),
@@ -220,7 +238,7 @@ impl Shard {
                 keep(&mut self.reply, self.answers.encoder.pong(header.request_id, body));
                 Answer::Ready
             }
-            Kind::Hello => self.hello(id, header, body),
+            Kind::Hello => self.hello(id, header, body, now),
             Kind::Describe => self.describe(header, body),
             // `permits` has refused them.
             Kind::Drain | Kind::HelloAnswer | Kind::Description | Kind::Scores | Kind::Pong | Kind::Error => {
@@ -229,7 +247,7 @@ impl Shard {
         }
     }
 
-    fn hello(&mut self, id: ConnectionId, header: &Header, body: &[u8]) -> Answer {
+    fn hello(&mut self, id: ConnectionId, header: &Header, body: &[u8], now: Instant) -> Answer {
         match HelloView::parse(body) {
             Ok(hello) if hello.version_max < VERSION => return Answer::Refusal(Refusal::early(Code::VersionUnsupported)),
             Ok(_) => {}
@@ -244,6 +262,11 @@ impl Shard {
             idle_timeout_ms: self.limits.timeouts.idle.as_us() / 1_000,
         };
         keep(&mut self.reply, self.answers.encoder.hello_answer(header.request_id, &answer));
+        if let Some(drain) = self.draining {
+            // The first frame of a connection is the hello's answer; that the server goes away comes second.
+            let left_ms = drain.deadline.since(now).as_us() / 1_000;
+            self.reply.extend_from_slice(self.answers.encoder.drain(left_ms));
+        }
         if let Some(connection) = self.connection(id) {
             connection.phase = Phase::Open;
         }
@@ -256,9 +279,10 @@ impl Shard {
             Ok(view) => view,
             Err(code) => return Answer::Refusal(Refusal::early(code)),
         };
-        let model = match header.signature {
-            0 => self.models.by_name(view.model).ok_or(Code::ModelUnknown),
-            signature => self.models.by_signature(signature).ok_or(Code::SignatureUnknown),
+        let model = match (view.model, header.signature) {
+            ("", 0) => Err(Code::ModelUnknown),
+            ("", signature) => self.models.by_signature(signature).ok_or(Code::SignatureUnknown),
+            (name, _) => self.models.by_name(name).ok_or(Code::ModelUnknown),
         };
         match model {
             Ok(model) => {
@@ -322,8 +346,7 @@ impl Shard {
 
     /// Closes a connection whose client sends no more and has every answer.
     fn end_if_over(&mut self, wire: &mut impl Wire, id: ConnectionId, now: Instant) {
-        let waits = self.unread.contains(&id);
-        if self.connection(id).is_some_and(|connection| connection.is_over() && !connection.held) && !waits {
+        if self.connection(id).is_some_and(|connection| connection.is_over() && !connection.held && !connection.queued) {
             self.close_after_sends(wire, id, now);
         }
     }
@@ -342,7 +365,9 @@ impl Shard {
     }
 
     /// Starts what waits, works for a step, answers what is done.
-    fn run_engine(&mut self, wire: &mut impl Wire, now: Instant) {
+    fn run_engine(&mut self, wire: &mut impl Wire) {
+        // Read anew: what reading took is neither the engine's share of the round nor its work.
+        let now = self.clock.now();
         while self.engine.in_flight() < self.engine.capacity() {
             let Some(slot) = self.scheduler.take(now) else {
                 break;
@@ -459,6 +484,8 @@ impl Shard {
                         let slots = self.models.get(number).slots.iter().map(|slot| SlotNumber(slot.0)).collect::<Vec<_>>();
                         self.scheduler.attach(crate::scheduler::ModelNumber(number), slots);
                         self.answers.reserve(candidates, outputs);
+                        let description = self.models.get(number).published.description.len();
+                        self.reply.reserve(description.saturating_sub(self.reply.len()));
                         latch.pass();
                     }
                     Err(error) => latch.fail(error.to_string()),
@@ -468,7 +495,9 @@ impl Shard {
                 let drain = Drain { since: now, deadline: now + limit };
                 self.draining = Some(drain);
                 for index in 0..self.connections.len() {
-                    if let Some((id, _)) = self.connections[index] {
+                    if let Some((id, connection)) = self.connections[index]
+                        && connection.phase != Phase::AwaitsHello
+                    {
                         self.tell_drain(wire, id, drain, now);
                     }
                 }

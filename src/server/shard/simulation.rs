@@ -592,6 +592,28 @@ impl<'w> Simulation<'w> {
         }
     }
 
+    /// After all that, a request with a fair budget is served on a new connection.
+    fn still_serves(&mut self) {
+        let room = (0..8_000).find(|_| {
+            self.pass(Span::from_us(500));
+            self.turn();
+            self.wire.connections() < LIMITS.connections_max
+        });
+        if room.is_none() {
+            return;
+        }
+        self.connect();
+        let client = self.clients.len() - 1;
+        let ok = self.ok;
+        for _ in 0..5 {
+            self.rank(client, None);
+            for _ in 0..2_000 {
+                self.turn();
+            }
+        }
+        assert!(self.ok > ok, "the server still ranks");
+    }
+
     /// Everybody reads again; the drain ends it all.
     fn finish(&mut self) {
         for line in &mut self.wire.lines {
@@ -601,6 +623,7 @@ impl<'w> Simulation<'w> {
             self.pass(Span::from_us(50));
             self.turn();
         }
+        self.still_serves();
         assert!(self.news.send(News::Drain(Span::from_ms(3_000))).is_ok());
         let mut stopped = false;
         for _ in 0..20_000 {
@@ -640,5 +663,30 @@ fn hostile_clients() {
     assert!(ok > seeds as usize * 20, "most seeds rank something");
     for code in [Code::Cancelled, Code::DeadlineExceeded, Code::Overloaded, Code::InFlightLimit, Code::BadMagic, Code::IdOutOfRange] {
         assert!(refused.contains_key(&code), "the schedules reach {code}");
+    }
+}
+
+/// More frames than a round handles, then a half-close: every answer, then the end.
+#[test]
+fn a_long_burst_and_a_half_close() {
+    let world = world();
+    for frames in [63, 64, 65, 127, 128, 255, 256, 300] {
+        let mut simulation = Simulation::new(&world, frames);
+        simulation.connect();
+        for _ in 1..frames {
+            let id = simulation.request_id(0);
+            let frame = simulation.clients[0].encoder.ping(id, b"burst").to_vec();
+            simulation.clients[0].expected.insert(id, Expected::Kind(Kind::Pong));
+            simulation.write(0, &frame);
+        }
+        let id = simulation.clients[0].id;
+        let line = simulation.wire.line(id).expect("connected");
+        let all: Vec<u8> = line.on_the_way.drain(..).collect();
+        line.inbound.extend(all);
+        line.client_finished = true;
+        line.told_finished = true;
+        simulation.wire.events.extend([Event::Received(id), Event::Finished(id)]);
+        let client = simulation.clients.remove(0);
+        simulation.settle_half_closed(client);
     }
 }

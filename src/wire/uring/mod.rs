@@ -28,7 +28,7 @@ mod setup;
 use self::operation::Operation;
 use self::pool::Pool;
 use super::fifo::Fifo;
-use super::line::{End, HasLine, Line, Table};
+use super::line::{HasLine, Line, Table};
 use super::region::Region;
 use super::{Close, ConnectionId, Event, SendFull, Waker, Wire, WireLimits};
 use crate::units::Span;
@@ -92,6 +92,10 @@ struct Link {
     large: bool,
     /// The length of the last large frame: what a receive between frames asks for.
     frame_bytes: usize,
+    /// Bytes came while reading was off.
+    unannounced: bool,
+    /// The peer's end came while reading was off: the shard does not know yet.
+    end_untold: bool,
 }
 
 impl HasLine for Link {
@@ -134,8 +138,15 @@ impl UringWire {
         let pool = Pool::new(&ring, options.buffers, options.buffer_bytes)?;
         // What a cancelled multishot may still deliver fits behind a full inbox.
         let slack = (usize::from(options.buffers) * options.buffer_bytes).max(CHUNK_BYTES);
-        let (table, region) =
-            Table::new(limits, slack, |line| Link { line, receive: Receive::Idle, send: Sending::Idle, large: false, frame_bytes: 0 })?;
+        let (table, region) = Table::new(limits, slack, |line| Link {
+            line,
+            receive: Receive::Idle,
+            send: Sending::Idle,
+            large: false,
+            frame_bytes: 0,
+            unannounced: false,
+            end_untold: false,
+        })?;
         ring.submitter().register_eventfd(waker.as_raw_fd())?;
         let mut wire = UringWire {
             ring,
@@ -298,7 +309,7 @@ impl UringWire {
         if link.line.close == Some(Close::AfterSends) {
             if link.send == Sending::Idle {
                 link.line.half_close();
-                if link.line.end != End::Open && link.receive == Receive::Idle {
+                if link.line.ended && link.receive == Receive::Idle {
                     self.ended.push(index);
                     return;
                 }
@@ -317,7 +328,7 @@ impl UringWire {
     fn start_receive(&mut self, index: u32, id: ConnectionId) {
         let left = self.limits.receive_bytes_max;
         let link = self.table.at(index);
-        if link.receive != Receive::Idle || link.line.end != End::Open {
+        if link.receive != Receive::Idle || link.line.ended {
             return;
         }
         let fd = Fd(link.line.fd());
@@ -416,9 +427,9 @@ impl UringWire {
         let mut told = None;
         match usize::try_from(entry.result()) {
             Ok(0) => {
-                link.line.end = End::Seen;
+                (link.line.ended, link.end_untold) = (true, true);
                 if link.line.reading && link.line.close.is_none() && link.line.failed.is_none() {
-                    link.line.end = End::Told;
+                    link.end_untold = false;
                     told = Some(Event::Finished(id));
                 }
             }
@@ -438,7 +449,7 @@ impl UringWire {
                 if link.line.inbox.len() >= self.limits.receive_bytes_max {
                     self.attention.push(index);
                 }
-                link.line.unannounced |= !link.line.reading;
+                link.unannounced |= !link.line.reading;
                 told = (link.line.reading && link.line.is_worth_telling()).then_some(Event::Received(id));
             }
             Err(_) => match -entry.result() {
@@ -471,20 +482,18 @@ impl UringWire {
 
     fn announced(&mut self, index: u32) -> Option<Event> {
         let id = self.table.id(index);
-        let line = &mut self.table.at(index).line;
+        let link = self.table.at(index);
+        let line = &link.line;
         if line.socket.is_none() || !line.reading || line.close.is_some() || line.failed.is_some() {
             return None;
         }
-        if std::mem::take(&mut line.unannounced) && line.is_worth_telling() {
-            if line.end == End::Seen {
+        if std::mem::take(&mut link.unannounced) && link.line.is_worth_telling() {
+            if link.end_untold {
                 self.announce.push(index);
             }
             return Some(Event::Received(id));
         }
-        (line.end == End::Seen).then(|| {
-            line.end = End::Told;
-            Event::Finished(id)
-        })
+        std::mem::take(&mut link.end_untold).then_some(Event::Finished(id))
     }
 }
 
@@ -495,6 +504,7 @@ impl Wire for UringWire {
         let id = self.table.insert(socket)?;
         let link = self.table.at(id.index);
         (link.receive, link.send, link.large, link.frame_bytes) = (Receive::Idle, Sending::Idle, false, 0);
+        (link.unannounced, link.end_untold) = (false, false);
         self.attention.push(id.index);
         Ok(id)
     }

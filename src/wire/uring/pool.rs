@@ -15,6 +15,8 @@ pub struct Pool {
     data: Region,
     count: u16,
     buffer_bytes: usize,
+    /// From one buffer to the next: odd in cache lines, so that the first lines of all buffers do not compete for the same few sets of a cache.
+    stride: usize,
     tail: u16,
 }
 
@@ -28,8 +30,9 @@ impl Pool {
             ));
         }
         let entries = Region::reserve(usize::from(count) * size_of::<BufRingEntry>(), Pages::Small)?;
-        let data = Region::reserve(usize::from(count) * buffer_bytes, Pages::Huge)?;
-        let mut pool = Pool { entries, data, count, buffer_bytes, tail: 0 };
+        let stride = (buffer_bytes.div_ceil(CACHE_LINE_BYTES) | 1) * CACHE_LINE_BYTES;
+        let data = Region::reserve(usize::from(count) * stride, Pages::Huge)?;
+        let mut pool = Pool { entries, data, count, buffer_bytes, stride, tail: 0 };
         for buffer in 0..count {
             pool.give(buffer);
         }
@@ -54,7 +57,7 @@ impl Pool {
     pub fn bytes(&self, buffer: u16, start: usize, end: usize) -> &[u8] {
         assert!(buffer < self.count && start <= end && end <= self.buffer_bytes, "not a provided buffer");
         // SAFETY: inside the data region; the kernel does not write a buffer between its completion and `give`.
-        unsafe { std::slice::from_raw_parts(self.data.at(usize::from(buffer) * self.buffer_bytes + start), end - start) }
+        unsafe { std::slice::from_raw_parts(self.data.at(usize::from(buffer) * self.stride + start), end - start) }
     }
 
     /// Gives a buffer back; the kernel sees it at the next [`Pool::publish`].
@@ -64,7 +67,7 @@ impl Pool {
         // SAFETY: an entry of the ring beyond the published tail, which the kernel does not read yet; entries are plain integers, and the tail
         // overlaps only a field that the setters leave alone.
         let entry = unsafe { &mut *self.entries.at(slot * size_of::<BufRingEntry>()).cast::<BufRingEntry>() };
-        entry.set_addr(self.data.at(usize::from(buffer) * self.buffer_bytes) as u64);
+        entry.set_addr(self.data.at(usize::from(buffer) * self.stride) as u64);
         entry.set_len(self.buffer_bytes as u32);
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
@@ -77,6 +80,8 @@ impl Pool {
         tail.store(self.tail, Ordering::Release);
     }
 }
+
+const CACHE_LINE_BYTES: usize = 64;
 
 /// The one buffer group of a ring.
 pub const GROUP: u16 = 0;

@@ -67,7 +67,7 @@ impl Client {
             let mut moves = 0;
             loop {
                 let link = self.link(None).await?;
-                let pending = match Pending::submit(link, |session| session.describe(model)) {
+                let pending = match Pending::submit(Arc::clone(&link), |session| session.describe(model)) {
                     Err(error) if is_taken(&error) => {
                         tokio::task::yield_now().await;
                         continue;
@@ -78,7 +78,9 @@ impl Client {
                     Outcome::Description(description) => return Ok(Layout::new(*description)),
                     Outcome::Failed(error) if error.code() == Some(Code::Draining) && moves < MOVES_MAX => moves += 1,
                     Outcome::Failed(error) => return Err(error),
-                    Outcome::Scores | Outcome::Pong => return Err(Error::Deadline),
+                    Outcome::Scores | Outcome::Pong => {
+                        return Err(Error::protocol(link.session().address(), "it answered a describe with something else"));
+                    }
                 }
             }
         };

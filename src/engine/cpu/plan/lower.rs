@@ -379,11 +379,10 @@ impl<'a> Lowering<'a> {
             Op::Add { a, b } => {
                 let other = if *a == Operand::Value(ValueId(layer.out as u32)) { b } else { a };
                 let Some(addend) = self.per_column(*other, layer.n) else { return false };
-                let same_shape = self.value(index(node.out)).len() == self.value(layer.out).len();
-                if same_shape {
-                    layer.bias.iter_mut().zip(addend).for_each(|(bias, addend)| *bias += addend);
-                }
-                same_shape
+                // One number per column, or one: the sum has no more elements than the product.
+                debug_assert_eq!(self.value(index(node.out)).len(), self.value(layer.out).len());
+                layer.bias.iter_mut().zip(addend).for_each(|(bias, addend)| *bias += addend);
+                true
             }
             Op::BatchNorm { axis, mean, var, weight, bias, eps, .. } if axis + 1 == self.value(layer.out).shape.len() => {
                 let (scale, addend) = self.batch_norm(*var, *weight, *bias, *eps);

@@ -106,6 +106,35 @@ fn slots_are_given_back_and_models_share_an_engine() {
 }
 
 #[test]
+fn a_model_may_come_while_a_batch_is_under_way() {
+    let (small, large) = (families::dlrm(3, &[8, 4], &[5, 1]), families::dlrm(4, &[64, 16], &[40, 1]));
+    let mut random = Random::new(9);
+    let request = batches::request(&small, &mut random, 150);
+    let limits = batches::limits(std::slice::from_ref(&request));
+    let prepared = |model| prepare(EngineKind::Cpu, model).expect("memory");
+    let clock = Clock::start();
+    let score = |comes_after: usize| {
+        let mut engine = CpuEngine::new().expect("memory");
+        let slot = engine.attach(&prepared(&small), 1, limits).expect("memory")[0];
+        batches::write(engine.slot(slot), 1, &request);
+        engine.start(slot);
+        let mut steps = 0;
+        while engine.step(&clock, Instant(0)) == Step::Pending {
+            steps += 1;
+            if steps == comes_after {
+                let limits = SlotLimits { contexts: 100, rows: 1000, ids: 10_000 };
+                engine.attach(&prepared(&large), 2, limits).expect("memory");
+            }
+        }
+        engine.slot(slot).scores(0).to_vec()
+    };
+    let undisturbed = score(0);
+    for comes_after in [1, 5, 20, 33] {
+        assert_eq!(score(comes_after), undisturbed, "after {comes_after} steps");
+    }
+}
+
+#[test]
 fn replay_collects_scores_in_order_on_both_engines() {
     let model = families::dlrm(7, &[16, 8], &[12, 1]);
     let mut random = Random::new(3);

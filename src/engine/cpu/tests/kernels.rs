@@ -80,6 +80,22 @@ fn layers_over_matrices() {
 }
 
 #[test]
+fn products_of_computed_matrices() {
+    let sizes = [(1, 1, 1), (4, 4, 4), (27, 16, 27), (5, 128, 33), (4, 130, 6), (3, 7, 65), (9, 2, 70), (1, 40, 3), (6, 5, 1)];
+    for (seed, (m, k, n)) in sizes.into_iter().enumerate() {
+        for (transpose_a, transpose_b) in [(false, false), (false, true), (true, false), (true, true)] {
+            check_op(seed as u64, &[3, 1], |model| {
+                let (a, b) = (if transpose_a { [k, m] } else { [m, k] }, if transpose_b { [n, k] } else { [k, n] });
+                let (a, b) = (array(model, &a), array(model, &b));
+                // Small enough that sums of k products keep their digits.
+                let b = model.op(Op::Mul { a: Operand::Value(b), b: Operand::Scalar(1.0 / k as f64) });
+                model.op(Op::MatMul { a, b, transpose_a, transpose_b })
+            });
+        }
+    }
+}
+
+#[test]
 fn row_strides_of_a_whole_page() {
     check_op(1, &[40], |model| {
         let x = array(model, &[3]);
