@@ -118,8 +118,8 @@ fn descriptions_of_many_features() {
         wide.candidate_id_bytes = 4;
         if feature.id_bytes == 8 {
             match feature.scope {
-                gavel_protocol::Scope::Context => wide.context_id_bytes = 8,
-                gavel_protocol::Scope::Candidate => wide.candidate_id_bytes = 8,
+                Scope::Context => wide.context_id_bytes = 8,
+                Scope::Candidate => wide.candidate_id_bytes = 8,
             }
         }
         let mut encoder = Encoder::new();
