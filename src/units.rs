@@ -1,8 +1,16 @@
-//! Newtypes for units. Only the arithmetic that makes sense.
+//! Newtypes for units and numbers. Only the arithmetic that makes sense.
 
 use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// The memory of a batch, by the number that its engine gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u16);
+
+/// A model version on a shard: its place in the order of publication, the same on every shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelNumber(pub u16);
 
 /// A moment: nanoseconds on the monotonic clock since the process's [`Clock`] was made. Passed in as an argument everywhere; only the
 /// shard's loop reads a clock.

@@ -18,13 +18,11 @@ use crate::batch::{Layout, Slot, SlotLimits};
 use crate::model::Model;
 use crate::units::{Clock, Instant};
 
+pub use crate::units::SlotId;
+
 pub use cpu::CpuEngine;
 pub use null::{NullEngine, NullProgram};
 pub use replay::{BatchFailed, Replay};
-
-/// A slot of an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotId(pub u16);
 
 /// What [`Engine::step`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::rows::{Cell, FeatureRows, Field, FieldKind};
 
 /// The packed rows of one scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blocks {
+pub struct PackedRows {
     /// f32.
     pub dense: Vec<u8>,
     /// u32 or u64.
@@ -33,17 +33,17 @@ pub fn id_bytes(fields: &[Field], scope: Scope) -> usize {
 
 impl FeatureRows {
     /// The context features of one row.
-    pub fn encode_context(&self, row: usize) -> Blocks {
+    pub fn encode_context(&self, row: usize) -> PackedRows {
         self.encode(Scope::Context, &[row])
     }
 
     /// The candidate features of some rows.
-    pub fn encode_candidates(&self, rows: &[usize]) -> Blocks {
+    pub fn encode_candidates(&self, rows: &[usize]) -> PackedRows {
         self.encode(Scope::Candidate, rows)
     }
 
-    fn encode(&self, scope: Scope, rows: &[usize]) -> Blocks {
-        let mut blocks = Blocks::default();
+    fn encode(&self, scope: Scope, rows: &[usize]) -> PackedRows {
+        let mut blocks = PackedRows::default();
         let id_bytes = id_bytes(self.fields(), scope);
         for row in rows {
             for (index, field) in self.fields().iter().enumerate().filter(|(_, field)| field.scope == scope) {

@@ -22,7 +22,7 @@ mod table_memory;
 mod tensor_file;
 mod weights;
 
-pub use blocks::{Blocks, id_bytes};
+pub use blocks::{PackedRows, id_bytes};
 pub use digest::Digest;
 pub use discover::{BundleRef, discover};
 pub use error::{Fault, LoadError};

@@ -10,15 +10,7 @@ mod simulation;
 
 use cost::RowCost;
 
-use crate::units::{Instant, Span};
-
-/// A slot, by the number that the engine gave it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotNumber(pub u16);
-
-/// A model on this shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModelNumber(pub u16);
+use crate::units::{Instant, ModelNumber, SlotId, Span};
 
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +50,7 @@ struct SlotState {
 
 #[derive(Debug)]
 struct ModelState {
-    open: Option<SlotNumber>,
+    open: Option<SlotId>,
     cost: RowCost,
 }
 
@@ -71,7 +63,7 @@ pub struct Scheduler {
     models: Vec<Option<ModelState>>,
     opened: u64,
     /// Slots in the engine: one, or a few.
-    running: Vec<SlotNumber>,
+    running: Vec<SlotId>,
     /// What waits in open and sealed slots: requests, rows, predicted cost.
     requests_waiting: u32,
     rows_waiting: u32,
@@ -83,7 +75,7 @@ const DEFAULT_SLACK: Span = Span::from_ms(1_000);
 
 impl Scheduler {
     /// A model and its slots join.
-    pub fn attach(&mut self, model: ModelNumber, slots: impl IntoIterator<Item = SlotNumber>) {
+    pub fn attach(&mut self, model: ModelNumber, slots: impl IntoIterator<Item = SlotId>) {
         let index = usize::from(model.0);
         if self.models.len() <= index {
             self.models.resize_with(index + 1, || None);
@@ -101,7 +93,7 @@ impl Scheduler {
 
     /// The slot that the next request of `model` joins: the open one, or a free one that is opened now.
     /// `deadline` is [`Instant::NEVER`] without a budget.
-    pub fn place(&mut self, model: ModelNumber, rows: u32, deadline: Instant, now: Instant) -> Result<SlotNumber, Refused> {
+    pub fn place(&mut self, model: ModelNumber, rows: u32, deadline: Instant, now: Instant) -> Result<SlotId, Refused> {
         // An idle engine takes the request whatever the prediction says: a wrong one (a first batch on cold pages, a stall) is put right only by
         // batches that run.
         let idle = self.running.is_empty() && self.requests_waiting == 0;
@@ -118,7 +110,7 @@ impl Scheduler {
         let Some(index) = free else {
             return Err(Refused::NoRoom);
         };
-        let number = SlotNumber(index as u16);
+        let number = SlotId(index as u16);
         self.opened += 1;
         let opened = self.opened;
         *self.slot(number) = SlotState { model, phase: Phase::Open, requests: 0, rows: 0, due: Instant::NEVER, cost: Span::ZERO, opened };
@@ -128,7 +120,7 @@ impl Scheduler {
 
     /// The request did not fit into its model's open slot: that slot gathers no more. Place it again.
     /// False if the slot is empty: then the request fits into none.
-    pub fn seal(&mut self, slot: SlotNumber) -> bool {
+    pub fn seal(&mut self, slot: SlotId) -> bool {
         let state = self.slot(slot);
         assert_eq!(state.phase, Phase::Open, "only an open slot is sealed");
         if state.requests == 0 {
@@ -141,7 +133,7 @@ impl Scheduler {
     }
 
     /// A request was written into its open slot. A higher `priority` is ordered as if its deadline were so many milliseconds earlier.
-    pub fn joined(&mut self, slot: SlotNumber, rows: u32, deadline: Instant, priority: u8, now: Instant) {
+    pub fn joined(&mut self, slot: SlotId, rows: u32, deadline: Instant, priority: u8, now: Instant) {
         let model = self.slot(slot).model;
         let cost = self.cost(model).of(rows);
         let state = self.slot(slot);
@@ -157,7 +149,7 @@ impl Scheduler {
     }
 
     /// The engine can take a batch: the most urgent slot with requests in it, now running.
-    pub fn take(&mut self, now: Instant) -> Option<SlotNumber> {
+    pub fn take(&mut self, now: Instant) -> Option<SlotId> {
         if self.requests_waiting == 0 {
             return None;
         }
@@ -171,7 +163,7 @@ impl Scheduler {
                 best = Some((slot.due, slot.opened, index));
             }
         }
-        let number = SlotNumber(best?.2 as u16);
+        let number = SlotId(best?.2 as u16);
         let state = self.slot(number);
         let was_open = state.phase == Phase::Open;
         state.phase = Phase::Running { since: now };
@@ -187,7 +179,7 @@ impl Scheduler {
     }
 
     /// The engine is done with a slot, well (`computed` rows) or not (`None`). It is free again.
-    pub fn finished(&mut self, slot: SlotNumber, computed: Option<u32>, now: Instant) {
+    pub fn finished(&mut self, slot: SlotId, computed: Option<u32>, now: Instant) {
         let state = self.slot(slot);
         let Phase::Running { since } = state.phase else {
             panic!("only a running slot finishes");
@@ -216,14 +208,14 @@ impl Scheduler {
 
     /// Predicted rest of what is in the engine.
     fn running_left(&self, now: Instant) -> Span {
-        let left = |slot: &SlotNumber| match self.slots[usize::from(slot.0)] {
+        let left = |slot: &SlotId| match self.slots[usize::from(slot.0)] {
             Some(SlotState { phase: Phase::Running { since }, cost, .. }) => cost.0.saturating_sub(now.since(since).0),
             _ => 0,
         };
         Span(self.running.iter().map(left).sum())
     }
 
-    fn slot(&mut self, slot: SlotNumber) -> &mut SlotState {
+    fn slot(&mut self, slot: SlotId) -> &mut SlotState {
         self.slots[usize::from(slot.0)].as_mut().expect("slot numbers come from attach")
     }
 

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{ModelNumber, Refused, Scheduler, SlotNumber};
-use crate::units::{Instant, Span};
+use super::{Refused, Scheduler};
+use crate::units::{Instant, ModelNumber, SlotId, Span};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -40,10 +40,10 @@ proptest! {
     fn every_request_is_in_one_slot_until_that_slot_finishes(steps in prop::collection::vec(step(), 1..200)) {
         let mut scheduler = Scheduler::default();
         for model in 0..3 {
-            scheduler.attach(ModelNumber(model), (0..SLOTS_PER_MODEL).map(|slot| SlotNumber(model * SLOTS_PER_MODEL + slot)));
+            scheduler.attach(ModelNumber(model), (0..SLOTS_PER_MODEL).map(|slot| SlotId(model * SLOTS_PER_MODEL + slot)));
         }
         let mut shadows = vec![Shadow::default(); 9];
-        let mut running: Vec<SlotNumber> = Vec::new();
+        let mut running: Vec<SlotId> = Vec::new();
         let mut now = Instant(0);
         let (mut offered, mut refused, mut finished) = (0u64, 0u64, 0u64);
         for step in steps {
@@ -82,7 +82,7 @@ proptest! {
                     }
                 }
                 Step::Take => {
-                    let waiting: Vec<usize> = (0..shadows.len()).filter(|slot| !shadows[*slot].requests.is_empty() && !running.contains(&SlotNumber(*slot as u16))).collect();
+                    let waiting: Vec<usize> = (0..shadows.len()).filter(|slot| !shadows[*slot].requests.is_empty() && !running.contains(&SlotId(*slot as u16))).collect();
                     prop_assert_eq!(scheduler.has_waiting(), !waiting.is_empty());
                     match scheduler.take(now) {
                         None => prop_assert!(waiting.is_empty(), "work-conserving: nothing waits while the engine asks"),
@@ -102,7 +102,7 @@ proptest! {
                 }
             }
         }
-        let rows: u32 = (0..9).filter(|slot| !running.contains(&SlotNumber(*slot))).map(|slot| shadows[usize::from(slot)].rows).sum();
+        let rows: u32 = (0..9).filter(|slot| !running.contains(&SlotId(*slot))).map(|slot| shadows[usize::from(slot)].rows).sum();
         prop_assert_eq!(scheduler.rows_waiting(), rows);
         let held: u64 = shadows.iter().map(|shadow| shadow.requests.len() as u64).sum();
         prop_assert_eq!(offered, refused + finished + held, "nothing is lost, nothing is served twice");
@@ -112,30 +112,30 @@ proptest! {
 #[test]
 fn an_idle_scheduler_refuses_only_what_is_already_late() {
     let mut scheduler = Scheduler::default();
-    scheduler.attach(ModelNumber(0), [SlotNumber(0)]);
-    assert_eq!(scheduler.place(ModelNumber(0), 10, Instant(1), Instant(0)), Ok(SlotNumber(0)));
-    scheduler.joined(SlotNumber(0), 100, Instant(1), 0, Instant(0));
-    assert_eq!(scheduler.take(Instant(0)), Some(SlotNumber(0)));
+    scheduler.attach(ModelNumber(0), [SlotId(0)]);
+    assert_eq!(scheduler.place(ModelNumber(0), 10, Instant(1), Instant(0)), Ok(SlotId(0)));
+    scheduler.joined(SlotId(0), 100, Instant(1), 0, Instant(0));
+    assert_eq!(scheduler.take(Instant(0)), Some(SlotId(0)));
     // 100 rows took 100 µs: a µs a row from here on.
-    scheduler.finished(SlotNumber(0), Some(100), Instant(100_000));
+    scheduler.finished(SlotId(0), Some(100), Instant(100_000));
     let now = Instant(200_000);
     // Idle: taken, whatever the prediction.
-    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(1), now), Ok(SlotNumber(0)));
-    scheduler.joined(SlotNumber(0), 50, now + Span(60_000), 0, now);
+    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(1), now), Ok(SlotId(0)));
+    scheduler.joined(SlotId(0), 50, now + Span(60_000), 0, now);
     assert_eq!(
         scheduler.place(ModelNumber(0), 50, now + Span(60_000), now),
         Err(Refused::TooLate(Span(40_000))),
         "what waits is ahead of it"
     );
-    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(100_000), now), Ok(SlotNumber(0)));
-    assert_eq!(scheduler.place(ModelNumber(0), 50, Instant::NEVER, now), Ok(SlotNumber(0)));
+    assert_eq!(scheduler.place(ModelNumber(0), 50, now + Span(100_000), now), Ok(SlotId(0)));
+    assert_eq!(scheduler.place(ModelNumber(0), 50, Instant::NEVER, now), Ok(SlotId(0)));
 }
 
 /// A batch that was held up by a descheduled thread must not shut the model's callers out.
 #[test]
 fn a_stall_is_forgotten() {
     let mut scheduler = Scheduler::default();
-    scheduler.attach(ModelNumber(0), [SlotNumber(0), SlotNumber(1)]);
+    scheduler.attach(ModelNumber(0), [SlotId(0), SlotId(1)]);
     let mut now = Instant(0);
     let mut refused = 0;
     let budget = Span::from_ms(5);
@@ -157,12 +157,12 @@ fn a_stall_is_forgotten() {
 #[test]
 fn higher_priority_runs_first() {
     let mut scheduler = Scheduler::default();
-    scheduler.attach(ModelNumber(0), [SlotNumber(0)]);
-    scheduler.attach(ModelNumber(1), [SlotNumber(1)]);
+    scheduler.attach(ModelNumber(0), [SlotId(0)]);
+    scheduler.attach(ModelNumber(1), [SlotId(1)]);
     let now = Instant(0) + Span::from_ms(1_000);
     for (model, priority) in [(0, 0), (1, 3)] {
         let slot = scheduler.place(ModelNumber(model), 10, Instant::NEVER, now).expect("room");
         scheduler.joined(slot, 10, now + Span::from_ms(5), priority, now);
     }
-    assert_eq!(scheduler.take(now), Some(SlotNumber(1)));
+    assert_eq!(scheduler.take(now), Some(SlotId(1)));
 }

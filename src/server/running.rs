@@ -15,7 +15,7 @@ use crate::server::mailbox::{MailSender, Undelivered, mailbox};
 use crate::server::plan::Plan;
 use crate::server::publish::{PublishError, prepare};
 use crate::server::runtime::{self, ShardOptions, ShardReport, ShardState};
-use crate::server::shard::{Latch, News, Published, Shard, ShardLimits, ShardParts};
+use crate::server::shard::{News, Published, Rollout, Shard, ShardLimits, ShardParts};
 use crate::units::{Clock, Span};
 use crate::wire::{UringOptions, Waker, WireLimits};
 
@@ -145,10 +145,10 @@ impl Server {
     /// Prepares a model, replays its selftest, and returns when every shard serves it.
     pub fn publish(&mut self, model: &Arc<Model>) -> Result<Arc<Published>, PublishError> {
         let published = Arc::new(prepare(model, self.engine, &self.config.limits, &self.registry)?);
-        let latch = Arc::new(Latch::default());
+        let rollout = Arc::new(Rollout::default());
         let failed = |reason: &str| PublishError::Shard { model: model.name.clone(), version: model.version, reason: reason.into() };
         for shard in &mut self.shards {
-            let mut letter = News::Publish(Arc::clone(&published), Arc::clone(&latch));
+            let mut letter = News::Publish(Arc::clone(&published), Arc::clone(&rollout));
             loop {
                 match shard.news.send(letter) {
                     Ok(()) => break,
@@ -158,8 +158,8 @@ impl Server {
                 std::thread::sleep(POLL);
             }
         }
-        while latch.done() < self.shards.len() {
-            if let Some(reason) = latch.failed() {
+        while rollout.done() < self.shards.len() {
+            if let Some(reason) = rollout.failed() {
                 return Err(failed(reason));
             }
             if let Some(reason) = self.failure() {

@@ -80,8 +80,8 @@ pub fn start(backend: IoBackend, engine: EngineKind, shards: usize, config: Conf
 
 /// Owned blocks of one request: the context of one row, the candidates of others.
 pub struct Packed {
-    context: gavel::model::Blocks,
-    candidates: gavel::model::Blocks,
+    context: gavel::model::PackedRows,
+    candidates: gavel::model::PackedRows,
     count: u32,
 }
 

@@ -6,9 +6,9 @@ use super::Shard;
 use super::answer::answer_bytes_max;
 use super::tickets::NewTicket;
 use crate::batch::{Blocks, Fault, FaultKind, Need, Request, admit, measure};
-use crate::engine::{Engine, SlotId};
-use crate::scheduler::{ModelNumber, Refused, Scheduler, SlotNumber};
-use crate::units::{Instant, Span};
+use crate::engine::Engine;
+use crate::scheduler::{Refused, Scheduler};
+use crate::units::{Instant, ModelNumber, SlotId, Span};
 use crate::wire::ConnectionId;
 
 /// Why a request is not taken.
@@ -17,7 +17,7 @@ pub struct Refusal {
     /// The wire's code.
     pub code: Code,
     /// The model, once it is known.
-    pub model: Option<u16>,
+    pub model: Option<ModelNumber>,
     /// The feature at fault.
     pub feature: Option<u16>,
     /// When a retry may succeed; 0 = unknown.
@@ -29,7 +29,7 @@ impl Refusal {
     pub const fn early(code: Code) -> Refusal {
         Refusal { code, model: None, feature: None, retry_after_us: 0 }
     }
-    const fn of(code: Code, model: u16) -> Refusal {
+    const fn of(code: Code, model: ModelNumber) -> Refusal {
         Refusal { code, model: Some(model), feature: None, retry_after_us: 0 }
     }
 }
@@ -135,7 +135,7 @@ impl Shard {
         let number = self.tickets.open(ticket, connection);
         let segment = self.engine.slot(slot).commit(number, counts);
         self.tickets.set_segment(number, segment as u32);
-        self.scheduler.joined(SlotNumber(slot.0), counts.rows as u32, deadline, header.priority, now);
+        self.scheduler.joined(slot, counts.rows as u32, deadline, header.priority, now);
         Ok(())
     }
 }
@@ -144,20 +144,19 @@ impl Shard {
 fn place(
     scheduler: &mut Scheduler,
     engine: &mut dyn Engine,
-    model: u16,
+    model: ModelNumber,
     need: Need,
     deadline: Instant,
     now: Instant,
 ) -> Result<SlotId, Refusal> {
     loop {
-        let slot = match scheduler.place(ModelNumber(model), need.rows as u32, deadline, now) {
+        let slot = match scheduler.place(model, need.rows as u32, deadline, now) {
             Ok(slot) => slot,
             Err(Refused::NoRoom) => return Err(Refusal::of(Code::Overloaded, model)),
             Err(Refused::TooLate(by)) => return Err(Refusal { retry_after_us: by.as_us(), ..Refusal::of(Code::Overloaded, model) }),
         };
-        let id = SlotId(slot.0);
-        if engine.slot(id).has_room(need) {
-            return Ok(id);
+        if engine.slot(slot).has_room(need) {
+            return Ok(slot);
         }
         if !scheduler.seal(slot) {
             // Not even an empty slot has room: the request has more ids than one may have.

@@ -27,29 +27,29 @@ use models::Models;
 use tickets::Tickets;
 
 use crate::connection::{Connection, Timeouts};
-use crate::engine::{Engine, SlotId};
+use crate::engine::Engine;
 use crate::metrics::ShardCells;
 use crate::scheduler::Scheduler;
 use crate::server::mailbox::MailReceiver;
-use crate::units::{Clock, Instant, Span};
+use crate::units::{Clock, Instant, SlotId, Span};
 use crate::wire::ConnectionId;
 
 /// What a shard is told by the control thread.
 pub enum News {
-    /// Serve this model. The latch counts the shards that do.
-    Publish(Arc<Published>, Arc<Latch>),
+    /// Serve this model. The rollout counts the shards that do.
+    Publish(Arc<Published>, Arc<Rollout>),
     /// Take no new requests, finish what is in flight, be gone after this span at the latest.
     Drain(Span),
 }
 
 /// Counts shards that have done something, and remembers the first that could not.
 #[derive(Debug, Default)]
-pub struct Latch {
+pub struct Rollout {
     done: std::sync::atomic::AtomicUsize,
     failed: std::sync::OnceLock<String>,
 }
 
-impl Latch {
+impl Rollout {
     /// How many shards have done it.
     pub fn done(&self) -> usize {
         self.done.load(std::sync::atomic::Ordering::Acquire)

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::batch::{Layout, SlotLimits};
 use crate::engine::selftest::Report;
-use crate::engine::{Engine, EngineError, Prepared, SlotId};
+use crate::engine::{Engine, EngineError, Prepared};
 use crate::metrics::ModelSlot;
+use crate::units::{ModelNumber, SlotId};
 
 /// A model version made ready for serving, once per process; every shard gets the same one.
 pub struct Published {
@@ -50,17 +51,18 @@ pub struct Served {
 #[derive(Default)]
 pub struct Models {
     served: Vec<Served>,
-    by_signature: HashMap<u64, u16>,
-    by_name: HashMap<String, u16>,
+    by_signature: HashMap<u64, ModelNumber>,
+    by_name: HashMap<String, ModelNumber>,
 }
 
 impl Models {
     /// Takes a model in; requests of its layout and name go to it unless a newer version is there. Returns its number.
-    pub fn publish(&mut self, published: Arc<Published>, engine: &mut dyn Engine) -> Result<u16, EngineError> {
+    pub fn publish(&mut self, published: Arc<Published>, engine: &mut dyn Engine) -> Result<ModelNumber, EngineError> {
         let slots = engine.attach(&published.prepared, published.slots, published.slot_limits)?;
-        let number = self.served.len() as u16;
-        let newer =
-            |old: Option<&u16>, served: &[Served]| old.is_none_or(|old| served[usize::from(*old)].published.version <= published.version);
+        let number = ModelNumber(self.served.len() as u16);
+        let newer = |old: Option<&ModelNumber>, served: &[Served]| {
+            old.is_none_or(|old| served[usize::from(old.0)].published.version <= published.version)
+        };
         if newer(self.by_signature.get(&published.signature), &self.served) {
             self.by_signature.insert(published.signature, number);
         }
@@ -72,18 +74,18 @@ impl Models {
     }
 
     /// The newest ready version of a layout.
-    pub fn by_signature(&self, signature: u64) -> Option<u16> {
+    pub fn by_signature(&self, signature: u64) -> Option<ModelNumber> {
         self.by_signature.get(&signature).copied()
     }
 
     /// The newest ready version of a name.
-    pub fn by_name(&self, name: &str) -> Option<u16> {
+    pub fn by_name(&self, name: &str) -> Option<ModelNumber> {
         self.by_name.get(name).copied()
     }
 
     /// A model by its number.
-    pub fn get(&self, number: u16) -> &Served {
-        &self.served[usize::from(number)]
+    pub fn get(&self, number: ModelNumber) -> &Served {
+        &self.served[usize::from(number.0)]
     }
 
     /// Largest number of candidates that any model takes.

@@ -9,11 +9,10 @@ use super::admission::Refusal;
 use super::{DRAIN_LINGER, Drain, FRAMES_IN_A_ROW, News, STEP, Shard, TICK};
 use crate::batch::status;
 use crate::connection::{Connection, Expired, Frame, NO_TICKET, Phase, next_frame};
-use crate::engine::{SlotId, Step};
+use crate::engine::Step;
 use crate::metrics::{Outcome, Rule};
-use crate::scheduler::SlotNumber;
 use crate::server::runtime::{Reactor, Turn};
-use crate::units::{Instant, Span};
+use crate::units::{Instant, SlotId, Span};
 use crate::wire::{Close, ConnectionId, Event, Wire};
 
 impl<W: Wire> Reactor<W> for Shard {
@@ -372,9 +371,9 @@ impl Shard {
             let Some(slot) = self.scheduler.take(now) else {
                 break;
             };
-            self.drop_expired(wire, SlotId(slot.0), now);
-            self.started.push((SlotId(slot.0), now));
-            self.engine.start(SlotId(slot.0));
+            self.drop_expired(wire, slot, now);
+            self.started.push((slot, now));
+            self.engine.start(slot);
         }
         if self.engine.in_flight() == 0 {
             return;
@@ -431,7 +430,7 @@ impl Shard {
             self.tickets.release(number);
         }
         self.engine.slot(slot).clear();
-        self.scheduler.finished(SlotNumber(slot.0), well.then_some(rows as u32), done);
+        self.scheduler.finished(slot, well.then_some(rows as u32), done);
         self.cells.in_flight.set(self.tickets.len() as u64);
         self.cells.queued_candidates.set(u64::from(self.scheduler.rows_waiting()));
     }
@@ -476,19 +475,19 @@ impl Shard {
 
     fn hear(&mut self, wire: &mut impl Wire, news: News, now: Instant) {
         match news {
-            News::Publish(published, latch) => {
+            News::Publish(published, rollout) => {
                 let outputs = published.layout.outputs;
                 let candidates = published.candidates_max;
                 match self.models.publish(published, self.engine.as_mut()) {
                     Ok(number) => {
-                        let slots = self.models.get(number).slots.iter().map(|slot| SlotNumber(slot.0)).collect::<Vec<_>>();
-                        self.scheduler.attach(crate::scheduler::ModelNumber(number), slots);
+                        let slots = self.models.get(number).slots.clone();
+                        self.scheduler.attach(number, slots);
                         self.answers.reserve(candidates, outputs);
                         let description = self.models.get(number).published.description.len();
                         self.reply.reserve(description.saturating_sub(self.reply.len()));
-                        latch.pass();
+                        rollout.pass();
                     }
-                    Err(error) => latch.fail(error.to_string()),
+                    Err(error) => rollout.fail(error.to_string()),
                 }
             }
             News::Drain(limit) => {

@@ -13,7 +13,7 @@ use gavel_protocol::{Code, Encoder, ErrorView, HEADER_BYTES, Header, Kind, RankB
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use super::{Latch, News, Published, Shard, ShardLimits, ShardParts};
+use super::{News, Published, Rollout, Shard, ShardLimits, ShardParts};
 use crate::batch::SlotLimits;
 use crate::connection::{Frame, Timeouts, next_frame};
 use crate::engine::{EngineKind, new_engine, prepare, selftest};
@@ -292,10 +292,10 @@ impl<'w> Simulation<'w> {
             ok: 0,
             refused: BTreeMap::new(),
         };
-        let latch = Arc::new(Latch::default());
-        assert!(simulation.news.send(News::Publish(Arc::clone(&simulation.published), Arc::clone(&latch))).is_ok());
+        let rollout = Arc::new(Rollout::default());
+        assert!(simulation.news.send(News::Publish(Arc::clone(&simulation.published), Arc::clone(&rollout))).is_ok());
         simulation.turn();
-        assert_eq!(latch.done(), 1);
+        assert_eq!(rollout.done(), 1);
         simulation
     }
 

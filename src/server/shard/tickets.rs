@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 
 use crate::connection::{Connection, NO_TICKET};
-use crate::engine::SlotId;
-use crate::units::Instant;
+use crate::units::{Instant, ModelNumber, SlotId};
 use crate::wire::ConnectionId;
 
 /// One request in flight.
@@ -19,7 +18,7 @@ pub struct Ticket {
     /// The client's number for it.
     pub request_id: u64,
     /// Index of the model on the shard.
-    pub model: u16,
+    pub model: ModelNumber,
     /// Where its rows are.
     pub slot: SlotId,
     /// Its segment in the slot.
@@ -51,7 +50,7 @@ pub struct NewTicket {
     /// See [`Ticket`].
     pub request_id: u64,
     /// See [`Ticket`].
-    pub model: u16,
+    pub model: ModelNumber,
     /// See [`Ticket`].
     pub slot: SlotId,
     /// See [`Ticket`].
