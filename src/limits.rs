@@ -1,5 +1,8 @@
 //! Every cap with its reason. A file or a peer that asks for more is refused, with the cap's name in the message.
 
+/// Address space behind a connection's frame: all provided buffers of a shard's ring, which a receive that is being cancelled may still deliver.
+pub const RECEIVE_SLACK_BYTES: usize = 4 << 20;
+
 /// Bytes of a `manifest.json`. Thousands of features with long names stay below one MiB; the tree in memory takes at most about 15 times this.
 pub const MANIFEST_BYTES_MAX: u64 = 8 << 20;
 

@@ -7,11 +7,13 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use bundle_writer::committed;
 use gavel::model::Digest;
 use serde_json::{Value, json};
-use support::process::{gavel, run, serve};
+use support::process::{Serving, gavel, run, serve};
 
 /// A fault, how to bring it about in a good bundle, and what must be said of it: the file, the place, what to do.
 struct Fault {
@@ -153,4 +155,24 @@ fn serve_names_every_faulty_bundle_and_does_not_start() {
     assert_eq!(log.iter().filter(|line| line["severity"] == "ERROR").count(), FAULTS.len(), "the log names each too");
     assert!(log.iter().any(|line| line["message"] == "model is served" && line["model"] == "good"), "the good one was looked at");
     assert!(log.iter().all(|line| line["message"] != "ready"), "a server with a faulty bundle is never ready");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_loading() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "slow"] {
+        copy(folder.path(), name);
+    }
+    // Reading it takes until somebody writes: for ever. It takes the manifest's place once the folder was looked at.
+    let pipe = folder.path().join(".pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut serving = Serving::launch(serve(folder.path()).args(["--io", "epoll"]));
+    serving.await_log("model is served");
+    fs::rename(pipe, folder.path().join("slow/manifest.json")).unwrap();
+    std::thread::sleep(Duration::from_millis(1_000));
+    assert_eq!(serving.page("/readyz").0, 503, "it waits for the last bundle");
+    serving.signal(rustix::process::Signal::TERM);
+    let (status, stderr) = serving.end();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    assert!(serving.log().iter().all(|line| line["message"] != "listening"), "nobody was let in");
 }

@@ -1,7 +1,9 @@
 //! `gavel serve`: check, bind, load, serve, drain.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -11,11 +13,12 @@ use super::loading;
 use super::settings::SettingArgs;
 use crate::config::{Config, Loaded};
 use crate::metrics::Registry;
-use crate::model::{LoadOptions, discover};
+use crate::model::{BundleRef, LoadOptions, discover};
 use crate::server::control::{Control, Latch, Readiness, SignalWatch, Stop, StopReceiver, stop_channel};
 use crate::server::log;
 use crate::server::plan::Plan;
-use crate::server::running::Server;
+use crate::server::running::{Preparation, Server};
+use crate::server::shard::Published;
 use crate::units::{Clock, Span};
 
 /// Serves the bundles of a folder
@@ -92,7 +95,8 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
     }
 }
 
-/// Loads every bundle, then publishes; faults of all bundles are told together. `Some` if a stop was asked for meanwhile.
+/// Loads every bundle, then publishes; faults of all bundles are told together. `Some` if a stop was asked for, or a shard died, meanwhile: loading is
+/// then left where it is, on a thread that ends with the process.
 fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Result<Option<Stop>, Failure> {
     let folder = &config.general.models;
     let bundles = discover(folder).map_err(Failure::new)?;
@@ -101,13 +105,25 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
     }
     let mut faults = Vec::new();
     for bundle in bundles {
-        if let Some(stop) = stops.wait_timeout(Duration::ZERO) {
-            return Ok(Some(stop));
-        }
         let began = Instant::now();
-        let published = loading::load(&bundle.path, &LoadOptions { name: Some(bundle.name.clone()), version: bundle.version })
-            .map_err(|error| error.to_string())
-            .and_then(|model| server.publish(&model).map_err(|error| format!("{}: {error}", bundle.path.display())));
+        let preparing = spawn_preparing(server.preparation(), bundle.clone()).map_err(Failure::new)?;
+        while !preparing.is_finished() {
+            if let Some(stop) = look(server, stops, LOAD_LOOK_EVERY) {
+                return Ok(Some(stop));
+            }
+        }
+        let prepared =
+            preparing.join().unwrap_or_else(|_| Err(format!("{}: a fault of gavel's while loading; see stderr", bundle.path.display())));
+        let mut stop = None;
+        let mut stopped = || {
+            stop = stop.take().or_else(|| stops.wait_timeout(Duration::ZERO));
+            stop.is_some()
+        };
+        let published = prepared
+            .and_then(|prepared| server.distribute(prepared, &mut stopped).map_err(|error| format!("{}: {error}", bundle.path.display())));
+        if stop.is_some() {
+            return Ok(stop);
+        }
         match published {
             Ok(model) => tracing::info!(
                 model = model.name,
@@ -129,22 +145,38 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
     }
 }
 
+/// Loads and prepares one bundle on a thread of its own, so that a stop need not wait for a disk.
+fn spawn_preparing(preparation: Preparation, bundle: BundleRef) -> io::Result<JoinHandle<Result<Published, String>>> {
+    Builder::new().name("loading".into()).spawn(move || {
+        let options = LoadOptions { name: Some(bundle.name), version: bundle.version };
+        let model = loading::load(&bundle.path, &options).map_err(|error| error.to_string())?;
+        preparation.run(&model).map_err(|error| format!("{}: {error}", bundle.path.display()))
+    })
+}
+
 /// Until a stop is asked for, or a shard dies.
 fn wait(server: &Server, stops: &StopReceiver) -> Stop {
     loop {
-        if let Some(stop) = stops.wait_timeout(LOOK_EVERY) {
+        if let Some(stop) = look(server, stops, LOOK_EVERY) {
             return stop;
         }
-        if let Some(reason) = server.failure() {
-            tracing::error!(reason, "a shard failed");
-            return Stop::Fault(reason);
-        }
     }
+}
+
+/// Waits a little for a stop; a dead shard is one.
+fn look(server: &Server, stops: &StopReceiver, timeout: Duration) -> Option<Stop> {
+    stops.wait_timeout(timeout).or_else(|| {
+        let reason = server.failure()?;
+        tracing::error!(reason, "a shard failed");
+        Some(Stop::Fault(reason))
+    })
 }
 
 fn no_bundles(folder: &Path) -> String {
     format!("no bundle in the models folder {}: a bundle is NAME/manifest.json or NAME/VERSION/manifest.json", folder.display())
 }
 
+/// How long a loaded bundle may wait.
+const LOAD_LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long a dead shard may stay unnoticed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

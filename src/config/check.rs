@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::address::Address;
 use super::settings::Config;
+use crate::limits::RECEIVE_SLACK_BYTES;
 
 /// Everything that does not fit together: (setting, what is wrong and what to do).
 pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
@@ -35,7 +36,7 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
             ),
         ));
     }
-    let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + limits.send_bytes);
+    let reserved = limits.connections_per_shard.saturating_mul(limits.frame_bytes + RECEIVE_SLACK_BYTES + limits.send_bytes);
     if reserved > ADDRESS_SPACE_MAX {
         faults.push((
             "limits.connections_per_shard",

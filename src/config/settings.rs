@@ -123,7 +123,7 @@ settings! {
     "limits." Limits {
         connections_per_shard: usize = 1024, in 1..=1_000_000;
             "Connections that a shard holds; one more is answered `connection_limit` and closed."
-            "Bidders keep few, long-lived connections. Each reserves `frame_bytes` + `send_bytes` of address space and takes memory only when touched."
+            "Bidders keep few, long-lived connections. Each reserves `frame_bytes` + `send_bytes` + 4 MiB of address space and takes memory only when touched, until it closes."
         in_flight_per_connection: usize = 128, in 1..=65_536;
             "Unanswered requests of one connection; one more is answered `in_flight_limit`."
             "Ten milliseconds of answers at 12,800 requests a second on one connection; keeps one client from filling a shard."

@@ -60,6 +60,14 @@ pub enum PublishError {
         /// As configured.
         send_bytes: usize,
     },
+    /// A stop was asked for before every shard served it.
+    #[error("model {model}/{version}: not published, because the server stops")]
+    Stopped {
+        /// Public name.
+        model: String,
+        /// Version.
+        version: u64,
+    },
     /// A shard could not make room.
     #[error("model {model}/{version}: a shard could not take it: {reason}")]
     Shard {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as SystemInstant};
 
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, Limits};
 use crate::connection::Timeouts;
 use crate::engine::{self, EngineKind};
 use crate::metrics::Registry;
@@ -49,6 +49,20 @@ pub struct Server {
     registry: Arc<Registry>,
     engine: EngineKind,
     config: Config,
+}
+
+/// Makes a loaded model ready for the shards; see [`Server::preparation`].
+pub struct Preparation {
+    engine: EngineKind,
+    limits: Limits,
+    registry: Arc<Registry>,
+}
+
+impl Preparation {
+    /// Plans the model, replays its selftest, encodes its description. Takes as long as the model is large.
+    pub fn run(&self, model: &Arc<Model>) -> Result<Published, PublishError> {
+        prepare(model, self.engine, &self.limits, &self.registry)
+    }
 }
 
 /// Bound addresses and the ways from there to the shards.
@@ -144,9 +158,25 @@ impl Server {
 
     /// Prepares a model, replays its selftest, and returns when every shard serves it.
     pub fn publish(&mut self, model: &Arc<Model>) -> Result<Arc<Published>, PublishError> {
-        let published = Arc::new(prepare(model, self.engine, &self.config.limits, &self.registry)?);
+        self.distribute(self.preparation().run(model)?, &mut || false)
+    }
+
+    /// The part of [`Server::publish`] that takes long and needs no shard, for another thread.
+    pub fn preparation(&self) -> Preparation {
+        Preparation { engine: self.engine, limits: self.config.limits.clone(), registry: Arc::clone(&self.registry) }
+    }
+
+    /// Returns when every shard serves a prepared model, when a shard fails, or soon after `stopped` says so.
+    pub fn distribute(&mut self, published: Published, stopped: &mut dyn FnMut() -> bool) -> Result<Arc<Published>, PublishError> {
+        let published = Arc::new(published);
         let rollout = Arc::new(Rollout::default());
-        let failed = |reason: &str| PublishError::Shard { model: model.name.clone(), version: model.version, reason: reason.into() };
+        let (name, version) = (&published.name, published.version);
+        let failed = |reason: &str| PublishError::Shard { model: name.clone(), version, reason: reason.into() };
+        let given_up = |failure: Option<String>, stopped: bool| match failure {
+            Some(reason) => Err(failed(&reason)),
+            None if stopped => Err(PublishError::Stopped { model: name.clone(), version }),
+            None => Ok(()),
+        };
         for shard in &mut self.shards {
             let mut letter = News::Publish(Arc::clone(&published), Arc::clone(&rollout));
             loop {
@@ -155,6 +185,7 @@ impl Server {
                     Err((Undelivered::Gone, _)) => return Err(failed("its thread is gone")),
                     Err((Undelivered::Full, back)) => letter = back,
                 }
+                given_up(failure(&self.reports), stopped())?;
                 std::thread::sleep(POLL);
             }
         }
@@ -162,9 +193,7 @@ impl Server {
             if let Some(reason) = rollout.failed() {
                 return Err(failed(reason));
             }
-            if let Some(reason) = self.failure() {
-                return Err(failed(&reason));
-            }
+            given_up(failure(&self.reports), stopped())?;
             std::thread::sleep(POLL);
         }
         Ok(published)
@@ -172,10 +201,7 @@ impl Server {
 
     /// The reason of a shard that has died, if one has. A server with a dead shard cannot go on.
     pub fn failure(&self) -> Option<String> {
-        self.reports.try_iter().find_map(|report| match report.state {
-            ShardState::Failed(reason) => Some(reason),
-            ShardState::Started | ShardState::Stopped => None,
-        })
+        failure(&self.reports)
     }
 
     /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for
@@ -186,14 +212,18 @@ impl Server {
             acceptor.stop();
         }
         let limit = Duration::from_millis(u64::from(self.config.timeouts.drain_ms));
+        let until = SystemInstant::now() + limit + THREAD_END;
         for shard in &mut self.shards {
             let mut letter = News::Drain(limit.into());
+            // A shard that hangs reads no letters: it is left behind below.
             while let Err((Undelivered::Full, back)) = shard.news.send(letter) {
                 letter = back;
+                if SystemInstant::now() >= until {
+                    break;
+                }
                 std::thread::sleep(POLL);
             }
         }
-        let until = SystemInstant::now() + limit + THREAD_END;
         let mut well = true;
         let mut left = self.shards.len();
         while left > 0 {
@@ -234,6 +264,14 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// The reason of the first shard that reports its death.
+fn failure(reports: &mpsc::Receiver<ShardReport>) -> Option<String> {
+    reports.try_iter().find_map(|report| match report.state {
+        ShardState::Failed(reason) => Some(reason),
+        ShardState::Started | ShardState::Stopped => None,
+    })
 }
 
 /// Between two looks at a latch or mailbox on the control path.

@@ -69,11 +69,13 @@ impl Serving {
     /// Starts it and waits until it says that it is ready.
     pub fn start(command: &mut Command) -> Serving {
         let mut serving = Serving::launch(command);
+        let line = serving.await_log("listening");
+        serving.addresses = line["addresses"].as_str().unwrap().split(", ").map(|text| text.parse().unwrap()).collect();
         serving.await_log("ready");
         serving
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until its admin address answers; bundles are loaded next. It has no `addresses` yet.
     pub fn launch(command: &mut Command) -> Serving {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = channel();
@@ -94,8 +96,6 @@ impl Serving {
         let mut serving = Serving { child, log, seen: Vec::new(), stderr: Some(stderr), addresses: Vec::new(), admin };
         let line = serving.await_log("admin address answers");
         serving.admin = line["address"].as_str().unwrap().parse().unwrap();
-        let line = serving.await_log("listening");
-        serving.addresses = line["addresses"].as_str().unwrap().split(", ").map(|text| text.parse().unwrap()).collect();
         serving
     }
 

@@ -31,6 +31,7 @@ use super::fifo::Fifo;
 use super::line::{HasLine, Line, Table};
 use super::region::Region;
 use super::{Close, ConnectionId, Event, SendFull, Waker, Wire, WireLimits};
+use crate::limits::RECEIVE_SLACK_BYTES;
 use crate::units::Span;
 
 pub use self::probe::{ProbeFailure, ProbeStep, probe};
@@ -51,7 +52,7 @@ pub struct UringOptions {
 
 impl Default for UringOptions {
     fn default() -> UringOptions {
-        UringOptions { buffers: 256, buffer_bytes: 16 << 10, entries: 256, completions: 2048 }
+        UringOptions { buffers: (RECEIVE_SLACK_BYTES / BUFFER_BYTES) as u16, buffer_bytes: BUFFER_BYTES, entries: 256, completions: 2048 }
     }
 }
 
@@ -703,6 +704,9 @@ const ENTRIES_AT_ONCE: usize = 4;
 
 /// `IORING_ENTER_GETEVENTS`.
 const ENTER_GETEVENTS: u32 = 1;
+
+/// The usual size of a provided buffer; how many there are follows from [`RECEIVE_SLACK_BYTES`].
+const BUFFER_BYTES: usize = 16 << 10;
 
 /// What a single receive asks for when it does not know the length of the frame.
 const CHUNK_BYTES: usize = 64 << 10;
