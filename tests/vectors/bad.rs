@@ -329,9 +329,6 @@ fn values(world: &World) -> Vec<Vector> {
     let bad = |name, code, shows, rank: Rank| refused(name, code, shows, &rank.frame(world));
     let segments = |segments: Vec<u64>| Rank::new(ID, Context { segments, ..context() }, pair());
     let (ids_context, ids_candidates) = with_ids(IDS_MAX + 1);
-    let mut longest = segments(vec![]).body();
-    longest.lengths[2..4].fill(0xff);
-    let longest = frame(segments(vec![]).header(world.signature()), &longest.table());
     vec![
         bad("length_context", LengthTooLarge, "five ids in a bag of four", segments(vec![1, 2, 3, 4, 5])),
         bad("length_weighted", LengthTooLarge, "four ids in a bag of three", first(&|one| one.words = vec![(1, 1.0); 4])),
@@ -342,7 +339,6 @@ fn values(world: &World) -> Vec<Vector> {
                 one.eligible = false;
             })
         }),
-        refused("length_largest", LengthTooLarge, "65535 ids of which none is there", &longest),
         bad("ids_beyond", LengthTooLarge, "one id more than a request may have", Rank::new(ID, ids_context, ids_candidates)),
         bad("id_at_rows", IdOutOfRange, "an id that equals the rows of its table", first(&|one| one.ad = 16)),
         bad("id_largest", IdOutOfRange, "the largest id that is not missing", last(&|one| one.ad = MISSING - 1)),

@@ -14,7 +14,8 @@ use crate::support;
 pub const FRAME_BYTES_MAX: usize = 4096;
 pub const CANDIDATES_MAX: usize = 64;
 pub const IDS_MAX: usize = 300;
-pub const IN_FLIGHT_MAX: usize = 128;
+/// More than all vectors that may be pipelined.
+pub const IN_FLIGHT_MAX: usize = 1024;
 pub const IDLE_TIMEOUT_MS: u32 = 300_000;
 
 pub struct World {
