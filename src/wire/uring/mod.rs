@@ -77,7 +77,8 @@ pub struct UringWire {
     signals: bool,
     /// The waker was used; the shard does not know yet.
     woken: bool,
-    timer_armed: bool,
+    /// When the timer under way fires.
+    timer_at: Option<Instant>,
     /// The kernel reads it by address while it takes a timer's entry; boxed so that it stays in place.
     time: Box<Timespec>,
     /// Operations of connections under way: what must be over before memory is unmapped.
@@ -163,7 +164,7 @@ impl UringWire {
             turn_left: 0,
             signals: true,
             woken: false,
-            timer_armed: false,
+            timer_at: None,
             time: Box::default(),
             under_way: 0,
             _region: region,
@@ -216,20 +217,26 @@ impl UringWire {
         }
     }
 
+    /// Makes the ring complete something within `span`. A timer that fires earlier (or hardly later) is left alone: waking once too often costs less than
+    /// changing it at every sleep.
     fn arm_timer(&mut self, span: Span) -> io::Result<()> {
+        let Some(at) = Instant::now().checked_add(Duration::from(span)) else { return Ok(()) };
+        if self.timer_at.is_some_and(|armed| armed <= at + TIMER_SLACK) {
+            return Ok(());
+        }
         if !self.has_room()? {
             return Err(io::Error::other("the kernel takes no entries from an empty turn"));
         }
         *self.time = Timespec::from(Duration::from(span));
         let time: *const Timespec = &*self.time;
-        let entry = if self.timer_armed {
+        let entry = if self.timer_at.is_some() {
             // Only a failure is told (the timer has just fired): the completion of each change would end the sleep that it was made for.
             let change = opcode::TimeoutUpdate::new(Operation::Timer.pack(), time).build();
             change.flags(squeue::Flags::SKIP_SUCCESS).user_data(Operation::TimerChange.pack())
         } else {
             opcode::Timeout::new(time).build().user_data(Operation::Timer.pack())
         };
-        self.timer_armed = true;
+        self.timer_at = Some(at);
         // SAFETY: the kernel copies the time while it takes the entry; the box stays in place and is not written before the entry is taken,
         // because every arming is followed by an entry into the kernel.
         unsafe { self.push(entry) };
@@ -407,7 +414,7 @@ impl UringWire {
             Some(Operation::Receive(id)) => self.receive_completed(id, &entry),
             Some(Operation::Send(id)) => self.send_completed(id, entry.result()),
             Some(Operation::Timer) => {
-                self.timer_armed = false;
+                self.timer_at = None;
                 None
             }
             Some(Operation::Cancel | Operation::TimerChange) | None => None,
@@ -716,3 +723,6 @@ const SEND_BYTES_MAX: usize = 1 << 30;
 
 /// How long a wire waits for the kernel when it is dropped.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A timer may be so late: timers of a shard are in milliseconds, and moving one costs an entry.
+const TIMER_SLACK: Duration = Duration::from_millis(1);
