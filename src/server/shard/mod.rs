@@ -9,6 +9,9 @@
 
 mod admission;
 mod answer;
+mod batches;
+mod endings;
+mod frames;
 mod models;
 mod round;
 #[cfg(test)]
@@ -134,15 +137,6 @@ struct Drain {
     since: Instant,
     deadline: Instant,
 }
-
-/// The engine works so long between two looks at the wire.
-const STEP: Span = Span::from_us(200);
-/// Timers are looked at so often.
-const TICK: Span = Span::from_ms(50);
-/// Frames of one connection handled in a row before others have their turn.
-const FRAMES_IN_A_ROW: usize = 64;
-/// After a drain was told, a silent client keeps its connection so long at least: its requests may be on the way.
-const DRAIN_LINGER: Span = Span::from_ms(1_000);
 
 impl Shard {
     /// A shard with no model and no connection. Takes all memory that its bounds allow it to need, but for pages not yet touched.
