@@ -7,7 +7,7 @@ use crate::batch::status;
 use crate::connection::{Connection, NO_TICKET};
 use crate::engine::Step;
 use crate::metrics::{Outcome, Rule};
-use crate::units::{Instant, SlotId};
+use crate::units::{Instant, SlotId, Span};
 use crate::wire::{Close, ConnectionId, Wire};
 
 impl Shard {

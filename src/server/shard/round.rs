@@ -9,7 +9,7 @@ use super::admission::Refusal;
 use super::frames::Answer;
 use crate::connection::{Connection, Frame, Phase, next_frame};
 use crate::server::runtime::{Reactor, Turn};
-use crate::units::Instant;
+use crate::units::{Instant, Span};
 use crate::wire::{ConnectionId, Event, Wire};
 
 impl<W: Wire> Reactor<W> for Shard {
