@@ -139,7 +139,7 @@ impl Answers {
 }
 
 /// Bytes of the answer to a request at most: scores and status of every candidate, or of the `top_k` best with their indices; an error is no
-/// longer than [`ERROR_FRAME_BYTES`].
+/// longer than `ERROR_FRAME_BYTES`.
 pub fn answer_bytes_max(candidates: usize, top_k: u32, outputs: usize) -> usize {
     let frame = gavel_protocol::scores_frame_bytes_max(0, 0);
     let scores = match top_k {
