@@ -22,6 +22,8 @@ pub struct Load {
     pub hello: (Vec<u8>, usize),
     pub connections: usize,
     pub time: Duration,
+    /// The client never sleeps: its own wake-up is then no part of what is measured.
+    pub spin: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,10 +94,11 @@ impl Load {
         let mut cpu_before = None;
         let mut latencies_ns: Vec<u64> = Vec::with_capacity(1 << 20);
         let mut events = Vec::with_capacity(256);
+        let timeout = Timespec { tv_sec: if self.spin { 0 } else { 5 }, tv_nsec: 0 };
         loop {
             events.clear();
-            match epoll::wait(&ready, spare_capacity(&mut events), Some(&Timespec { tv_sec: 5, tv_nsec: 0 })) {
-                Ok(0) => panic!("the server stands still"),
+            match epoll::wait(&ready, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(0) if !self.spin => panic!("the server stands still"),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => panic!("{error}"),
             }

@@ -70,8 +70,9 @@ fn main() {
         if shape != u64::MAX && shape != number as u64 {
             continue;
         }
-        let load = load(&model, candidates, connections, time);
+        let mut load = load(&model, candidates, connections, time);
         for spin in [Span::ZERO, SPIN] {
+            load.spin = spin != Span::ZERO;
             let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
             for _ in 0..rounds {
                 for (server, figures) in servers.iter().zip(&mut figures) {
@@ -110,7 +111,7 @@ fn load(model: &Arc<Model>, candidates: usize, connections: usize, time: Duratio
     let server = null::start(IoBackend::Epoll, 0, Span::ZERO, model);
     let (hello_bytes, answer_bytes) = server.answer_bytes(&hello, &request);
     server.stop();
-    Load { request, answer_bytes, hello: (hello, hello_bytes), connections, time }
+    Load { request, answer_bytes, hello: (hello, hello_bytes), connections, time, spin: false }
 }
 
 fn measure(server: Server, cpu: usize, spin: Span, load: &Load, model: &Arc<Model>) -> Figures {
