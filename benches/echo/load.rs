@@ -1,6 +1,8 @@
 //! A closed-loop client on one thread: each connection sends its next request when the answer is there. Good for rates and ratios; latency under
 //! a given load needs an open loop (`gavel bench`).
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -107,7 +109,7 @@ impl Load {
                 break;
             }
             if now > warm && cpu_before.is_none() {
-                cpu_before = Some(cpu_time(thread));
+                cpu_before = Some(cpu_times(thread));
             }
             for event in &events {
                 connections[event.data.u64() as usize].go(request, &mut answer, (answer_bytes, framed), |since| {
@@ -119,7 +121,7 @@ impl Load {
             }
         }
         let seconds = (Instant::now() - warm).as_secs_f64();
-        let cpu = cpu_time(thread) - cpu_before.unwrap_or_default();
+        let cpu = cpu_used(&cpu_before.unwrap_or_default(), &cpu_times(thread));
         latencies_ns.sort_unstable();
         let quantile = |q: f64| latencies_ns.get((latencies_ns.len() as f64 * q) as usize).copied().unwrap_or(0) as f64 / 1e3;
         let requests = latencies_ns.len() as f64;
@@ -128,13 +130,24 @@ impl Load {
     }
 }
 
-/// CPU time of the thread of this process that bears the name (the oldest: its helpers inherit the name).
-fn cpu_time(thread: &str) -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let named = tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim_end() == thread));
-    let oldest = named.min_by_key(|task| task.file_name().to_string_lossy().parse::<u32>().unwrap_or(0)).unwrap();
-    let text = std::fs::read_to_string(oldest.path().join("schedstat")).unwrap();
-    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+/// CPU time of each thread of this process that bears the name: the server's, and helpers that inherit the name. One that is just ending (of the
+/// server before) may be among them, and may be gone before it is read.
+fn cpu_times(thread: &str) -> HashMap<OsString, Duration> {
+    let mut times = HashMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        if read("comm").trim_end() == thread
+            && let Some(nanoseconds) = read("schedstat").split(' ').next().and_then(|text| text.parse().ok())
+        {
+            times.insert(task.file_name(), Duration::from_nanos(nanoseconds));
+        }
+    }
+    times
+}
+
+/// What threads used between two readings; those that ended in between are left out.
+fn cpu_used(before: &HashMap<OsString, Duration>, after: &HashMap<OsString, Duration>) -> Duration {
+    after.iter().map(|(task, time)| time.saturating_sub(before.get(task).copied().unwrap_or_default())).sum()
 }
 
 impl Connection {
