@@ -18,9 +18,11 @@ mod row_files;
 mod rows;
 mod selftest;
 mod shape;
+mod table;
 mod table_memory;
 mod tensor_file;
 mod weights;
+mod widen;
 
 pub use blocks::{PackedRows, id_bytes};
 pub use digest::Digest;
@@ -34,8 +36,10 @@ pub use name::is_model_name;
 pub use ops::OPS;
 pub use rows::{Cell, FeatureRows, Field, FieldKind, RowError};
 pub use selftest::Selftest;
+pub use table::{Coding, Table, TableDType, TableId};
+pub use table_memory::{TableArena, TableMemory};
 pub use tensor_file::{TensorFile, TensorRef};
-pub use weights::{Table, TableDType, TableId, TableMemory, Tensor, TensorDType, TensorData, TensorId, Weights};
+pub use weights::{Tensor, TensorDType, TensorData, TensorId, Weights};
 
 /// A loaded, checked model version: immutable, shared by all shards.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use super::manifest::{choice, pool};
 use super::name::name;
 use super::resolve::{Builder, scalar};
 use super::shape;
-use super::weights::{TableId, TensorDType};
+use super::table::TableId;
+use super::weights::TensorDType;
 
 /// Every op of the manifest.
 pub const OPS: [&str; 29] = [
@@ -195,10 +196,10 @@ impl Builder<'_> {
         let pool = pool_at.map_or(*pool, |(_, pool)| *pool);
         if let Some((at, _)) = pool_at
             && *weighted
-            && pool != Pool::Sum
+            && pool == Pool::Max
         {
-            let found = format!("pool {:?} of the weighted feature {:?}", pool.name(), feature.name);
-            return Err(at.fault(found, "\"sum\" where ids have weights", "Remove the key"));
+            let found = format!("pool \"max\" of the weighted feature {:?}", feature.name);
+            return Err(at.fault(found, "\"sum\", \"mean\" or \"none\" where ids have weights", "Choose another pool"));
         }
         let dim = spec.dim as usize;
         let shape = if pool == Pool::None { vec![feature.max_len as usize, dim] } else { vec![dim] };

@@ -24,10 +24,7 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
         Op::Length { feature } => Tensor::of_integers(shape, vec![row.bags[*feature].len() as i64]),
         Op::Lookup { feature, table, pool } => {
             let table = model.weights.table(*table);
-            let rows = |at: u32| {
-                let dim = table.dim as usize;
-                table.data[at as usize * dim..][..dim].iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()
-            };
+            let rows = |at: u32| (0..table.dim as usize).map(|column| f64::from(table.value(at, column))).collect::<Vec<f64>>();
             let bag: Vec<(Option<Vec<f64>>, f64)> = row.bags[*feature].iter().map(|id| (id.row.map(rows), id.weight)).collect();
             Tensor::of_floats(shape, pooled(&bag, *pool, table.dim as usize, out.len()))
         }
@@ -192,9 +189,9 @@ fn weight(model: &Model, id: TensorId) -> Tensor {
 fn pooled(bag: &[(Option<Vec<f64>>, f64)], pool: Pool, dim: usize, len: usize) -> Vec<f64> {
     let mut result = vec![0.0; len];
     if pool == Pool::None {
-        for (position, (row, _)) in bag.iter().enumerate() {
-            if let Some(row) = row {
-                result[position * dim..][..dim].copy_from_slice(row);
+        for (position, (row, weight)) in bag.iter().enumerate() {
+            for (d, x) in row.iter().flatten().enumerate() {
+                result[position * dim + d] = x * weight;
             }
         }
         return result;
@@ -207,7 +204,7 @@ fn pooled(bag: &[(Option<Vec<f64>>, f64)], pool: Pool, dim: usize, len: usize) -
         let column = present.iter().map(|(row, weight)| (row[d], weight));
         *result = match pool {
             Pool::Max => column.map(|(x, _)| x).fold(f64::NEG_INFINITY, f64::max),
-            Pool::Mean => column.map(|(x, _)| x).sum::<f64>() / present.len() as f64,
+            Pool::Mean => column.map(|(x, weight)| x * weight).sum::<f64>() / present.len() as f64,
             _ => column.map(|(x, weight)| x * weight).sum(),
         };
     }

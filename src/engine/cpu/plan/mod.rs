@@ -2,14 +2,16 @@
 //!
 //! 1. [`lower`]: nodes that no output needs are left out; what depends on weights alone is computed now; the rest becomes [`task`]s, with
 //!    bias, batch norm and activation folded into the linear layer before them where nothing else reads what lies between.
-//! 2. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
+//! 2. [`lookups`]: the lookups of a scope are brought together, and later become one step.
+//! 3. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
 //!    context values that candidates read are kept per context; the rest shares the tile's memory, as long as each lives.
-//! 3. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart.
+//! 4. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart.
 //!
 //! The row dimension is implicit throughout; passes that rewrite tasks (fusion, splitting a layer over context and candidate) go between 1 and 2.
 
 mod constant;
 mod emit;
+mod lookups;
 mod lower;
 mod place;
 mod task;
@@ -27,15 +29,24 @@ use super::simd::Simd;
 /// Plans a model for these instructions.
 pub fn plan(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let (lowered, packer) = lower::lower(model, &layout, simd)?;
+    let (mut lowered, packer) = lower::lower(model, &layout, simd)?;
+    lookups::join(&mut lowered);
     let mut places = place::place(&lowered);
     let mut context = Vec::new();
     let mut candidate = Vec::new();
-    for task in &lowered.tasks {
+    let mut tasks = lowered.tasks.as_slice();
+    while let Some((task, rest)) = tasks.split_first() {
         let steps = match lowered.values[task.out].scope {
             ValueScope::Candidate => &mut candidate,
             ValueScope::Context | ValueScope::Constant => &mut context,
         };
+        let joined = lookups::count(tasks, &lowered.values);
+        if joined > 0 {
+            steps.push(lookups::emit(&tasks[..joined], &mut places, &layout, model, simd));
+            tasks = &tasks[joined..];
+            continue;
+        }
+        tasks = rest;
         emit::emit(task, &lowered.values, &mut places, &layout, model, steps);
     }
     let outputs = lowered.outputs.iter().map(|&value| places.of(value)).collect();

@@ -7,6 +7,7 @@ mod guarantees;
 mod kernels;
 mod oracle;
 mod random;
+mod tables;
 
 use std::sync::Arc;
 
