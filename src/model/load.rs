@@ -309,7 +309,8 @@ impl<'m> Memory<'m> {
                     })?;
                 }
                 let odd = values.iter().position(|value| !value.is_finite());
-                let found = odd.map(|index| format!("element {index} (of {:?}) is {} as f32", entry.shape, values[index]));
+                let converted = if entry.dtype.0 == "F32" { "" } else { " as f32" };
+                let found = odd.map(|index| format!("element {index} (of {:?}) is {}{converted}", entry.shape, values[index]));
                 (TensorData::F32(values), found.map(|found| not_finite(reader.path, entry, found)))
             }
             TensorDType::I64 => {
