@@ -42,8 +42,19 @@ pub struct Task<'a> {
     pub out: ValueIndex,
     /// How.
     pub work: Work<'a>,
-    /// What passes did to it, for the plan's report: past participle first ("folded batch norm").
-    pub notes: Vec<String>,
+    /// What the planner did to it, for the plan's report.
+    pub notes: Vec<Note>,
+}
+
+/// What the planner did to a task, or why it did nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Other ops became part of it: which.
+    Fused(String),
+    /// Work moved from candidates to the request: which.
+    Hoisted(String),
+    /// A special kernel was possible in principle: why it was not taken.
+    Generic(String),
 }
 
 impl<'a> Task<'a> {
