@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod copy;
 pub mod input;
+pub mod interaction;
 pub mod lookup;
 pub mod matmul;
 pub mod normalize;
@@ -25,6 +26,8 @@ pub enum Kernel {
     Lookup(lookup::Lookup),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
+    /// Dot products of pairs of vectors.
+    Interaction(interaction::Interaction),
     /// Product of two computed matrices.
     MatMul(matmul::MatMul),
     /// Two operands, broadcast, f32.
@@ -58,6 +61,14 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Scratch memory that it asks for while it runs.
+    pub fn scratch_bytes(&self) -> usize {
+        match self {
+            Kernel::Interaction(kernel) => kernel.scratch_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
         match self {
@@ -66,6 +77,7 @@ impl Kernel {
             Kernel::Length(kernel) => kernel.run(tile),
             Kernel::Lookup(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),

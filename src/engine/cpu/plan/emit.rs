@@ -8,6 +8,7 @@ use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
+use crate::engine::cpu::kernels::interaction::{Blocks, Interaction};
 use crate::engine::cpu::kernels::lookup::Lookup;
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
 use crate::engine::cpu::kernels::normalize::{AxisView, BatchNorm, L2Norm, Softmax};
@@ -83,6 +84,13 @@ impl Emitter<'_, '_> {
                 bias.resize(packed.padded, 0.0);
                 let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
+            }
+            Work::Interaction { vectors, dim, split, pairs } => {
+                let blocks = Blocks::new(vectors.len(), *split, pairs).expect("the pass that made this task looked at the sizes");
+                let vectors =
+                    vectors.iter().map(|vector| self.places.of(vector.value).part(vector.first, *dim, size_of::<f32>())).collect();
+                let ns = (pairs.len() * dim) as f32 * NS_PACKED + len * NS_ELEMENT;
+                self.push(Kernel::Interaction(Interaction { vectors, dim: *dim, out, blocks }), ns);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),

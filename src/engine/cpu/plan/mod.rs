@@ -26,7 +26,7 @@ use crate::model::{Model, ValueScope};
 
 use self::place::Placing;
 use super::gemm::Packer;
-use super::program::{Needs, Options, Program, TILE_ROWS};
+use super::program::{Needs, Options, Program, Step, TILE_ROWS};
 
 /// Plans a model.
 pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
@@ -47,7 +47,11 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
         emit::emit(task, &lowered.values, &mut places, &mut packer, &layout, model, steps);
     }
     let outputs = lowered.outputs.iter().map(|&value| places.of(value)).collect();
-    let needs = Needs { bytes_per_context: places.bytes_per_context(), tile_bytes: places.bytes_per_tile_row() * TILE_ROWS };
+    let needs = Needs {
+        bytes_per_context: places.bytes_per_context(),
+        tile_bytes: places.bytes_per_tile_row() * TILE_ROWS,
+        scratch_bytes: context.iter().chain(&candidate).map(Step::scratch_bytes).max().unwrap_or(0),
+    };
     let constants = places.into_constants()?;
     let packed = packer.pack()?;
     drop(lowered);

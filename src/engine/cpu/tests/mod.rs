@@ -4,6 +4,7 @@ mod batches;
 mod builder;
 mod families;
 mod guarantees;
+mod interaction;
 mod kernels;
 mod oracle;
 mod random;

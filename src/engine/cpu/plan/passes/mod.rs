@@ -2,6 +2,7 @@
 //! [`PASSES`].
 
 mod hoist;
+mod interaction;
 mod rewriter;
 
 use crate::engine::EngineError;
@@ -19,7 +20,10 @@ pub struct Pass {
 }
 
 /// All passes, in order.
-const PASSES: &[Pass] = &[Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run }];
+const PASSES: &[Pass] = &[
+    Pass { wanted: |options| options.fuse, run: interaction::run },
+    Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run },
+];
 
 /// Runs every pass that the options ask for; tasks that nothing reads any more are dropped after each.
 pub fn run(lowered: &mut Lowered, model: &Model, options: &Options) -> Result<(), EngineError> {
