@@ -1,6 +1,7 @@
 //! Kernels by family. Each reads and writes [`Place`](super::memory::Place)s of the rows of one [`Tile`].
 
 pub mod binary;
+pub mod chain;
 pub mod copy;
 pub mod input;
 pub mod lookup;
@@ -31,6 +32,8 @@ pub enum Kernel {
     BinaryF32(binary::Binary<f32>),
     /// Two operands, broadcast, i64.
     BinaryI64(binary::Binary<i64>),
+    /// Several elementwise ops, f32.
+    Chain(Box<chain::Chain>),
     /// One f32 operand, element by element.
     UnaryF32(unary::Unary<unary::UnaryF32>),
     /// One i64 operand, element by element.
@@ -69,6 +72,7 @@ impl Kernel {
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),
+            Kernel::Chain(kernel) => kernel.run(tile),
             Kernel::UnaryF32(kernel) => kernel.run(tile),
             Kernel::UnaryI64(kernel) => kernel.run(tile),
             Kernel::Cast(kernel) => kernel.run(tile),

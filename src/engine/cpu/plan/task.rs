@@ -2,6 +2,7 @@
 
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
@@ -95,6 +96,11 @@ pub enum Work<'a> {
         function: UnaryF32,
         x: ValueIndex,
     },
+    /// Elementwise ops in one walk; leaves broadcast to the result.
+    Chain {
+        leaves: Vec<ValueIndex>,
+        steps: Vec<Instruction>,
+    },
     ClampI64 {
         x: ValueIndex,
         min: i64,
@@ -159,6 +165,7 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
+            Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
             Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }

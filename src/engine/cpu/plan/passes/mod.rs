@@ -1,6 +1,9 @@
 //! Passes: each rewrites the tasks of a lowered graph, between [`super::lower`] and [`super::place`]. To add one, add a file and a line to
 //! [`PASSES`].
 
+mod chain;
+mod siblings;
+
 use crate::engine::EngineError;
 use crate::engine::cpu::program::Options;
 
@@ -17,7 +20,10 @@ pub struct Pass {
 }
 
 /// All passes, in order.
-const PASSES: &[Pass] = &[];
+const PASSES: &[Pass] = &[
+    Pass { name: "join sibling layers", wanted: |options| options.fuse, run: siblings::run },
+    Pass { name: "join elementwise ops", wanted: |options| options.fuse, run: chain::run },
+];
 
 /// Runs every pass that the options ask for; tasks that nothing reads any more are dropped after each.
 pub fn run(lowered: &mut Lowered, options: &Options) -> Result<(), EngineError> {
