@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod chain;
 pub mod copy;
+pub mod fm;
 pub mod input;
 pub mod lookup;
 pub mod matmul;
@@ -32,6 +33,8 @@ pub enum Kernel {
     BinaryF32(binary::Binary<f32>),
     /// Two operands, broadcast, i64.
     BinaryI64(binary::Binary<i64>),
+    /// Pairs of a factorisation machine.
+    Fm(fm::Fm),
     /// Several elementwise ops, f32.
     Chain(Box<chain::Chain>),
     /// One f32 operand, element by element.
@@ -72,6 +75,7 @@ impl Kernel {
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),
+            Kernel::Fm(kernel) => kernel.run(tile),
             Kernel::Chain(kernel) => kernel.run(tile),
             Kernel::UnaryF32(kernel) => kernel.run(tile),
             Kernel::UnaryI64(kernel) => kernel.run(tile),

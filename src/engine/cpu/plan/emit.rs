@@ -8,6 +8,7 @@ use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
 use crate::engine::cpu::kernels::chain::{Chain, ChainOp, Instruction, OPERANDS};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
+use crate::engine::cpu::kernels::fm::Fm;
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
 use crate::engine::cpu::kernels::lookup::Lookup;
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
@@ -88,6 +89,11 @@ impl Emitter<'_, '_> {
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
             Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
+            Work::Fm { x } => {
+                let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
+                let kernel = Fm { x: self.places.of(*x), out };
+                self.push(Kernel::Fm(kernel), ns);
+            }
             Work::Unary { function, x } => {
                 let ns = if *function == UnaryF32::Sigmoid { NS_EXP } else { NS_ELEMENT };
                 let kernel = Kernel::UnaryF32(Unary::new(*function, self.places.of(*x), out));

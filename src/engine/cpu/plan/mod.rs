@@ -12,6 +12,7 @@
 mod constant;
 mod emit;
 mod lower;
+mod origins;
 mod passes;
 mod place;
 mod task;
@@ -31,8 +32,8 @@ use super::program::{Needs, Options, Program, TILE_ROWS};
 pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
     let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let mut lowered = lower::lower(model, &layout, simd)?;
-    passes::run(&mut lowered, options)?;
+    let mut lowered = lower::lower(model, &layout, options)?;
+    passes::run(&mut lowered, model, options)?;
     let lowered = lowered;
     let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);

@@ -43,8 +43,19 @@ pub struct Task<'a> {
     pub out: ValueIndex,
     /// How.
     pub work: Work<'a>,
-    /// What passes did to it, for the plan's report: past participle first ("folded batch norm").
-    pub notes: Vec<String>,
+    /// What the planner did to it, for the plan's report.
+    pub notes: Vec<Note>,
+}
+
+/// What the planner did to a task, or why it did nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Other ops became part of it: which.
+    Fused(String),
+    /// Work moved from candidates to the request: which.
+    Hoisted(String),
+    /// A special kernel was possible in principle: why it was not taken.
+    Generic(String),
 }
 
 impl<'a> Task<'a> {
@@ -100,6 +111,10 @@ pub enum Work<'a> {
     Chain {
         leaves: Vec<ValueIndex>,
         steps: Vec<Instruction>,
+    },
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    Fm {
+        x: ValueIndex,
     },
     ClampI64 {
         x: ValueIndex,
@@ -167,7 +182,8 @@ impl Work<'_> {
             Work::Concat { xs, .. } => xs.clone(),
             Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Unary { x, .. }
+            Work::Fm { x }
+            | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }

@@ -6,12 +6,12 @@ use crate::engine::EngineError;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::chain::{Arg, ChainOp, Instruction, LEAVES_MAX, STEPS_MAX};
 use crate::engine::cpu::plan::lower::Lowered;
-use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
+use crate::engine::cpu::plan::task::{Note, Task, ValueIndex, Work};
 use crate::engine::cpu::program::Options;
-use crate::model::DType;
+use crate::model::{DType, Model};
 
 /// Joins every elementwise task with those before it that nothing else reads.
-pub fn run(lowered: &mut Lowered, _: &Options) -> Result<(), EngineError> {
+pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineError> {
     let mut reads = vec![0usize; lowered.values.len()];
     lowered.outputs.iter().for_each(|&output| reads[output] += 1);
     lowered.tasks.iter().flat_map(|task| task.work.inputs()).for_each(|input| reads[input] += 1);
@@ -31,7 +31,7 @@ pub fn run(lowered: &mut Lowered, _: &Options) -> Result<(), EngineError> {
         let names: Vec<&str> = members.iter().rev().map(|&member| name(&lowered.tasks[member].work)).collect();
         members.iter().skip(1).for_each(|&member| absorbed[member] = true);
         let task = &mut lowered.tasks[at];
-        task.notes.push(format!("fused {}", names.join(", ")));
+        task.notes.push(Note::Fused(names.join(", ")));
         task.work = Work::Chain { leaves, steps: multiply_add(steps) };
     }
     let mut at = 0;

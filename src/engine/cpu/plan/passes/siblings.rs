@@ -4,13 +4,13 @@
 use crate::engine::EngineError;
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::plan::lower::Lowered;
-use crate::engine::cpu::plan::task::{PlanValue, Task, ValueIndex, Work};
+use crate::engine::cpu::plan::task::{Note, PlanValue, Task, ValueIndex, Work};
 use crate::engine::cpu::plan::weights::LayerMatrix;
 use crate::engine::cpu::program::Options;
-use crate::model::{DType, ValueScope};
+use crate::model::{DType, Model, ValueScope};
 
 /// Joins layers of the same operand, activation and scope that make one row each.
-pub fn run(lowered: &mut Lowered, _: &Options) -> Result<(), EngineError> {
+pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineError> {
     let mut at = 0;
     while at < lowered.tasks.len() {
         let members = siblings(lowered, at);
@@ -65,8 +65,10 @@ fn join(lowered: &mut Lowered, members: &[usize]) {
     let scope = lowered.values[outs[0].0].scope;
     let joined = lowered.values.len();
     lowered.values.push(PlanValue { shape: vec![owner.len()], dtype: DType::F32, scope });
-    let mut notes: Vec<String> = members.iter().flat_map(|&at| lowered.tasks[at].notes.clone()).collect();
-    notes.push(format!("joined {} layers of one operand", members.len()));
+    let names: Vec<&str> = outs.iter().filter_map(|(out, _)| lowered.names.get(out).map(String::as_str)).collect();
+    lowered.names.insert(joined, names.join(" + "));
+    let mut notes: Vec<Note> = members.iter().flat_map(|&at| lowered.tasks[at].notes.clone()).collect();
+    notes.push(Note::Fused(format!("{} layers of one operand", members.len())));
     let layer = Work::Linear { x, matrix, bias: biases, addend: None, activation };
     let mut kept = Vec::with_capacity(lowered.tasks.len() + 1);
     for (at, task) in std::mem::take(&mut lowered.tasks).into_iter().enumerate() {
