@@ -73,7 +73,8 @@ class Model:
                 rows = 1 if feature["scope"] == "context" else batch
                 ids = random.integers(0, self.tables[feature["table"]]["rows"], (rows, hot))
                 columns.append(np.broadcast_to(ids, (batch, hot)))
-            dense = np.ascontiguousarray(np.broadcast_to(dense, (batch, len(self.dense))))
+            # Copies: the runtimes want to own what they read.
+            dense = np.broadcast_to(dense, (batch, len(self.dense))).copy()
             made.append((dense, np.concatenate(columns, 1).astype(np.int64)))
         return made
 
