@@ -2,6 +2,7 @@
 
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
@@ -114,6 +115,15 @@ pub enum Work<'a> {
         function: UnaryF32,
         x: ValueIndex,
     },
+    /// Elementwise ops in one walk; leaves broadcast to the result.
+    Chain {
+        leaves: Vec<ValueIndex>,
+        steps: Vec<Instruction>,
+    },
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    Fm {
+        x: ValueIndex,
+    },
     ClampI64 {
         x: ValueIndex,
         min: i64,
@@ -179,8 +189,10 @@ impl Work<'_> {
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
+            Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Unary { x, .. }
+            Work::Fm { x }
+            | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }

@@ -7,6 +7,7 @@ mod guarantees;
 mod interaction;
 mod kernels;
 mod oracle;
+mod passes;
 mod random;
 
 use std::sync::Arc;

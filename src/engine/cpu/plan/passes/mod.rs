@@ -1,9 +1,14 @@
 //! Passes: each rewrites the tasks of a lowered graph, between [`super::lower`] and [`super::place`]. To add one, add a file and a line to
 //! [`PASSES`].
 
+mod chain;
+mod fm;
 mod hoist;
 mod interaction;
+mod parts;
 mod rewriter;
+mod siblings;
+mod unbroadcast;
 
 use crate::engine::EngineError;
 use crate::engine::cpu::program::{Hoist, Options};
@@ -22,7 +27,12 @@ pub struct Pass {
 /// All passes, in order.
 const PASSES: &[Pass] = &[
     Pass { wanted: |options| options.fuse, run: interaction::run },
+    Pass { wanted: |options| options.fuse, run: unbroadcast::run },
+    Pass { wanted: |options| options.fuse, run: parts::run },
+    Pass { wanted: |options| options.fuse, run: siblings::run },
     Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run },
+    Pass { wanted: |options| options.fuse, run: fm::run },
+    Pass { wanted: |options| options.fuse, run: chain::run },
 ];
 
 /// Runs every pass that the options ask for; tasks that nothing reads any more are dropped after each.
