@@ -30,6 +30,35 @@ pub struct Program {
     pub(super) needs: Needs,
 }
 
+/// What is computed once per request instead of once per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoist {
+    /// Nothing, not even values of the context: to measure what hoisting saves.
+    Nothing,
+    /// Values of the context; and parts of layers and interactions that depend on the context alone, where that is faster.
+    WherePaying,
+    /// The same, wherever it is possible: to test it on small models.
+    Everything,
+}
+
+/// How a model is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Instructions to use.
+    pub simd: Simd,
+    /// What is computed once per request.
+    pub hoist: Hoist,
+    /// Compute well-known patterns of ops by one kernel each.
+    pub fuse: bool,
+}
+
+impl Options {
+    /// Everything on, for these instructions.
+    pub fn new(simd: Simd) -> Options {
+        Options { simd, hoist: Hoist::WherePaying, fuse: true }
+    }
+}
+
 /// Workspace that a program asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -51,7 +80,12 @@ impl Program {
 
     /// Plans `model` for these instructions.
     pub fn for_level(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
-        plan::plan(model, simd)
+        Program::planned(model, &Options::new(simd))
+    }
+
+    /// Plans `model` in this way: to compare plans.
+    pub fn planned(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+        plan::plan(model, options)
     }
 
     /// The model.
