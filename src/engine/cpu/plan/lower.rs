@@ -226,6 +226,10 @@ impl<'a> Lowering<'a> {
                 Work::BatchNorm { x: index(*x), axis: *axis, mean: self.tensor(*mean).to_vec(), scale: to_f32(&scale), bias: to_f32(&bias) }
             }
             Op::L2Norm { x, axis, eps } => Work::L2Norm { x: index(*x), axis: *axis, eps: *eps as f32 },
+            op => {
+                let reason = format!("it has no op {:?} (value {:?})", op.name(), self.model.graph.value(node.out).name);
+                return Err(EngineError::Unavailable { engine: "cpu", reason, remedy: "upgrade the server".into() });
+            }
         };
         self.push(out, work)
     }
