@@ -56,7 +56,7 @@ class Canonicaliser:
 
     def run(self):
         """Walks the trace; gives the outputs: list of (name, Value)."""
-        for node in self.trace.nodes:
+        for node in live_nodes(self.trace):
             self.node = node
             self.graph.place = node.module or ""
             try:
@@ -79,7 +79,7 @@ class Canonicaliser:
             return node.size
         if node.op == "getitem":
             made = self.resolve(node.args["of"])
-            return made[node.args["index"]] if isinstance(made, (list, tuple)) else made
+            return made if isinstance(made, (Value, Ids)) else made[node.args["index"]]
         a = {key: self.resolve(x) for key, x in node.args.items()}
         value = self.handler(node.op)(self, node, a)
         if isinstance(value, Value) and node.shape is not None and not same_shape(value.dims, node.shape):
@@ -285,6 +285,25 @@ class Canonicaliser:
         axis = values[0].axes(dim)[0]
         term = self.graph.concat([v.term for v in values], axis)
         return Value(term, values[0].dims[:dim] + (term.shape[axis],) + values[0].dims[dim + 1 :], kind)
+
+
+def live_nodes(trace):
+    """Nodes that an output needs: what a model computes for nobody is no reason to refuse it."""
+    needed, live = set(), []
+    collect(needed, [ref for _, ref in trace.outputs])
+    for node in reversed(trace.nodes):
+        if node.name in needed:
+            live.append(node)
+            collect(needed, list(node.args.values()))
+    return live[::-1]
+
+
+def collect(needed, x):
+    if isinstance(x, Ref):
+        needed.add(x.node)
+    elif isinstance(x, (list, tuple)):
+        for item in x:
+            collect(needed, item)
 
 
 def tail(value, dim):

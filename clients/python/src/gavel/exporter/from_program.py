@@ -57,7 +57,7 @@ def trace_of(program, batch_symbol, prefix="model."):
                 node.op, node.target = "parameter", fx.name
                 constants[fx.name] = None
         elif fx.op == "output":
-            outputs = [argument(x) for x in fx.args[0]]
+            outputs = [(f"{i}", argument(x)) for i, x in enumerate(fx.args[0])]
         elif fx.op == "call_function":
             schema = getattr(fx.target, "_schema", None)
             if fx.target is operator.getitem:

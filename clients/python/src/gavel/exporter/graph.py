@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .. import evaluate
+from .. import interpreter
 from .errors import ExportError
 
 ELEMENTS_MAX, RANK_MAX = 1 << 20, 8
@@ -19,15 +19,16 @@ ELEMENTS_MAX, RANK_MAX = 1 << 20, 8
 class Term:
     """`shape`: per row; `dtype`: "f32" or "i64"; exactly one of `name` (of a step's value), `array` (constant), `columns` is set.
 
-    `source`: the tensor in the model that a constant is, unchanged; `literal`: a constant that the code states, so it may be written as a number;
+    `source`: the tensor in the model that a constant is, unchanged; `origin`: the tensors that it was computed from; `literal`: a constant that the code states, so it may be written as a number;
     `columns`: numbers of input columns, with `offset` added to each id; `leaf_dtype`: what the columns hold.
     """
 
-    __slots__ = ("shape", "dtype", "name", "array", "columns", "offset", "source", "literal", "raw_f32")
+    __slots__ = ("shape", "dtype", "name", "array", "columns", "offset", "source", "literal", "raw_f32", "origin")
 
-    def __init__(self, shape, dtype, name=None, array=None, columns=None, offset=None, source=None, literal=False, raw_f32=False):
+    def __init__(self, shape, dtype, name=None, array=None, columns=None, offset=None, source=None, literal=False, raw_f32=False, origin=()):
         self.shape, self.dtype, self.name, self.array = tuple(int(s) for s in shape), dtype, name, array
         self.columns, self.offset, self.source, self.literal, self.raw_f32 = columns, offset, source, literal, raw_f32
+        self.origin = frozenset([source]) if source is not None else frozenset(origin)
 
     @property
     def constant(self):
@@ -45,7 +46,9 @@ class Graph:
         self.tensors = {}  # name -> array
         self.tables = {}  # name -> array of the tensors that are looked up in
         self.by_content = {}
+        self.origins = {}  # name of a tensor -> tensors of the model that it was computed from
         self.same = {}
+        self.by_name = {}
         self.names = set()
         self.place = ""  # prefix of new names: the module under way
 
@@ -62,13 +65,12 @@ class Graph:
 
     def tensor(self, term, hint):
         """The name of a constant's tensor, for an argument of a step."""
-        array = term.array
-        if not array.shape:
-            array = array.reshape(1) if hint == "scalar" else array
-        name = term.source
+        array, name = term.array, term.source
         if name is not None and (name not in self.tensors or self.tensors[name] is array):
-            self.tensors[name] = array
+            self.tensors[name], self.origins[name] = array, term.origin
             return name
+        if len(term.origin) == 1:
+            hint = f"{next(iter(term.origin))}/derived"
         key = (array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         if key not in self.by_content:
             name, i = hint, 1
@@ -77,7 +79,9 @@ class Graph:
                 name = f"{hint}.{i}"
             self.tensors[name] = array
             self.by_content[key] = name
-        return self.by_content[key]
+        name = self.by_content[key]
+        self.origins[name] = self.origins.get(name, frozenset()) | term.origin
+        return name
 
     def unique_table(self, hint):
         name, i = hint, 1
@@ -149,8 +153,12 @@ class Graph:
         self.steps.append(step)
         term = Term(shape, dtype, name=name)
         self.made[name] = (step, terms)
-        self.same[key] = term
+        self.same[key] = self.by_name[name] = term
         return term
+
+    def same_term(self, name):
+        """The term that a step made."""
+        return self.by_name[name]
 
     def emit(self, op, reads, tensors=None, hint=None, **attributes):
         """A step. `reads`: argument -> Term, list of Terms, or a number; `tensors`: argument -> constant Term."""
@@ -183,7 +191,7 @@ class Graph:
             else:
                 step[key] = r
         try:
-            return evaluate.step_value(step, values.__getitem__, arrays, 1)
+            return interpreter.step_value(step, values.__getitem__, arrays, 1)
         except (ValueError, IndexError) as error:
             shapes = {key: [t.shape for t in r] if isinstance(r, list) else getattr(r, "shape", r) for key, r in reads.items()}
             raise ExportError(f"step {step['op']} cannot be made of {shapes}: {error}", "this is a fault of the exporter: report it with the model") from error
@@ -191,12 +199,13 @@ class Graph:
     def fold(self, step, reads, arrays, tensors):
         out = self.run(dict(step), reads, arrays, lambda t: widened(t.array)[None])
         literal = all(t.literal for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)) and not tensors
-        return self.constant(np.ascontiguousarray(out[0]), literal=literal)
+        origin = frozenset().union(*(t.origin for t in tensors.values()))
+        origin = origin.union(*(t.origin for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)))
+        return Term(out.shape[1:], "i64" if out.dtype.kind in "iub" else "f32", array=np.ascontiguousarray(out[0]), literal=literal, origin=origin)
 
     def infer(self, step, reads, arrays):
-        if step["op"] in ("topk", "argtopk", "gather", "take_along", "gru", "sdpa", "one_hot") or True:
-            zeros = lambda t: np.zeros((1,) + t.shape, np.int64 if t.dtype == "i64" else np.float64)
-            out = self.run(dict(step), reads, arrays, zeros)
+        zeros = lambda t: np.zeros((1,) + t.shape, np.int64 if t.dtype == "i64" else np.float64)
+        out = self.run(dict(step), reads, arrays, zeros)
         return out.shape[1:], "i64" if out.dtype.kind in "iub" else "f32"
 
     # Layout, with what cancels.
@@ -220,7 +229,7 @@ class Graph:
         if math.prod(shape) != math.prod(term.shape):
             raise ExportError(f"{list(term.shape)} per row cannot be seen as {list(shape)}")
         if term.constant:
-            return Term(shape, term.dtype, array=term.array.reshape(shape), literal=term.literal)
+            return Term(shape, term.dtype, array=term.array.reshape(shape), literal=term.literal, origin=term.origin)
         lazy = self.lazily([term], lambda x: x[0].reshape(shape))
         if lazy is not None:
             return lazy
