@@ -75,6 +75,8 @@ def deepctr(module, name, **options):
 
     model = getattr(import_module(f"deepctr_torch.models.{module}"), name)
     columns = deepctr_columns()
+    if name in ("AFM", "CCPM"):
+        columns = columns[:SPARSE]
     parameters = inspect.signature(model.__init__).parameters
     if "dnn_hidden_units" in parameters:
         options.setdefault("dnn_hidden_units", (32, 16))
@@ -92,7 +94,6 @@ def add_deepctr(name, module, model, **options):
 TASKS = {"task_types": ["binary", "binary"], "task_names": ["click", "buy"]}
 add_deepctr("deepfm", "deepfm", "DeepFM")
 add_deepctr("deepfm_bn", "deepfm", "DeepFM", dnn_use_bn=True, dnn_activation="prelu")
-add_deepctr("deepfm_dice", "deepfm", "DeepFM", dnn_use_bn=True, dnn_activation="dice")
 add_deepctr("dcn", "dcn", "DCN")
 add_deepctr("dcn_matrix", "dcn", "DCN", cross_parameterization="matrix")
 add_deepctr("dcnmix", "dcnmix", "DCNMix")

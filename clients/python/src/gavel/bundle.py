@@ -67,7 +67,7 @@ class Bundle:
     def tensor(self, name, values):
         """A tensor of the graph: f32, or i64 for whole numbers. Gives its name."""
         values = np.asarray(values)
-        self.tensors[name] = np.ascontiguousarray(values, dtype=np.int64 if values.dtype.kind in "iub" else np.float32)
+        self.tensors[name] = np.require(values, np.int64 if values.dtype.kind in "iub" else np.float32, "C")
         return name
 
     def op(self, op, out, **arguments):
@@ -142,7 +142,7 @@ def selftest_tensors(features, inputs, expected):
 def written(folder, name, tensors):
     """Writes a file of tensors; gives its entry for the manifest."""
     path = folder / name
-    save_file({key: np.ascontiguousarray(array) for key, array in tensors.items()}, path)
+    save_file({key: np.require(array, requirements="C") for key, array in tensors.items()}, path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -17,7 +17,7 @@ from .features import Assignment, live_steps
 from .from_program import trace_of
 from .inputs import Flat, Inputs
 from .layout import Row, Value
-from .reference import model_outputs, program_outputs
+from .reference import model_outputs, place_of, program_outputs
 from .report import Report, auc
 from .samples import Samples
 
@@ -50,6 +50,8 @@ def export(model, example, specs, out, *, name, description, output_names, outpu
 def _export(model, example, specs, out, name, description, output_names, output_kinds, context, tables, count, selftest_inputs, labels, atol):
     name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", type(model).__name__)[:64]
     inputs = Inputs(model, example, specs)
+    first = inputs.tensors(*inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(inputs.rows)))
+    model_outputs(model, inputs, first, False, "its example inputs")
     flat_model, quantised = leaves.swapped(model)
     flat = Flat(flat_model, inputs)
     program, symbol = traced(flat, inputs)
@@ -169,20 +171,14 @@ def untraceable(error, flat):
     """An ExportError for what torch.export says."""
     text = str(error)
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    frames, tb = [], error.__traceback__
-    while tb is not None:
-        file = tb.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/gavel/exporter/" not in file:
-            frames.append(f"{file}:{tb.tb_lineno} in {tb.tb_frame.f_code.co_name}")
-        tb = tb.tb_next
     remedy = "make forward a fixed sequence of tensor operations"
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__ or "u0" in text:
         remedy = "a branch, a loop or a size depends on the data of the batch: use torch.where, masks and fixed lengths instead"
     elif "Constraints violated" in text or "specialized" in text or "batch" in text and "dynamic" in text:
         remedy = "the model works with one number of rows alone: take the batch's size from x.shape[0]"
-    elif "pack_padded_sequence" in text or any("pack_padded" in frame for frame in frames):
+    elif "pack_padded_sequence" in text or "packed" in text:
         remedy = "packed sequences depend on the batch: run the recurrent layer over the padded sequence and mask its outputs"
-    return ExportError(f"torch.export cannot trace the model: {first}", remedy, source=frames[-1] if frames else None)
+    return ExportError(f"torch.export cannot trace the model: {first}", remedy, source=place_of(error))
 
 
 def stand_ins(trace, inputs):
@@ -404,15 +400,24 @@ def distance(found, wanted):
 
 
 def rows_apart(model, inputs, samples, columns, bundle, together):
-    """Whether a row scores the same alone: rows of different requests share batches."""
+    """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row (they squeeze
+    its dimension away), where the bundle can: those are tried with two."""
+    rows = len(next(iter(together.values())))
     for i in (0, 1, 2):
-        if i >= len(next(iter(together.values()))):
-            return
-        rows, bags = inputs.take(samples.rows, samples.bags, np.array([i]))
-        alone = flattened(model_outputs(model, inputs, inputs.tensors(rows, bags), False), columns, bundle)
-        for name, x in alone.items():
-            if not abs(x[0] - together[name][i]) <= 1e-4 * max(1, abs(x[0])):
+        for count in (1, 2):
+            picked = (i + np.arange(count)) % rows
+            part, bags = inputs.take(samples.rows, samples.bags, picked)
+            try:
+                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns, bundle)
+                if all(len(x) == count for x in apart.values()):
+                    break
+            except ExportError:
+                if count == 2:
+                    raise
+        for name, x in apart.items():
+            off = np.abs(x - together[name][picked]) / np.maximum(1, np.abs(x))
+            if not (off <= 1e-4).all():
                 raise ExportError(
-                    f"row {i} scores {float(x[0])!r} alone and {float(together[name][i])!r} among others (output {name})",
+                    f"row {i} scores {float(x[0])!r} among {count} and {float(together[name][i])!r} among {rows} rows (output {name})",
                     "a row's score must not depend on the rows beside it",
                 )

@@ -108,7 +108,7 @@ def array_of(tensor):
     tensor = tensor.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
-    return np.ascontiguousarray(tensor.numpy())
+    return np.require(tensor.numpy(), requirements="C")
 
 
 def module_of(fx, prefix):

@@ -201,7 +201,7 @@ class Graph:
         literal = all(t.literal for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)) and not tensors
         origin = frozenset().union(*(t.origin for t in tensors.values()))
         origin = origin.union(*(t.origin for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)))
-        return Term(out.shape[1:], "i64" if out.dtype.kind in "iub" else "f32", array=np.ascontiguousarray(out[0]), literal=literal, origin=origin)
+        return Term(out.shape[1:], "i64" if out.dtype.kind in "iub" else "f32", array=np.require(out[0], requirements="C"), literal=literal, origin=origin)
 
     def infer(self, step, reads, arrays):
         zeros = lambda t: np.zeros((1,) + t.shape, np.int64 if t.dtype == "i64" else np.float64)

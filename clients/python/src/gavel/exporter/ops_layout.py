@@ -434,7 +434,7 @@ def index(c, node, a):
 @operator("meshgrid")
 def meshgrid(c, node, a):
     arrays = [c.array(x, "a grid") for x in a["tensors"]]
-    return [c.constant(np.ascontiguousarray(x)) for x in np.meshgrid(*arrays, indexing=a.get("indexing", "ij"))]
+    return [c.constant(x) for x in np.meshgrid(*arrays, indexing=a.get("indexing", "ij"))]
 
 
 @operator("copy")

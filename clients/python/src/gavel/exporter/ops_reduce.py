@@ -180,6 +180,8 @@ def logsumexp(c, node, a):
 @operator("softmax", "_softmax", "_safe_softmax", "special_softmax")
 def softmax(c, node, a):
     x = c.to_kind(c.as_value(a["self"]), "f")
+    if x.rank == 0:
+        return c.constant(1.0)
     axis = x.axis(a["dim"], "normalises over")
     return Value(c.graph.emit("softmax", {"in": x.term}, axis=axis), x.dims, "f")
 

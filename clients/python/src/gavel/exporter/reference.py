@@ -47,7 +47,7 @@ def program_outputs(program, tensors):
         return [x.detach().numpy() for x in Float64(module).run(*arguments)]
 
 
-def model_outputs(model, inputs, tensors, double):
+def model_outputs(model, inputs, tensors, double, what="rows made from the example inputs"):
     """The user's own model: list of arrays, None if it cannot run in float64."""
     from .inputs import flatten_outputs
 
@@ -69,5 +69,18 @@ def model_outputs(model, inputs, tensors, double):
     except Exception as error:
         if double:
             return None
-        raise ExportError(f"the model fails on rows made from the example inputs: {error}", "pass selftest_inputs that it can score") from error
+        reason = str(error) or type(error).__name__
+        remedy = "pass inputs as forward takes them" if "its" in what else "pass selftest_inputs that it can score"
+        raise ExportError(f"the model fails on {what}: {reason}", remedy, source=place_of(error)) from error
     return [x.detach().double().numpy() for x in out]
+
+
+def place_of(error):
+    """The innermost line of code outside of torch and the exporter that an error passed."""
+    found, tb = None, error.__traceback__
+    while tb is not None:
+        file = tb.tb_frame.f_code.co_filename
+        if "/torch/" not in file and "/gavel/exporter/" not in file:
+            found = f"{file}:{tb.tb_lineno} in {tb.tb_frame.f_code.co_name}"
+        tb = tb.tb_next
+    return found
