@@ -24,8 +24,8 @@ pub enum Kernel {
     Integer(input::Integer),
     /// Bag length.
     Length(input::Length),
-    /// Pooled embedding rows.
-    Lookup(lookup::Lookup),
+    /// Pooled embedding rows of all tables of a scope.
+    Lookups(lookup::Lookups),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
     /// Dot products of pairs of vectors.
@@ -81,7 +81,7 @@ impl Kernel {
             Kernel::Dense(kernel) => kernel.run(tile),
             Kernel::Integer(kernel) => kernel.run(tile),
             Kernel::Length(kernel) => kernel.run(tile),
-            Kernel::Lookup(kernel) => kernel.run(tile),
+            Kernel::Lookups(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
             Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
