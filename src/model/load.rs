@@ -24,6 +24,7 @@ use super::selftest::Selftest;
 use super::table::{Table, TableDType, TableRows};
 use super::table_memory::TableArena;
 use super::tensor_file::{Entry, Header};
+use super::trees;
 use super::weights::{Tensor, TensorDType, TensorData, Weights};
 use super::widen;
 
@@ -107,7 +108,7 @@ impl Bundle {
             table_bytes.push(check_table(&manifest.file, table, &catalogue)?);
         }
         let selftest = open_sized(&manifest.file, &self.path, &manifest.selftest, SELFTEST_BYTES_MAX)?;
-        let Resolved { graph, tensors } = resolve(manifest, &catalogue).map_err(LoadError::Manifest)?;
+        let Resolved { graph, tensors, trees } = resolve(manifest, &catalogue).map_err(LoadError::Manifest)?;
 
         let total = manifest.weights.iter().map(|spec| spec.bytes).sum::<u64>() + manifest.selftest.bytes;
         let mut meter = Meter { progress, bytes: 0, total };
@@ -117,6 +118,10 @@ impl Bundle {
             file.read(&manifest.file, &mut memory, &mut meter)?;
         }
         let weights = memory.into_weights(manifest, tensors)?;
+        for (trees, at) in &trees {
+            let features = graph.value(trees.x).len();
+            trees::check(trees, features, &weights, &manifest.file, at).map_err(LoadError::Manifest)?;
+        }
         let selftest = self.read_selftest(selftest, &graph, &mut meter)?;
         let digest = self.digest;
         let features = manifest.features.clone();
@@ -258,6 +263,8 @@ struct Memory<'m> {
     arena: TableArena,
     tensors: Vec<Option<TensorData>>,
     dtypes: Vec<TensorDType>,
+    /// Which tensors may hold infinities.
+    infinite: Vec<bool>,
     /// For bytes that do not stay: those of tensors that nobody wants (they count for the digest), and of elements that are converted.
     scratch: Vec<u8>,
 }
@@ -271,6 +278,7 @@ impl<'m> Memory<'m> {
             arena,
             tensors: tensors.iter().map(|_| None).collect(),
             dtypes: tensors.iter().map(|tensor| tensor.dtype).collect(),
+            infinite: tensors.iter().map(|tensor| tensor.infinite).collect(),
             scratch: vec![0; CHUNK_BYTES],
         }
     }
@@ -308,7 +316,8 @@ impl<'m> Memory<'m> {
                         rest = later;
                     })?;
                 }
-                let odd = values.iter().position(|value| !value.is_finite());
+                let infinite = self.infinite[index];
+                let odd = values.iter().position(|value| value.is_nan() || (value.is_infinite() && !infinite));
                 let converted = if entry.dtype.0 == "F32" { "" } else { " as f32" };
                 let found = odd.map(|index| format!("element {index} (of {:?}) is {}{converted}", entry.shape, values[index]));
                 (TensorData::F32(values), found.map(|found| not_finite(reader.path, entry, found)))

@@ -2,6 +2,7 @@
 //!
 //! Absent on purpose: sockets, clocks, engines. `docs/bundle.md` is the specification of the files.
 
+mod arguments;
 mod blocks;
 mod digest;
 mod discover;
@@ -21,9 +22,11 @@ mod shape;
 mod table;
 mod table_memory;
 mod tensor_file;
+mod trees;
 mod weights;
 mod widen;
 
+pub use arguments::{Comparison, Gru, GruKind, LogicFn, Reduction, TreeMode, Trees, UnaryFn, Window};
 pub use blocks::{PackedRows, id_bytes};
 pub use digest::Digest;
 pub use discover::{BundleRef, discover};

@@ -30,6 +30,35 @@ pub struct Program {
     pub(super) needs: Needs,
 }
 
+/// What is computed once per request instead of once per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoist {
+    /// Nothing, not even values of the context: to measure what hoisting saves.
+    Nothing,
+    /// Values of the context; and parts of layers and interactions that depend on the context alone, where that is faster.
+    WherePaying,
+    /// The same, wherever it is possible: to test it on small models.
+    Everything,
+}
+
+/// How a model is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Instructions to use.
+    pub simd: Simd,
+    /// What is computed once per request.
+    pub hoist: Hoist,
+    /// Compute well-known patterns of ops by one kernel each.
+    pub fuse: bool,
+}
+
+impl Options {
+    /// Everything on, for these instructions.
+    pub fn new(simd: Simd) -> Options {
+        Options { simd, hoist: Hoist::WherePaying, fuse: true }
+    }
+}
+
 /// Workspace that a program asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -37,6 +66,8 @@ pub struct Needs {
     pub bytes_per_context: usize,
     /// Bytes of a full tile.
     pub tile_bytes: usize,
+    /// Bytes that the kernel with the largest need keeps while it runs.
+    pub scratch_bytes: usize,
 }
 
 /// Rows that are carried through all steps together: enough that weights are read from cache for many rows, few enough that their values
@@ -51,7 +82,12 @@ impl Program {
 
     /// Plans `model` for these instructions.
     pub fn for_level(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
-        plan::plan(model, simd)
+        Program::planned(model, &Options::new(simd))
+    }
+
+    /// Plans `model` in this way: to compare plans.
+    pub fn planned(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+        plan::plan(model, options)
     }
 
     /// The model.
@@ -70,6 +106,13 @@ impl Program {
     pub fn shared_bytes(&self) -> usize {
         self.packed.len() + self.constants.len()
     }
+    /// The kernels' names, in order.
+    #[cfg(test)]
+    pub fn kernels(&self) -> String {
+        let name = |step: &Step| format!("{:?}", step.kernel).split(['(', ' ']).next().unwrap_or_default().to_owned();
+        self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
+    }
+
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())
@@ -112,6 +155,11 @@ impl Step {
         let next = row + rows;
         let cost = OVERHEAD_NS + (self.ns_per_row * rows as f32) as u64;
         ((next < tile.rows).then_some(Cursor(Unit { panel: 0, row: next })), cost)
+    }
+
+    /// Scratch memory that its kernel asks for.
+    pub fn scratch_bytes(&self) -> usize {
+        self.kernel.scratch_bytes()
     }
 
     /// Everything at once: while a program is made.
