@@ -8,7 +8,7 @@ use super::columns::copy;
 use super::format::{Coded, F32, Format, Half};
 use super::lanes::{Lanes, Plain};
 use super::loops;
-use super::part::{Group, Part};
+use super::part::{Group, Stored};
 
 /// Looks up a group of parts, all of the kind that the function was picked for, for the rows of a tile.
 ///
@@ -20,7 +20,7 @@ pub type Run = unsafe fn(&Group, &Tile);
 ///
 /// # Safety
 /// As for [`Run`]; the place has room for the row.
-pub type Read = unsafe fn(&Part, u32, *mut f32);
+pub type Read = unsafe fn(&Stored, u32, *mut f32);
 
 /// The functions for a format and width.
 #[derive(Clone, Copy)]
@@ -112,9 +112,9 @@ macro_rules! machine {
                     unsafe { loops::sequences::<$lanes, F, N>(group, tile) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn read<F: Format, const N: usize>(part: &Part, id: u32, out: *mut f32) {
+                unsafe fn read<F: Format, const N: usize>(table: &Stored, id: u32, out: *mut f32) {
                     // SAFETY: the caller's promise.
-                    unsafe { copy::<$lanes, F, N>(&part.rows::<F>(), id, None, out) }
+                    unsafe { copy::<$lanes, F, N>(&table.rows::<F>(), id, None, out) }
                 }
                 Functions {
                     singles: singles::<F, N>,

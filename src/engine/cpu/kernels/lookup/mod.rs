@@ -16,13 +16,13 @@ mod part;
 
 use std::fmt;
 
-use crate::engine::cpu::memory::{Place, Region};
+use crate::engine::cpu::memory::Place;
 use crate::engine::cpu::simd::Simd;
 use crate::engine::cpu::tile::Tile;
 use crate::model::{Pool, Scope, Table};
 
 use self::machine::{Functions, Read, Run};
-use self::part::{Group, Part};
+use self::part::{Group, Part, Stored};
 
 /// One lookup: a bag of every row, a pool, and where the result goes.
 ///
@@ -93,38 +93,27 @@ impl fmt::Debug for Lookups {
 }
 
 /// Reads single rows of a table, for steps that compute ids.
-pub struct RowReader {
-    part: Part,
+pub struct RowReader<'t> {
+    table: &'t Table,
+    stored: Stored,
     read: Read,
 }
 
-impl RowReader {
-    /// For a table.
-    pub fn new(simd: Simd, table: &Table) -> RowReader {
-        let nowhere = Place { region: Region::Tile, offset: 0, stride: 0, len: 0 };
-        RowReader { part: Part::new(table, nowhere), read: Functions::of(simd, table).read }
+impl<'t> RowReader<'t> {
+    /// For a table. Cheap: may be made for every tile.
+    pub fn new(simd: Simd, table: &'t Table) -> RowReader<'t> {
+        RowReader { table, stored: Stored::new(table), read: Functions::of(simd, table).read }
     }
 
-    /// Numbers per row.
-    pub fn dim(&self) -> usize {
-        self.part.dim()
+    /// The table.
+    pub fn table(&self) -> &'t Table {
+        self.table
     }
 
-    /// Rows of the table.
-    pub fn rows(&self) -> u32 {
-        self.part.table_rows()
-    }
-
-    /// Writes row `row`, or zeros if the table has no such row. `out`: [`RowReader::dim`] numbers.
+    /// Writes row `row`, or zeros if the table has no such row. `out`: as many numbers as a row has.
     pub fn read(&self, row: u32, out: &mut [f32]) {
-        assert_eq!(out.len(), self.dim(), "room for one row");
-        // SAFETY: `Functions::of` picked the function for this CPU and this table.
-        unsafe { (self.read)(&self.part, row, out.as_mut_ptr()) };
-    }
-}
-
-impl fmt::Debug for RowReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RowReader({} rows of {})", self.rows(), self.dim())
+        assert_eq!(out.len(), self.stored.dim, "room for one row");
+        // SAFETY: `Functions::of` picked the function for this CPU and this table, which lives as long as the reader.
+        unsafe { (self.read)(&self.stored, row, out.as_mut_ptr()) };
     }
 }

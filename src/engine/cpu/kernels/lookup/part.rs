@@ -7,13 +7,21 @@ use crate::model::{Coding, Scope, Table, TableMemory};
 use super::columns::{Bag, Rows};
 use super::format::Format;
 
-/// One lookup.
-pub struct Part {
+/// A table in memory.
+#[derive(Clone, Copy)]
+pub struct Stored {
     base: *const u8,
     row_bytes: usize,
-    rows: u32,
-    dim: usize,
+    /// Ids at or above are absent.
+    pub rows: u32,
+    /// Numbers per row.
+    pub dim: usize,
     coding: Option<Coding>,
+}
+
+/// One lookup.
+pub struct Part {
+    table: Stored,
     /// Which bag.
     pub bag: usize,
     /// Sums are divided by the number of ids that are not absent.
@@ -25,64 +33,63 @@ pub struct Part {
     /// Lines of what is read of a row, and, if rows need not start on a line, its last byte.
     lines: u32,
     last: Option<u32>,
-    /// Keeps what `base` points to.
+    /// Keeps what `table` points to.
     data: TableMemory,
 }
 
-// SAFETY: `base` points into `data`, which is shared and never written.
+// SAFETY: `table` points into `data`, which is shared and never written.
 unsafe impl Send for Part {}
 // SAFETY: as above.
 unsafe impl Sync for Part {}
 
+impl Stored {
+    /// Where a table's rows are, as long as the table lives.
+    pub fn new(table: &Table) -> Stored {
+        let (dim, row_bytes) = (table.dim as usize, table.row_bytes());
+        assert!(row_bytes >= table.dtype.row_bytes(dim), "rows of table {:?} are whole", table.name);
+        assert!(row_bytes * table.rows as usize <= table.data.len(), "table {:?} has its rows", table.name);
+        Stored { base: table.data.as_ptr(), row_bytes, rows: table.rows, dim, coding: table.dtype.coding(dim) }
+    }
+
+    /// The rows, of this format.
+    #[inline(always)]
+    pub fn rows<F: Format>(&self) -> Rows<F> {
+        Rows { base: self.base, row_bytes: self.row_bytes, rows: self.rows, dim: self.dim, format: F::new(self.coding) }
+    }
+}
+
 impl Part {
     /// A lookup in a table: bag 0, summed, without weights.
     pub fn new(table: &Table, out: Place) -> Part {
-        let (dim, row_bytes) = (table.dim as usize, table.row_bytes());
-        let need = table.dtype.row_bytes(dim);
-        assert!(row_bytes >= need, "rows of table {:?} are whole", table.name);
-        assert!(row_bytes * table.rows as usize <= table.data.len(), "table {:?} has its rows", table.name);
+        let (stored, need) = (Stored::new(table), table.dtype.row_bytes(table.dim as usize));
         Part {
-            base: table.data.as_ptr(),
-            row_bytes,
-            rows: table.rows,
-            dim,
-            coding: table.dtype.coding(dim),
+            table: stored,
             bag: 0,
             mean: false,
             weighted: false,
             out,
             lines: need.div_ceil(LINE) as u32,
-            last: (!row_bytes.is_multiple_of(LINE) && !LINE.is_multiple_of(row_bytes)).then_some(need as u32 - 1),
+            last: (!stored.row_bytes.is_multiple_of(LINE) && !LINE.is_multiple_of(stored.row_bytes)).then_some(need as u32 - 1),
             data: table.data.clone(),
         }
-    }
-
-    /// Rows of the table.
-    pub fn table_rows(&self) -> u32 {
-        self.rows
-    }
-
-    /// Numbers per row.
-    pub fn dim(&self) -> usize {
-        self.dim
     }
 
     /// The table, of this format.
     #[inline(always)]
     pub fn rows<F: Format>(&self) -> Rows<F> {
-        Rows { base: self.base, row_bytes: self.row_bytes, rows: self.rows, dim: self.dim, format: F::new(self.coding) }
+        self.table.rows()
     }
 
     /// Asks for the row of an id, if there is one.
     #[inline(always)]
     pub fn prefetch(&self, id: u32) {
-        if id >= self.rows {
+        if id >= self.table.rows {
             return;
         }
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let row = self.base.wrapping_add(id as usize * self.row_bytes);
+            let row = self.table.base.wrapping_add(id as usize * self.table.row_bytes);
             for line in 0..self.lines as usize {
                 // SAFETY: a hint, of an address within the table.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line * LINE).cast()) };
