@@ -15,6 +15,7 @@ mod machine;
 mod part;
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use crate::engine::cpu::memory::Place;
 use crate::engine::cpu::simd::Simd;
@@ -94,20 +95,15 @@ impl fmt::Debug for Lookups {
 
 /// Reads single rows of a table, for steps that compute ids.
 pub struct RowReader<'t> {
-    table: &'t Table,
     stored: Stored,
     read: Read,
+    table: PhantomData<&'t Table>,
 }
 
 impl<'t> RowReader<'t> {
     /// For a table. Cheap: may be made for every tile.
     pub fn new(simd: Simd, table: &'t Table) -> RowReader<'t> {
-        RowReader { table, stored: Stored::new(table), read: Functions::of(simd, table).read }
-    }
-
-    /// The table.
-    pub fn table(&self) -> &'t Table {
-        self.table
+        RowReader { stored: Stored::new(table), read: Functions::of(simd, table).read, table: PhantomData }
     }
 
     /// Writes row `row`, or zeros if the table has no such row. `out`: as many numbers as a row has.
