@@ -5,6 +5,7 @@ use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
+use super::generic::Generic;
 use super::weights::LayerMatrix;
 
 /// Index into [`super::lower::Lowered::values`]; the graph's values come first.
@@ -150,6 +151,8 @@ pub enum Work<'a> {
         scale: Vec<f32>,
         bias: Vec<f32>,
     },
+    /// An op that no pass looks into.
+    Generic(Generic),
 }
 
 impl Work<'_> {
@@ -159,6 +162,7 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
+            Work::Generic(generic) => generic.inputs(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
             Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
