@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)] // kernels: SIMD, and views into a planned workspace
 
+mod elementary;
 mod engine;
 mod gemm;
 mod kernels;

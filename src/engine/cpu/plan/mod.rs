@@ -11,6 +11,7 @@
 
 mod constant;
 mod emit;
+mod generic;
 mod lookups;
 mod lower;
 mod origins;

@@ -6,6 +6,7 @@ use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
+use super::generic::Generic;
 use super::origins::Piece;
 use super::weights::LayerMatrix;
 
@@ -179,6 +180,8 @@ pub enum Work<'a> {
         scale: Vec<f32>,
         bias: Vec<f32>,
     },
+    /// An op that no pass looks into.
+    Generic(Generic),
 }
 
 impl Work<'_> {
@@ -190,6 +193,7 @@ impl Work<'_> {
             Work::Concat { xs, .. } => xs.clone(),
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
+            Work::Generic(generic) => generic.inputs(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
             Work::Fm { x }
             | Work::Unary { x, .. }
