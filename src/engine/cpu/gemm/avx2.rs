@@ -93,7 +93,8 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(block: &Block, row: usiz
     let mut sums = [[_mm256_setzero_ps(); VECTORS]; ROWS];
     let first = part.column + part.at;
     let mask: [__m256i; VECTORS] = std::array::from_fn(|vector| mask((block.n - first).saturating_sub(vector * VECTOR)));
-    // SAFETY: reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias; of `c`, only the `n` columns are touched.
+    // SAFETY: reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias; of addends and `c`, only
+    // the `n` columns are touched.
     unsafe {
         let c = block.c.add(row * block.c_stride + first);
         if block.resume {
@@ -128,7 +129,12 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(block: &Block, row: usiz
             for vector in 0..VECTORS {
                 let bias = _mm256_loadu_ps(finish.bias.add(first + vector * VECTOR));
                 for r in 0..ROWS {
-                    sums[r][vector] = _mm256_max_ps(least, _mm256_add_ps(sums[r][vector], bias));
+                    let mut sum = _mm256_add_ps(sums[r][vector], bias);
+                    if !finish.addends.is_null() {
+                        let addends = (*finish.addends.add(row + r)).add(first + vector * VECTOR);
+                        sum = _mm256_add_ps(sum, _mm256_maskload_ps(addends, mask[vector]));
+                    }
+                    sums[r][vector] = _mm256_max_ps(least, sum);
                 }
             }
         }

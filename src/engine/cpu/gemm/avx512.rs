@@ -84,7 +84,8 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const ONCE: bool>(block:
         VECTOR.. => !0,
         columns => (1 << columns) - 1,
     });
-    // SAFETY: reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias; of `c`, only the `n` columns are touched.
+    // SAFETY: reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias; of addends and `c`, only
+    // the `n` columns are touched.
     unsafe {
         let c = block.c.add(row * block.c_stride + column);
         if block.resume {
@@ -123,7 +124,12 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize, const ONCE: bool>(block:
             for vector in 0..VECTORS {
                 let bias = _mm512_loadu_ps(finish.bias.add(column + vector * VECTOR));
                 for r in 0..ROWS {
-                    sums[r][vector] = _mm512_max_ps(least, _mm512_add_ps(sums[r][vector], bias));
+                    let mut sum = _mm512_add_ps(sums[r][vector], bias);
+                    if !finish.addends.is_null() {
+                        let addends = (*finish.addends.add(row + r)).add(column + vector * VECTOR);
+                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask[vector], addends));
+                    }
+                    sums[r][vector] = _mm512_max_ps(least, sum);
                 }
             }
         }

@@ -30,7 +30,7 @@ pub unsafe fn product(block: &Block) {
 unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
     let mut sums = [[0.0f32; COLUMNS]; ROWS];
     let columns = COLUMNS.min(block.n - column);
-    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias, of `c`; writes are of the `n` columns of `c`.
+    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of bias, addends and `c`; writes are of the `n` columns of `c`.
     unsafe {
         if block.resume {
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -51,9 +51,14 @@ unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
         }
         if let Some(finish) = block.finish {
             let bias = finish.bias.add(column).cast::<[f32; COLUMNS]>().read();
-            for sum in sums.iter_mut().flat_map(|sums| sums.iter_mut().zip(bias)) {
-                let value = *sum.0 + sum.1;
-                *sum.0 = if finish.relu && value < 0.0 { 0.0 } else { value };
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for at in 0..columns {
+                    let mut value = sums[at] + bias[at];
+                    if !finish.addends.is_null() {
+                        value += *(*finish.addends.add(row + r)).add(column + at);
+                    }
+                    sums[at] = if finish.relu && value < 0.0 { 0.0 } else { value };
+                }
             }
         }
         for (r, sums) in sums.iter().enumerate() {
