@@ -34,20 +34,24 @@ unsafe fn panel(block: &Block, column: usize) {
     // SAFETY: the caller's promise; the parts below make up the panel.
     unsafe {
         match (block.m, width) {
-            (1, PANEL) => return tile::<1, 4>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
-            (2, PANEL) => return tile::<2, 4>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
-            (3, PANEL) => return tile::<3, 4>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
+            (1, PANEL) => return tile::<1, 4, true>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
+            (2, PANEL) => return tile::<2, 4, true>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
+            (3, PANEL) => return tile::<3, 4, true>(block, 0, Part { column, at: 0, width, ahead: ahead(block.m) }),
             _ => {}
         }
         let next = block.k * width;
         let passes = block.m.div_ceil(GEOMETRY.rows) * width.div_ceil(LINE);
         let mut pass = 0;
-        for at in (0..width).step_by(LINE) {
-            for (row, count) in row_blocks(block.m, GEOMETRY.rows) {
+        for (row, count) in row_blocks(block.m, GEOMETRY.rows) {
+            for at in (0..width).step_by(LINE) {
                 let ahead = if passes == 1 { ahead(block.m) } else { next + next * pass / passes };
                 let part = Part { column, at, width, ahead };
                 pass += 1;
-                if width - at > VECTOR { rows::<2>(block, row, count, part) } else { rows::<1>(block, row, count, part) }
+                match width - at {
+                    _ if width == PANEL => rows::<2, true>(block, row, count, part),
+                    1..=VECTOR => rows::<1, false>(block, row, count, part),
+                    _ => rows::<2, false>(block, row, count, part),
+                }
             }
         }
     }
@@ -70,16 +74,16 @@ struct Part {
 /// As [`tile`], for `count` rows.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn rows<const VECTORS: usize>(block: &Block, row: usize, count: usize, part: Part) {
+unsafe fn rows<const VECTORS: usize, const WHOLE: bool>(block: &Block, row: usize, count: usize, part: Part) {
     // SAFETY: the caller's promise.
     unsafe {
         match count {
-            1 => tile::<1, VECTORS>(block, row, part),
-            2 => tile::<2, VECTORS>(block, row, part),
-            3 => tile::<3, VECTORS>(block, row, part),
-            4 => tile::<4, VECTORS>(block, row, part),
-            5 => tile::<5, VECTORS>(block, row, part),
-            _ => tile::<6, VECTORS>(block, row, part),
+            1 => tile::<1, VECTORS, WHOLE>(block, row, part),
+            2 => tile::<2, VECTORS, WHOLE>(block, row, part),
+            3 => tile::<3, VECTORS, WHOLE>(block, row, part),
+            4 => tile::<4, VECTORS, WHOLE>(block, row, part),
+            5 => tile::<5, VECTORS, WHOLE>(block, row, part),
+            _ => tile::<6, VECTORS, WHOLE>(block, row, part),
         }
     }
 }
@@ -89,7 +93,7 @@ unsafe fn rows<const VECTORS: usize>(block: &Block, row: usize, count: usize, pa
 /// # Safety
 /// Rows and part lie within the block; AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const VECTORS: usize>(block: &Block, row: usize, part: Part) {
+unsafe fn tile<const ROWS: usize, const VECTORS: usize, const WHOLE: bool>(block: &Block, row: usize, part: Part) {
     let mut sums = [[_mm256_setzero_ps(); VECTORS]; ROWS];
     let first = part.column + part.at;
     let mask: [__m256i; VECTORS] = std::array::from_fn(|vector| mask((block.n - first).saturating_sub(vector * VECTOR)));
@@ -108,18 +112,26 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(block: &Block, row: usiz
         let b = block.b.add(part.column * block.k + part.at);
         let fetch = b.wrapping_add(part.ahead);
         for k in 0..block.k {
-            let b = b.add(k * part.width);
+            let b = b.add(k * if WHOLE { PANEL } else { part.width });
             for vector in (0..VECTORS).step_by(2) {
                 _mm_prefetch::<_MM_HINT_T0>(fetch.wrapping_add((k * VECTORS + vector) * VECTOR).cast());
             }
-            let mut weights = [_mm256_setzero_ps(); VECTORS];
-            for vector in 0..VECTORS {
-                weights[vector] = _mm256_loadu_ps(b.add(vector * VECTOR));
-            }
-            for r in 0..ROWS {
-                let x = _mm256_broadcast_ss(&*a.add(r * block.a_stride + k));
+            if VECTORS > 2 {
+                // Three rows of four vectors leave four registers: weights come one by one.
+                let x: [__m256; ROWS] = std::array::from_fn(|r| _mm256_broadcast_ss(&*a.add(r * block.a_stride + k)));
                 for vector in 0..VECTORS {
-                    sums[r][vector] = _mm256_fmadd_ps(x, weights[vector], sums[r][vector]);
+                    let weights = _mm256_loadu_ps(b.add(vector * VECTOR));
+                    for r in 0..ROWS {
+                        sums[r][vector] = _mm256_fmadd_ps(x[r], weights, sums[r][vector]);
+                    }
+                }
+            } else {
+                let weights: [__m256; VECTORS] = std::array::from_fn(|vector| _mm256_loadu_ps(b.add(vector * VECTOR)));
+                for r in 0..ROWS {
+                    let x = _mm256_broadcast_ss(&*a.add(r * block.a_stride + k));
+                    for vector in 0..VECTORS {
+                        sums[r][vector] = _mm256_fmadd_ps(x, weights[vector], sums[r][vector]);
+                    }
                 }
             }
         }

@@ -4,9 +4,12 @@
 //! streams through them; rows of `x` are read in place. A long inner size is cut into blocks: a block of the rows stays in the second-level
 //! cache while the weights pass by, and the sums wait in the output for the next block.
 //!
+//! Layers of very few columns are scalar products instead ([`narrow`]).
+//!
 //! **A row's result does not depend on its neighbours.** Every element of the output is one chain of multiply-adds over k in ascending order,
 //! starting from zero, bias added last, then the addend if there is one; how many rows or panels a micro-kernel takes at once, and where a
-//! chain waits in memory, changes which chains run side by side, never a chain. So scores are the same bits whatever a row was batched with.
+//! chain waits in memory, changes which chains run side by side, never a chain. (A narrow layer's element is one scalar product, always in the
+//! same order.) So scores are the same bits whatever a row was batched with.
 //! Between instruction sets they differ: the portable one rounds
 //! products.
 
@@ -17,6 +20,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod narrow;
 mod pack;
 mod portable;
 mod small;
@@ -71,6 +75,9 @@ pub struct Geometry {
     pub vector: usize,
     /// Most rows that a micro-kernel takes at once.
     pub rows: usize,
+    /// Most inner indices of a block: a block of a tile's rows then stays in the second-level cache while all panels pass by, and what a
+    /// micro-kernel reads again for the next rows stays near.
+    pub block: usize,
     /// Multiply-adds per nanosecond to expect, for planning only.
     pub macs_per_ns: usize,
 }
@@ -79,9 +86,9 @@ impl Geometry {
     /// Of a level.
     pub const fn of(level: SimdLevel) -> Geometry {
         match level {
-            SimdLevel::Portable => Geometry { panel: 8, vector: 8, rows: 4, macs_per_ns: 4 },
-            SimdLevel::Avx2 => Geometry { panel: 32, vector: 8, rows: 6, macs_per_ns: 24 },
-            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16, rows: 14, macs_per_ns: 48 },
+            SimdLevel::Portable => Geometry { panel: 8, vector: 8, rows: 4, block: 512, macs_per_ns: 4 },
+            SimdLevel::Avx2 => Geometry { panel: 32, vector: 8, rows: 6, block: 256, macs_per_ns: 24 },
+            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16, rows: 14, block: 512, macs_per_ns: 48 },
         }
     }
 }
@@ -148,7 +155,7 @@ impl Linear {
         let geometry = Geometry::of(tile.simd.level());
         let budget = UNIT_NS * geometry.macs_per_ns;
         let chunks = self.matrix.chunks();
-        let macs_per_row = (self.matrix.chunks_from(unit.panel, 1).k.len() * self.inner * geometry.panel).max(1);
+        let macs_per_row = (self.matrix.chunks_from(unit.panel, 1).k.len() * self.inner * geometry.panel.min(self.matrix.padded)).max(1);
         if unit.row == 0 && macs_per_row * tile.rows <= budget {
             let count = (budget / (macs_per_row * tile.rows)).min(chunks - unit.panel);
             self.chunks(tile, unit.panel, count);
@@ -184,7 +191,7 @@ impl Linear {
         let (x, mut out) = (tile.source::<f32>(&self.x), tile.target::<f32>(&self.out));
         let b = &tile.packed[chunks.elements.clone()];
         let bias = &self.bias[column..];
-        assert!(bias.len() >= n.next_multiple_of(Geometry::of(tile.simd.level()).vector), "bias is padded to whole vectors");
+        assert!(bias.len() + column >= self.matrix.padded, "bias is padded to whole vectors");
         let is_last = chunks.k.end == k;
         let regular = self.inner == 1 || (self.x.stride == self.inner * k && self.out.stride == self.inner * self.matrix.n);
         let (groups, m) = if regular { (1, tile.rows * self.inner) } else { (tile.rows, self.inner) };
@@ -219,7 +226,13 @@ impl Linear {
                 // SAFETY: rows of `a` and `c` are those of the places (each `inner` product rows long, evenly spaced as `regular` says), `b`
                 // holds the panels of these columns, `bias` was checked above; addends are rows of their place, `n` elements from `column`
                 // on; the plan keeps `c` apart from what is read.
-                unsafe { product(tile.simd, &block) };
+                unsafe {
+                    if self.matrix.is_narrow() {
+                        narrow::product(tile.simd, &block)
+                    } else {
+                        product(tile.simd, &block)
+                    };
+                }
                 if self.activation == Activation::Sigmoid && is_last {
                     // All rows in one go where they lie side by side.
                     let (runs, count) = if c_stride == n { (1, rows * n) } else { (rows, n) };

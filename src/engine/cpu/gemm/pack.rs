@@ -12,6 +12,8 @@
 //!
 //!   the last panel has as many whole vectors as it needs; its columns behind n are zero
 //! ```
+//!
+//! A narrow matrix is its columns one behind the other.
 
 use std::ops::Range;
 
@@ -30,6 +32,8 @@ pub struct Matrix {
     pub n: usize,
     /// Columns of a whole panel.
     pub panel: usize,
+    /// Most inner indices of a block.
+    pub block: usize,
     /// Columns with the padding of the last panel.
     pub padded: usize,
     /// First element in the program's packed memory.
@@ -53,9 +57,14 @@ impl Matrix {
         self.n.div_ceil(self.panel)
     }
 
+    /// Whether its columns lie one behind the other, unpadded, for scalar products.
+    pub fn is_narrow(&self) -> bool {
+        self.n <= NARROW
+    }
+
     /// Number of blocks of k; an empty sum is one empty block.
     fn blocks(&self) -> usize {
-        self.k.div_ceil(BLOCK).max(1)
+        if self.is_narrow() { 1 } else { self.k.div_ceil(self.block).max(1) }
     }
 
     /// Number of chunks.
@@ -93,8 +102,8 @@ impl<'a> Packer<'a> {
 
     /// Reserves room for `weight(k, n)`.
     pub fn add(&mut self, k: usize, n: usize, weight: impl Fn(usize, usize) -> f32 + 'a) -> Matrix {
-        let padded = n.next_multiple_of(self.geometry.vector);
-        let matrix = Matrix { k, n, panel: self.geometry.panel, padded, offset: self.elements };
+        let padded = if n <= NARROW { n } else { n.next_multiple_of(self.geometry.vector) };
+        let matrix = Matrix { k, n, panel: self.geometry.panel, block: self.geometry.block, padded, offset: self.elements };
         self.elements = (self.elements + k * padded).next_multiple_of(LINE);
         self.requests.push((matrix, Box::new(weight)));
         matrix
@@ -106,6 +115,14 @@ impl<'a> Packer<'a> {
         let memory = block.as_mut_slice::<f32>();
         for (matrix, weight) in &self.requests {
             for chunk in (0..matrix.chunks()).map(|chunk| matrix.chunks_from(chunk, 1)) {
+                if matrix.is_narrow() {
+                    let columns = memory[chunk.elements].chunks_exact_mut(matrix.k.max(1));
+                    chunk
+                        .columns
+                        .zip(columns)
+                        .for_each(|(n, column)| column.iter_mut().enumerate().for_each(|(k, out)| *out = weight(k, n)));
+                    continue;
+                }
                 let width = chunk.columns.len().next_multiple_of(self.geometry.vector);
                 for (k, row) in chunk.k.zip(memory[chunk.elements].chunks_exact_mut(width)) {
                     row.iter_mut().zip(chunk.columns.clone()).for_each(|(out, column)| *out = weight(k, column));
@@ -119,5 +136,5 @@ impl<'a> Packer<'a> {
 /// f32 per cache line: matrices start on one.
 const LINE: usize = 16;
 
-/// Most inner indices of a block: a block of a tile's rows then stays in the second-level cache while all panels pass by, and a chunk with it.
-const BLOCK: usize = 512;
+/// Matrices of so many columns are narrow: padded to a vector they would mostly multiply zeros.
+const NARROW: usize = 4;
