@@ -98,6 +98,11 @@ impl<'a, T: Pod> Source<'a, T> {
         Source { base, stride, len, rows, index, life: PhantomData }
     }
 
+    /// Elements per row.
+    pub fn width(&self) -> usize {
+        self.len
+    }
+
     /// Address of a row's first element.
     #[inline]
     pub fn row_ptr(&self, row: usize) -> *const T {

@@ -30,6 +30,25 @@ pub struct Program {
     pub(super) needs: Needs,
 }
 
+/// How a model is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Instructions to use.
+    pub simd: Simd,
+    /// Compute once per request what depends on the context alone inside of mixed ops too: parts of layers, pairs of interactions. (Values
+    /// of the context are always computed once per request.)
+    pub hoist: bool,
+    /// Compute well-known patterns of ops by one kernel each.
+    pub fuse: bool,
+}
+
+impl Options {
+    /// Everything on, for these instructions.
+    pub fn new(simd: Simd) -> Options {
+        Options { simd, hoist: true, fuse: true }
+    }
+}
+
 /// Workspace that a program asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -51,7 +70,12 @@ impl Program {
 
     /// Plans `model` for these instructions.
     pub fn for_level(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
-        plan::plan(model, simd)
+        Program::planned(model, &Options::new(simd))
+    }
+
+    /// Plans `model` in this way: to compare plans.
+    pub fn planned(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+        plan::plan(model, options)
     }
 
     /// The model.

@@ -60,7 +60,7 @@ unsafe fn panel<const VECTORS: usize>(block: &Block, column: usize) -> usize {
 unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(block: &Block, row: usize, column: usize) -> usize {
     let mut sums = [[[_mm256_setzero_ps(); VECTORS]; PANELS]; ROWS];
     let width = VECTORS * VECTOR;
-    // SAFETY: reads are of `k` elements of rows of `a`, of the panels' `k` rows, of `bias`; writes are masked to the `n` columns of `c`.
+    // SAFETY: reads are of `k` elements of rows of `a`, of the panels' `k` rows, of `bias` and `addends`; writes are masked to the `n` columns of `c`.
     unsafe {
         let a = block.a.add(row * block.a_stride);
         let b = block.b.add(column * block.k);
@@ -90,6 +90,10 @@ unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(bl
                 let rest = block.n - at;
                 for r in 0..ROWS {
                     let mut value = _mm256_add_ps(sums[r][panel][vector], bias);
+                    if !block.addends.is_null() {
+                        let addends = *block.addends.add(row + r);
+                        value = _mm256_add_ps(value, _mm256_maskload_ps(addends.add(at), mask(rest)));
+                    }
                     if block.relu {
                         // The second operand is the result where one is NaN.
                         value = _mm256_max_ps(_mm256_setzero_ps(), value);

@@ -88,7 +88,7 @@ unsafe fn panel<const VECTORS: usize>(block: &Block, column: usize) -> usize {
 unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(block: &Block, row: usize, column: usize) -> usize {
     let mut sums = [[[_mm512_setzero_ps(); VECTORS]; PANELS]; ROWS];
     let width = VECTORS * VECTOR;
-    // SAFETY: reads are of `k` elements of rows of `a`, of the panels' `k` rows, of `bias`; writes are masked to the `n` columns of `c`.
+    // SAFETY: reads are of `k` elements of rows of `a`, of the panels' `k` rows, of `bias` and `addends`; writes are masked to the `n` columns of `c`.
     unsafe {
         let a = block.a.add(row * block.a_stride);
         let b = block.b.add(column * block.k);
@@ -118,6 +118,10 @@ unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(bl
                 let mask = if rest >= VECTOR { !0 } else { (1u16 << rest) - 1 };
                 for r in 0..ROWS {
                     let mut value = _mm512_add_ps(sums[r][panel][vector], bias);
+                    if !block.addends.is_null() {
+                        let addends = *block.addends.add(row + r);
+                        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, addends.add(at)));
+                    }
                     if block.relu {
                         // The second operand is the result where one is NaN.
                         value = _mm512_max_ps(_mm512_setzero_ps(), value);

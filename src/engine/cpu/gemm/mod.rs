@@ -4,7 +4,7 @@
 //! micro-kernel streams through them; rows of `x` are read in place.
 //!
 //! **A row's result does not depend on its neighbours.** Every element of the output is one chain of multiply-adds over k in ascending order,
-//! starting from zero, bias added last; how many rows or panels a micro-kernel takes at once changes which chains run side by side, never a
+//! starting from zero, bias added last, then the addend if there is one; how many rows or panels a micro-kernel takes at once changes which chains run side by side, never a
 //! chain. So scores are the same bits whatever a row was batched with. Between instruction sets they differ: the portable one rounds
 //! products.
 
@@ -50,6 +50,8 @@ pub struct Linear {
     pub matrix: Matrix,
     /// `n` elements and zeros to whole vectors.
     pub bias: Vec<f32>,
+    /// Added beside the bias: `[n]` per row, or `[inner][n]`.
+    pub addend: Option<Place>,
     /// Of the result.
     pub activation: Activation,
     /// Rows of the product per row of the tile.
@@ -85,6 +87,9 @@ impl Geometry {
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 2048;
 
+/// Rows with addends that are computed at once: those of a tile.
+const ADDENDS: usize = 64;
+
 /// Columns of the widest panel of any level.
 pub const PANEL_MAX: usize = 32;
 
@@ -102,6 +107,8 @@ struct Block {
     c_stride: usize,
     /// One per column, padded to whole vectors.
     bias: *const f32,
+    /// Null, or for each of the `m` rows where its `n` addends lie.
+    addends: *const *const f32,
     relu: bool,
 }
 
@@ -155,29 +162,45 @@ impl Linear {
         let regular = self.inner == 1 || (self.x.stride == self.inner * k && self.out.stride == self.inner * self.matrix.n);
         let (groups, m) = if regular { (1, tile.rows * self.inner) } else { (tile.rows, self.inner) };
         let (a_stride, c_stride) = if self.inner == 1 { (self.x.stride, self.out.stride) } else { (k, self.matrix.n) };
+        let addends = self.addend.as_ref().map(|place| tile.source::<f32>(place));
+        let mut addresses = [std::ptr::null(); ADDENDS];
         for group in 0..groups {
-            let block = Block {
-                m,
-                n,
-                k,
-                a: x.row_ptr(group),
-                a_stride,
-                b: b.as_ptr(),
-                c: out.row_ptr(group).wrapping_add(column),
-                c_stride,
-                bias: bias.as_ptr(),
-                relu: self.activation == Activation::Relu,
-            };
-            // SAFETY: rows of `a` and `c` are those of the places (each `inner` product rows long, evenly spaced as `regular` says), `b`
-            // holds the panels of these columns, `bias` was checked above; the plan keeps `c` apart from `a`.
-            unsafe { product(tile.simd, &block) };
-            if self.activation == Activation::Sigmoid {
-                // All rows in one go where they lie side by side.
-                let (runs, count) = if c_stride == n { (1, m * n) } else { (m, n) };
-                for run in 0..runs {
-                    // SAFETY: elements that `product` has just written.
-                    let values = unsafe { std::slice::from_raw_parts_mut(block.c.add(run * c_stride), count) };
-                    sigmoid_in_place(tile.simd, values);
+            let most = if addends.is_some() { ADDENDS } else { m.max(1) };
+            for first in (0..m).step_by(most) {
+                let rows = most.min(m - first);
+                if let Some(addends) = &addends {
+                    for (at, address) in addresses[..rows].iter_mut().enumerate() {
+                        let (row, inner) =
+                            if groups == 1 { ((first + at) / self.inner, (first + at) % self.inner) } else { (group, first + at) };
+                        let inner = if addends.width() == self.matrix.n { 0 } else { inner };
+                        *address = addends.row_ptr(row).wrapping_add(inner * self.matrix.n + column);
+                    }
+                }
+                let block = Block {
+                    m: rows,
+                    n,
+                    k,
+                    a: x.row_ptr(group).wrapping_add(first * a_stride),
+                    a_stride,
+                    b: b.as_ptr(),
+                    c: out.row_ptr(group).wrapping_add(first * c_stride + column),
+                    c_stride,
+                    bias: bias.as_ptr(),
+                    addends: if addends.is_some() { addresses.as_ptr() } else { std::ptr::null() },
+                    relu: self.activation == Activation::Relu,
+                };
+                // SAFETY: rows of `a` and `c` are those of the places (each `inner` product rows long, evenly spaced as `regular` says), `b`
+                // holds the panels of these columns, `bias` was checked above; addends are rows of their place, `n` elements from `column`
+                // on; the plan keeps `c` apart from what is read.
+                unsafe { product(tile.simd, &block) };
+                if self.activation == Activation::Sigmoid {
+                    // All rows in one go where they lie side by side.
+                    let (runs, count) = if c_stride == n { (1, rows * n) } else { (rows, n) };
+                    for run in 0..runs {
+                        // SAFETY: elements that `product` has just written.
+                        let values = unsafe { std::slice::from_raw_parts_mut(block.c.add(run * c_stride), count) };
+                        sigmoid_in_place(tile.simd, values);
+                    }
                 }
             }
         }
@@ -186,6 +209,7 @@ impl Linear {
 
 /// # Safety
 /// - `a`: `m` rows of `k` elements, `c`: `m` rows of `n` elements, written here; `c` overlaps nothing that is read.
+/// - `addends`: null, or `m` addresses of `n` elements each, which nothing writes meanwhile.
 /// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; `bias` as long as the padded columns.
 unsafe fn product(simd: Simd, block: &Block) {
     match simd.level() {

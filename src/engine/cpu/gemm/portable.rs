@@ -29,7 +29,7 @@ pub unsafe fn product(block: &Block) {
 #[inline(always)]
 unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
     let mut sums = [[0.0f32; COLUMNS]; ROWS];
-    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of `bias`; writes are of the `n` columns of `c`.
+    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of `bias` and `addends`; writes are of the `n` columns of `c`.
     unsafe {
         let a = block.a.add(row * block.a_stride);
         let b = block.b.add(column * block.k);
@@ -46,7 +46,10 @@ unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
         for (r, sums) in sums.iter_mut().enumerate() {
             let c = block.c.add((row + r) * block.c_stride + column);
             for (at, sum) in sums.iter_mut().enumerate().take(block.n - column) {
-                let value = *sum + bias[at];
+                let mut value = *sum + bias[at];
+                if !block.addends.is_null() {
+                    value += *(*block.addends.add(row + r)).add(column + at);
+                }
                 *c.add(at) = if block.relu && value < 0.0 { 0.0 } else { value };
             }
         }

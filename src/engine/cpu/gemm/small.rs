@@ -24,6 +24,7 @@ pub fn small_product(simd: Simd, shape: MatMulShape, a: &[f32], b: &[f32], scrat
             c: out[column..].as_mut_ptr(),
             c_stride: n,
             bias: ZEROS.as_ptr(),
+            addends: std::ptr::null(),
             relu: false,
         };
         // SAFETY: sizes were checked above: `m` rows of `k` and, `n` apart, of `columns`; `scratch` holds this panel; `out` is borrowed apart.

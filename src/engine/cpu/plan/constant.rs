@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use crate::batch::{Inputs, Layout, Rows, Starts};
 use crate::engine::EngineError;
+use crate::engine::cpu::gemm::Packer;
 use crate::engine::cpu::memory::{Place, Region};
 use crate::engine::cpu::simd::Simd;
 use crate::engine::cpu::tile::{Memory, Tile};
@@ -55,7 +56,8 @@ pub fn evaluate<'a>(
     places.out.1 = places.block.reserve(out.len() * out.element_bytes());
     let mut steps = Vec::new();
     if out.len() > 0 {
-        emit(task, values, &mut places, layout, model, &mut steps);
+        // What depends on weights alone is never a packed product.
+        emit(task, values, &mut places, &mut Packer::new(simd), layout, model, &mut steps);
     }
     let at = places.out.1;
     let mut block = places.block.into_block("constants")?;

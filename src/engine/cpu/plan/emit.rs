@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::batch::{IdTarget, Layout};
-use crate::engine::cpu::gemm::Linear;
+use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
@@ -21,21 +21,30 @@ use crate::model::{DType, Model, Pool, ValueScope};
 use super::place::Placing;
 use super::task::{PlanValue, Task, ValueIndex, Work};
 
-/// Adds the steps of a task (none if its result is already in place).
-pub fn emit(task: &Task, values: &[PlanValue], places: &mut dyn Placing, layout: &Layout, model: &Model, steps: &mut Vec<Step>) {
-    Emitter { task, values, places, layout, model, steps }.emit();
+/// Adds the steps of a task (none if its result is already in place); matrices go to the packer.
+pub fn emit<'p>(
+    task: &'p Task<'p>,
+    values: &[PlanValue],
+    places: &mut dyn Placing,
+    packer: &mut Packer<'p>,
+    layout: &Layout,
+    model: &Model,
+    steps: &mut Vec<Step>,
+) {
+    Emitter { task, values, places, packer, layout, model, steps }.emit();
 }
 
-struct Emitter<'e> {
-    task: &'e Task,
+struct Emitter<'e, 'p> {
+    task: &'p Task<'p>,
     values: &'e [PlanValue],
     places: &'e mut dyn Placing,
+    packer: &'e mut Packer<'p>,
     layout: &'e Layout,
     model: &'e Model,
     steps: &'e mut Vec<Step>,
 }
 
-impl Emitter<'_> {
+impl Emitter<'_, '_> {
     fn emit(&mut self) {
         let out = self.places.of(self.task.out);
         let len = out.len as f32;
@@ -67,9 +76,12 @@ impl Emitter<'_> {
                 let kernel = Kernel::Lookup(Lookup { scope, bag, table: *table, pool: *pool, weighted, out });
                 self.push(kernel, 4.0 + declared.max_len as f32 * (10.0 + dim * NS_COPY));
             }
-            Work::Linear { x, matrix, bias, activation } => {
-                let (x, inner) = (self.places.of(*x), out.len / matrix.n);
-                let kernel = Linear { x, out, matrix: *matrix, bias: bias.clone(), activation: *activation, inner };
+            Work::Linear { x, matrix, bias, addend, activation } => {
+                let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
+                let packed = self.packer.add(matrix.k, matrix.n, |k, n| matrix.at(k, n));
+                let mut bias = bias.clone();
+                bias.resize(packed.padded, 0.0);
+                let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),

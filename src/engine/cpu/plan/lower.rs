@@ -1,10 +1,11 @@
 //! Nodes to tasks: dead code out, constants computed, small patterns folded.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
-use crate::engine::cpu::gemm::{Activation, Packer};
+use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::engine::cpu::simd::Simd;
@@ -12,21 +13,22 @@ use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, ValueId, Va
 
 use super::constant::{Constant, evaluate};
 use super::task::{PlanValue, Task, ValueIndex, Work};
+use super::weights::LayerMatrix;
 
 /// What lowering gives.
 pub struct Lowered<'a> {
     /// The graph's values, then the planner's own.
     pub values: Vec<PlanValue>,
     /// In execution order; none makes a constant.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<Task<'a>>,
     /// Columns of the answer.
     pub outputs: Vec<ValueIndex>,
     /// Values of constant scope that were needed.
     pub constants: HashMap<ValueIndex, Constant<'a>>,
 }
 
-/// Lowers a model's graph; matrices to pack go to the packer.
-pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lowered<'a>, Packer<'a>), EngineError> {
+/// Lowers a model's graph.
+pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<Lowered<'a>, EngineError> {
     let graph = &model.graph;
     let mut values: Vec<PlanValue> = graph
         .values
@@ -45,7 +47,6 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lo
         simd,
         uses,
         lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new() },
-        packer: Packer::new(simd),
         absorbed: vec![false; graph.nodes.len()],
     };
     // Constants first: patterns look at their values, wherever in the graph they are made.
@@ -57,7 +58,7 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lo
             }
         }
     }
-    Ok((lowering.lowered, lowering.packer))
+    Ok(lowering.lowered)
 }
 
 fn index(id: ValueId) -> ValueIndex {
@@ -113,7 +114,6 @@ struct Lowering<'a> {
     simd: Simd,
     uses: Uses,
     lowered: Lowered<'a>,
-    packer: Packer<'a>,
     /// Nodes that became part of an earlier task.
     absorbed: Vec<bool>,
 }
@@ -122,13 +122,13 @@ struct Lowering<'a> {
 struct Layer<'a> {
     x: ValueIndex,
     out: ValueIndex,
-    k: usize,
-    n: usize,
-    weight: Box<dyn Fn(usize, usize) -> f32 + 'a>,
+    matrix: LayerMatrix<'a>,
     /// Factor per column, from a batch norm.
     scale: Option<Vec<f64>>,
     bias: Vec<f64>,
     activation: Activation,
+    /// What was folded in.
+    notes: Vec<String>,
 }
 
 impl<'a> Lowering<'a> {
@@ -149,8 +149,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// Adds a task, or computes it now if it depends on constants alone.
-    fn push(&mut self, out: ValueIndex, work: Work) -> Result<(), EngineError> {
-        let task = Task { out, work };
+    fn push(&mut self, out: ValueIndex, work: Work<'a>) -> Result<(), EngineError> {
+        let task = Task::new(out, work);
         if self.value(out).scope == ValueScope::Constant {
             let constant = evaluate(&task, &self.lowered.values, &self.lowered.constants, self.model, self.layout, self.simd)?;
             self.lowered.constants.insert(out, constant);
@@ -241,7 +241,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn clamp(&self, x: ValueIndex, min: Option<f64>, max: Option<f64>) -> Work {
+    fn clamp(&self, x: ValueIndex, min: Option<f64>, max: Option<f64>) -> Work<'a> {
         let (min, max) = (min.unwrap_or(f64::NEG_INFINITY), max.unwrap_or(f64::INFINITY));
         match self.value(x).dtype {
             DType::F32 => Work::Unary { function: UnaryF32::Clamp { min: min as f32, max: max as f32 }, x },
@@ -249,7 +249,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn slice(&self, x: ValueIndex, axis: usize, start: usize, step: usize) -> Work {
+    fn slice(&self, x: ValueIndex, axis: usize, start: usize, step: usize) -> Work<'a> {
         let shape = &self.value(x).shape;
         if step == 1 && shape[..axis].iter().all(|&size| size == 1) {
             return Work::View { x, first: start * shape[axis + 1..].iter().product::<usize>() };
@@ -257,7 +257,7 @@ impl<'a> Lowering<'a> {
         Work::Slice { x, axis, start, step }
     }
 
-    fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work {
+    fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work<'a> {
         let shape = &self.value(x).shape;
         // Axes of size 1 may move freely.
         if perm.iter().filter(|&&axis| shape[axis] != 1).is_sorted() {
@@ -327,8 +327,8 @@ impl<'a> Lowering<'a> {
         }
         let weights = self.tensor(weight);
         let bias = bias.map_or(vec![0.0; n], |bias| self.tensor(bias).iter().map(|&bias| f64::from(bias)).collect());
-        let weight = Box::new(move |at: usize, column: usize| weights[column * k + at]);
-        self.layer(Layer { x, out, k, n, weight, scale: None, bias, activation: Activation::None })
+        let matrix = LayerMatrix::by_column(weights, k, n);
+        self.layer(Layer { x, out, matrix, scale: None, bias, activation: Activation::None, notes: Vec::new() })
     }
 
     /// A product with a constant matrix is a linear layer; anything else is computed per row.
@@ -348,9 +348,13 @@ impl<'a> Lowering<'a> {
             [.., k, n] => (*k, *n),
             [] => unreachable!("the shape pass refuses scalars in a matrix product"),
         };
-        let by_column = transpose_b || right.shape.len() == 1;
-        let weight = Box::new(move |at: usize, column: usize| if by_column { weights[column * k + at] } else { weights[at * n + column] });
-        self.layer(Layer { x: a, out, k, n, weight, scale: None, bias: vec![0.0; n], activation: Activation::None })
+        let matrix = match (weights, transpose_b || right.shape.len() == 1) {
+            (Cow::Borrowed(weights), true) => LayerMatrix::by_column(weights, k, n),
+            (Cow::Borrowed(weights), false) => LayerMatrix::by_column(weights, n, k).transposed(),
+            (Cow::Owned(weights), true) => LayerMatrix::computed(k, n, |at, column| weights[column * k + at]),
+            (Cow::Owned(weights), false) => LayerMatrix::computed(k, n, |at, column| weights[at * n + column]),
+        };
+        self.layer(Layer { x: a, out, matrix, scale: None, bias: vec![0.0; n], activation: Activation::None, notes: Vec::new() })
     }
 
     /// Folds what follows into the layer, as long as nobody else reads what lies between.
@@ -361,16 +365,19 @@ impl<'a> Lowering<'a> {
                 break;
             }
             self.absorbed[reader] = true;
+            layer.notes.push(format!("folded {}", self.model.graph.nodes[reader].op.name()));
             layer.out = index(self.model.graph.nodes[reader].out);
         }
-        let Layer { x, out, k, n, weight, scale, bias, activation } = layer;
+        let Layer { x, out, matrix, scale, bias, activation, notes } = layer;
         let matrix = match scale {
-            None => self.packer.add(k, n, weight),
-            Some(scale) => self.packer.add(k, n, move |at, column| (f64::from(weight(at, column)) * scale[column]) as f32),
+            None => matrix,
+            Some(scale) => matrix.scaled(&scale),
         };
-        let mut bias = to_f32(&bias);
-        bias.resize(matrix.padded, 0.0);
-        self.push(out, Work::Linear { x, matrix, bias, activation })
+        if self.value(out).len() > 0 {
+            let work = Work::Linear { x, matrix, bias: to_f32(&bias), addend: None, activation };
+            self.lowered.tasks.push(Task { out, work, notes });
+        }
+        Ok(())
     }
 
     /// Whether `node`, the only reader of the layer's output, became part of the layer.
@@ -378,7 +385,7 @@ impl<'a> Lowering<'a> {
         match &node.op {
             Op::Add { a, b } => {
                 let other = if *a == Operand::Value(ValueId(layer.out as u32)) { b } else { a };
-                let Some(addend) = self.per_column(*other, layer.n) else { return false };
+                let Some(addend) = self.per_column(*other, layer.matrix.n) else { return false };
                 // One number per column, or one: the sum has no more elements than the product.
                 debug_assert_eq!(self.value(index(node.out)).len(), self.value(layer.out).len());
                 layer.bias.iter_mut().zip(addend).for_each(|(bias, addend)| *bias += addend);

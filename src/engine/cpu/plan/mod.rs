@@ -2,17 +2,20 @@
 //!
 //! 1. [`lower`]: nodes that no output needs are left out; what depends on weights alone is computed now; the rest becomes [`task`]s, with
 //!    bias, batch norm and activation folded into the linear layer before them where nothing else reads what lies between.
-//! 2. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
+//! 2. [`passes`]: tasks are rewritten: split, hoisted, fused.
+//! 3. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
 //!    context values that candidates read are kept per context; the rest shares the tile's memory, as long as each lives.
-//! 3. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart.
+//! 4. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart; weights are packed.
 //!
-//! The row dimension is implicit throughout; passes that rewrite tasks (fusion, splitting a layer over context and candidate) go between 1 and 2.
+//! The row dimension is implicit throughout.
 
 mod constant;
 mod emit;
 mod lower;
+mod passes;
 mod place;
 mod task;
+mod weights;
 
 use std::sync::Arc;
 
@@ -21,13 +24,17 @@ use crate::engine::EngineError;
 use crate::model::{Model, ValueScope};
 
 use self::place::Placing;
-use super::program::{Needs, Program, TILE_ROWS};
-use super::simd::Simd;
+use super::gemm::Packer;
+use super::program::{Needs, Options, Program, TILE_ROWS};
 
-/// Plans a model for these instructions.
-pub fn plan(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
+/// Plans a model.
+pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+    let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let (lowered, packer) = lower::lower(model, &layout, simd)?;
+    let mut lowered = lower::lower(model, &layout, simd)?;
+    passes::run(&mut lowered, options)?;
+    let lowered = lowered;
+    let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);
     let mut context = Vec::new();
     let mut candidate = Vec::new();
@@ -36,7 +43,7 @@ pub fn plan(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
             ValueScope::Candidate => &mut candidate,
             ValueScope::Context | ValueScope::Constant => &mut context,
         };
-        emit::emit(task, &lowered.values, &mut places, &layout, model, steps);
+        emit::emit(task, &lowered.values, &mut places, &mut packer, &layout, model, steps);
     }
     let outputs = lowered.outputs.iter().map(|&value| places.of(value)).collect();
     let needs = Needs { bytes_per_context: places.bytes_per_context(), tile_bytes: places.bytes_per_tile_row() * TILE_ROWS };

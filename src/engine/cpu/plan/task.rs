@@ -1,9 +1,11 @@
 //! Tasks: the graph's nodes as the planner rewrites them.
 
-use crate::engine::cpu::gemm::{Activation, Matrix};
+use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
+
+use super::weights::LayerMatrix;
 
 /// Index into [`super::lower::Lowered::values`]; the graph's values come first.
 pub type ValueIndex = usize;
@@ -35,17 +37,26 @@ impl PlanValue {
 
 /// Computes `out`.
 #[derive(Debug)]
-pub struct Task {
+pub struct Task<'a> {
     /// What it makes.
     pub out: ValueIndex,
     /// How.
-    pub work: Work,
+    pub work: Work<'a>,
+    /// What passes did to it, for the plan's report: past participle first ("folded batch norm").
+    pub notes: Vec<String>,
+}
+
+impl<'a> Task<'a> {
+    /// A task without notes.
+    pub fn new(out: ValueIndex, work: Work<'a>) -> Task<'a> {
+        Task { out, work, notes: Vec::new() }
+    }
 }
 
 /// What a task does. Shapes are those of the values.
 #[derive(Debug)]
 #[allow(missing_docs)] // arguments are those of `model::Op`
-pub enum Work {
+pub enum Work<'a> {
     Dense {
         features: Vec<usize>,
     },
@@ -60,11 +71,13 @@ pub enum Work {
         table: TableId,
         pool: Pool,
     },
-    /// Product with packed weights.
+    /// Product with weights, which are packed when the task becomes a kernel. `bias`: one per column. `addend`: a value `[n]` (or as many
+    /// elements as the result) added to each row before the activation, as the part of a layer that was computed elsewhere.
     Linear {
         x: ValueIndex,
-        matrix: Matrix,
+        matrix: LayerMatrix<'a>,
         bias: Vec<f32>,
+        addend: Option<ValueIndex>,
         activation: Activation,
     },
     MatMul {
@@ -139,15 +152,15 @@ pub enum Work {
     },
 }
 
-impl Work {
+impl Work<'_> {
     /// The values it reads.
     pub fn inputs(&self) -> Vec<ValueIndex> {
         match self {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
-            Work::Linear { x, .. }
-            | Work::Unary { x, .. }
+            Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
+            Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }
