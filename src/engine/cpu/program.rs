@@ -130,6 +130,10 @@ impl Step {
             let (next, macs) = linear.run_unit(tile, cursor.0);
             return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
         }
+        if let Kernel::Int8Linear(linear) = &self.kernel {
+            let (next, ns) = linear.run_unit(tile, cursor.0);
+            return (next.map(Cursor), OVERHEAD_NS + ns);
+        }
         let row = cursor.0.row;
         let rows = self.rows_per_unit.min(tile.rows - row);
         self.kernel.run(&tile.part(row, rows));

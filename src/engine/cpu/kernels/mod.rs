@@ -10,6 +10,7 @@ pub mod reduce;
 pub mod unary;
 
 use super::gemm::Linear;
+use super::gemm::int8::{Int8Linear, Quantize};
 use super::tile::Tile;
 
 /// One operation with its places.
@@ -25,6 +26,10 @@ pub enum Kernel {
     Lookup(lookup::Lookup),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
+    /// Rows to 8-bit codes.
+    Quantize(Quantize),
+    /// Product of 8-bit codes with its epilogue.
+    Int8Linear(Int8Linear),
     /// Product of two computed matrices.
     MatMul(matmul::MatMul),
     /// Two operands, broadcast, f32.
@@ -66,6 +71,8 @@ impl Kernel {
             Kernel::Length(kernel) => kernel.run(tile),
             Kernel::Lookup(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::Quantize(kernel) => kernel.run(tile),
+            Kernel::Int8Linear(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),

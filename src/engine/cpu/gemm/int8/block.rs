@@ -70,6 +70,37 @@ impl Dot {
         }
     }
 
+    /// How it cuts matrices.
+    pub const fn geometry(level: SimdLevel) -> Geometry {
+        match level {
+            SimdLevel::Portable => Geometry { panel: 8, vector: 8 },
+            SimdLevel::Avx2 => Geometry { panel: 16, vector: 8 },
+            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16 },
+        }
+    }
+
+    /// Most rows that a micro-kernel takes at once.
+    pub fn rows(self) -> usize {
+        match self.0 {
+            Kind::Portable => 1,
+            Kind::Avx2 => 4,
+            Kind::AvxVnni => 6,
+            Kind::Avx512 => 12,
+            Kind::Avx512Vnni => 14,
+        }
+    }
+
+    /// Multiply-adds per nanosecond to expect, for planning only.
+    pub fn macs_per_ns(self) -> usize {
+        match self.0 {
+            Kind::Portable => 4,
+            Kind::Avx2 => 48,
+            Kind::AvxVnni => 150,
+            Kind::Avx512 => 120,
+            Kind::Avx512Vnni => 320,
+        }
+    }
+
     /// The largest code of an activation. `vpmaddubsw` saturates sums of two products at 2^15 - 1, so that 255 · 127 · 2 would be wrong; with
     /// 7 bits no sum can get there.
     pub fn levels(self) -> u8 {
@@ -78,6 +109,15 @@ impl Dot {
             _ => 255,
         }
     }
+}
+
+/// How a level cuts matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Columns of a panel: two vectors, or one.
+    pub panel: usize,
+    /// Columns of a vector register: the last panel is a multiple of it.
+    pub vector: usize,
 }
 
 /// Neighbouring inputs of a layer that share a scale.

@@ -3,12 +3,14 @@
 //! Inputs come in ranges with a scale of their own; a column of a range has a scale too. Four inputs of a column lie side by side:
 //! `[panel][quad][column][4]`. Inputs behind a range's end and columns behind `n` have code 0.
 
-use super::super::Geometry;
-use super::block::Range;
+use std::fmt;
+
+use super::block::{Dot, Geometry, Range, Scale};
+use crate::engine::EngineError;
+use crate::engine::cpu::memory::Block;
 use crate::engine::cpu::simd::SimdLevel;
 
 /// A quantised matrix.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Int8Matrix {
     /// Inner size.
     pub k: usize,
@@ -26,8 +28,13 @@ pub struct Int8Matrix {
     pub scales: Vec<f32>,
     /// Per range and padded column: the sum of the column's codes times its scale.
     pub lows: Vec<f32>,
-    /// Packed.
-    pub codes: Vec<i8>,
+    codes: Block,
+}
+
+impl fmt::Debug for Int8Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Int8Matrix").field("k", &self.k).field("n", &self.n).field("ranges", &self.ranges).finish_non_exhaustive()
+    }
 }
 
 /// Inputs of one range: sums of more products than these could leave 32 bits.
@@ -50,8 +57,8 @@ pub fn ranges(sizes: impl IntoIterator<Item = usize>) -> Vec<Range> {
 
 impl Int8Matrix {
     /// Quantises `weight(k, n)` for the panels of a level: per range and column, the largest weight gets code ±127.
-    pub fn new(level: SimdLevel, ranges: Vec<Range>, n: usize, weight: impl Fn(usize, usize) -> f32) -> Int8Matrix {
-        let Geometry { panel, vector, .. } = Geometry::of(level);
+    pub fn new(level: SimdLevel, ranges: Vec<Range>, n: usize, weight: impl Fn(usize, usize) -> f32) -> Result<Int8Matrix, EngineError> {
+        let Geometry { panel, vector } = Dot::geometry(level);
         let padded = n.next_multiple_of(vector);
         let (k, quads) = ranges.last().map_or((0, 0), |last| (last.first + last.len, last.quad + last.quads));
         let mut matrix = Int8Matrix {
@@ -62,14 +69,15 @@ impl Int8Matrix {
             quads,
             scales: vec![0.0; ranges.len() * padded],
             lows: vec![0.0; ranges.len() * padded],
-            codes: vec![0; quads * padded * 4],
+            codes: Block::zeroed("packed weights", quads * padded * 4)?,
             ranges,
         };
+        let packed = matrix.codes.as_mut_slice::<i8>();
         let mut column_weights = Vec::new();
         for column in 0..n {
             let first = column / panel * panel;
             let width = panel.min(padded - first);
-            let codes = &mut matrix.codes[first * quads * 4..][..width * quads * 4];
+            let codes = &mut packed[first * quads * 4..][..width * quads * 4];
             for (at, range) in matrix.ranges.iter().enumerate() {
                 column_weights.clear();
                 column_weights.extend((range.first..range.first + range.len).map(|k| weight(k, column)));
@@ -86,7 +94,12 @@ impl Int8Matrix {
                 matrix.lows[at * padded + column] = (sum as f64 * f64::from(scale)) as f32;
             }
         }
-        matrix
+        Ok(matrix)
+    }
+
+    /// Bytes of the packed codes and their factors.
+    pub fn bytes(&self) -> usize {
+        self.quads * self.padded * 4 + (self.scales.len() + self.lows.len()) * size_of::<f32>()
     }
 
     /// Number of panels.
@@ -96,7 +109,7 @@ impl Int8Matrix {
 
     /// Packed codes from this panel on.
     pub fn from_panel(&self, panel: usize) -> &[i8] {
-        &self.codes[(panel * self.panel).min(self.padded) * self.quads * 4..]
+        &self.codes.as_slice()[(panel * self.panel).min(self.padded) * self.quads * 4..]
     }
 
     /// Bytes of a quantised row.
@@ -111,13 +124,13 @@ impl Int8Matrix {
         let first = column / self.panel * self.panel;
         let width = self.panel.min(self.padded - first);
         let at = k - range.first;
-        self.codes[first * self.quads * 4 + ((range.quad + at / 4) * width + column - first) * 4 + at % 4]
+        self.codes.as_slice::<i8>()[first * self.quads * 4 + ((range.quad + at / 4) * width + column - first) * 4 + at % 4]
     }
 }
 
 /// Bytes of a quantised row of these ranges.
 pub fn row_bytes(ranges: &[Range]) -> usize {
-    ranges.len() * size_of::<super::block::Scale>() + ranges.iter().map(|range| range.quads * 4).sum::<usize>()
+    ranges.len() * size_of::<Scale>() + ranges.iter().map(|range| range.quads * 4).sum::<usize>()
 }
 
 /// Columns whose weights are all smaller than this count as zero: the inverse of a smaller number may not be one.

@@ -1,10 +1,9 @@
 //! Micro-kernel of integer products for every CPU.
 
-use super::block::{Block, Scale};
-use super::super::Geometry;
+use super::block::{Block, Dot, Scale};
 use crate::engine::cpu::simd::SimdLevel;
 
-const COLUMNS: usize = Geometry::of(SimdLevel::Portable).panel;
+const COLUMNS: usize = Dot::geometry(SimdLevel::Portable).panel;
 
 /// # Safety
 /// As [`super::block::product`].

@@ -10,8 +10,8 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::{Geometry, row_blocks};
-use super::block::{Block, Range, Scale};
+use super::super::row_blocks;
+use super::block::{Block, Dot, Range, Scale};
 use crate::engine::cpu::simd::SimdLevel;
 
 /// Weights are asked for so many bytes ahead.
@@ -28,7 +28,7 @@ macro_rules! kernels {
         pub mod $name {
             use super::*;
 
-            const PANEL: usize = Geometry::of(SimdLevel::$level).panel;
+            const PANEL: usize = Dot::geometry(SimdLevel::$level).panel;
             const LANES: usize = $lanes;
 
             /// # Safety
