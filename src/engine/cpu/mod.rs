@@ -26,5 +26,6 @@ mod walk;
 mod tests;
 
 pub use engine::CpuEngine;
+pub use plan::PrecisionOptions;
 pub use program::{Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::precision::PrecisionReport;
 use crate::model::Model;
 
 use super::gemm::{Geometry, UNIT_NS, Unit};
 use super::kernels::Kernel;
 use super::memory::{Block, Place};
 use super::plan;
+use super::plan::PrecisionOptions;
 use super::simd::{Simd, SimdLevel};
 use super::tile::Tile;
 
@@ -28,10 +30,12 @@ pub struct Program {
     /// Columns of the answer.
     pub(super) outputs: Vec<Place>,
     pub(super) needs: Needs,
+    /// What was decided for dense layers; `None` where all are f32 because that was asked for.
+    pub(super) precision: Option<PrecisionReport>,
 }
 
 /// How a model is planned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Instructions to use.
     pub simd: Simd,
@@ -40,12 +44,14 @@ pub struct Options {
     pub hoist: bool,
     /// Compute well-known patterns of ops by one kernel each.
     pub fuse: bool,
+    /// Number format of dense layers.
+    pub precision: PrecisionOptions,
 }
 
 impl Options {
     /// Everything on, for these instructions.
     pub fn new(simd: Simd) -> Options {
-        Options { simd, hoist: true, fuse: true }
+        Options { simd, hoist: true, fuse: true, precision: PrecisionOptions::default() }
     }
 }
 
@@ -92,7 +98,12 @@ impl Program {
     }
     /// Bytes of packed weights and constants, held once per process.
     pub fn shared_bytes(&self) -> usize {
-        self.packed.len() + self.constants.len()
+        let steps = self.context.iter().chain(&self.candidate);
+        self.packed.len() + self.constants.len() + steps.map(Step::weight_bytes).sum::<usize>()
+    }
+    /// What was decided for dense layers, where another precision than f32 was asked for.
+    pub fn precision(&self) -> Option<&PrecisionReport> {
+        self.precision.as_ref()
     }
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
@@ -122,6 +133,14 @@ impl Step {
     pub fn new(kernel: Kernel, ns_per_row: f32) -> Step {
         let rows_per_unit = ((UNIT_NS as f32 / ns_per_row.max(0.1)) as usize).clamp(1, TILE_ROWS);
         Step { kernel, rows_per_unit, ns_per_row }
+    }
+
+    /// Bytes of weights that it holds itself.
+    fn weight_bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Int8Linear(linear) => linear.matrix.bytes(),
+            _ => 0,
+        }
     }
 
     /// One unit of work. Gives where the next one starts (`None`: the step is done) and about how many nanoseconds this one took.

@@ -3,6 +3,7 @@
 //! 1. [`lower`]: nodes that no output needs are left out; what depends on weights alone is computed now; the rest becomes [`task`]s, with
 //!    bias, batch norm and activation folded into the linear layer before them where nothing else reads what lies between.
 //! 2. [`passes`]: tasks are rewritten: split, hoisted, fused.
+//!    Last, [`precision`] gives dense layers their number format, where another one than f32 was asked for.
 //! 3. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
 //!    context values that candidates read are kept per context; the rest shares the tile's memory, as long as each lives.
 //! 4. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart; weights are packed.
@@ -14,6 +15,7 @@ mod emit;
 mod lower;
 mod passes;
 mod place;
+mod precision;
 mod task;
 mod weights;
 
@@ -21,18 +23,33 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::precision::Precision;
 use crate::model::{Model, ValueScope};
 
+use self::lower::Lowered;
 use self::place::Placing;
 use super::gemm::Packer;
 use super::program::{Needs, Options, Program, TILE_ROWS};
 
+pub use self::precision::PrecisionOptions;
+
 /// Plans a model.
 pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+    match options.precision.precision {
+        Precision::F32 => build(model, options, &mut |_| Ok(())),
+        _ => precision::plan(model, options),
+    }
+}
+
+/// A last rewriting of tasks, after all passes.
+type Rewrite<'r> = &'r mut dyn FnMut(&mut Lowered) -> Result<(), EngineError>;
+
+fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Program, EngineError> {
     let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
     let mut lowered = lower::lower(model, &layout, simd)?;
     passes::run(&mut lowered, options)?;
+    rewrite(&mut lowered)?;
     let lowered = lowered;
     let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);
@@ -50,5 +67,5 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     let constants = places.into_constants()?;
     let packed = packer.pack()?;
     drop(lowered);
-    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs })
+    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs, precision: None })
 }

@@ -1,6 +1,9 @@
 //! Tasks: the graph's nodes as the planner rewrites them.
 
+use std::sync::Arc;
+
 use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix};
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
@@ -76,6 +79,21 @@ pub enum Work<'a> {
     Linear {
         x: ValueIndex,
         matrix: LayerMatrix<'a>,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
+    },
+    /// Rows of the matrix's inputs to 8-bit codes and scales.
+    Quantize {
+        x: ValueIndex,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+    },
+    /// [`Work::Linear`] over what `Quantize` made.
+    Int8Linear {
+        x: ValueIndex,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
         bias: Vec<f32>,
         addend: Option<ValueIndex>,
         activation: Activation,
@@ -159,8 +177,9 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
-            Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Unary { x, .. }
+            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
+            Work::Quantize { x, .. }
+            | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }

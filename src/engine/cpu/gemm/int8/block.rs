@@ -101,6 +101,18 @@ impl Dot {
         }
     }
 
+    /// Multiply-adds per nanosecond in f32 at this level and in 8 bits, measured on an EPYC 9005 where it has the instructions; what counts
+    /// is their ratio.
+    pub fn speeds(self) -> (f32, f32) {
+        match self.0 {
+            Kind::Portable => (6.0, 6.0),
+            Kind::Avx2 => (60.0, 80.0),
+            Kind::AvxVnni => (60.0, 210.0),
+            Kind::Avx512 => (120.0, 150.0),
+            Kind::Avx512Vnni => (120.0, 430.0),
+        }
+    }
+
     /// The largest code of an activation. `vpmaddubsw` saturates sums of two products at 2^15 - 1, so that 255 · 127 · 2 would be wrong; with
     /// 7 bits no sum can get there.
     pub fn levels(self) -> u8 {

@@ -21,6 +21,8 @@ mod tests;
 pub use block::{Dot, Range};
 pub use pack::{Int8Matrix, ranges, row_bytes};
 
+use std::sync::Arc;
+
 use super::{ADDENDS, Activation, UNIT_NS, Unit};
 use crate::engine::cpu::kernels::unary::sigmoid_in_place;
 use crate::engine::cpu::memory::Place;
@@ -72,7 +74,7 @@ pub struct Int8Linear {
     /// Result, `[inner][n]` per row.
     pub out: Place,
     /// The weights.
-    pub matrix: Int8Matrix,
+    pub matrix: Arc<Int8Matrix>,
     /// Instructions; of the matrix's level.
     pub dot: Dot,
     /// Per column, padded as the matrix.

@@ -44,8 +44,6 @@ macro_rules! kernels {
                             (1, $few..) => tiles::<1, 2, $few>(block, 0, column),
                             (2, $few..) => tiles::<2, 2, $few>(block, 0, column),
                             (3, $few..) => tiles::<3, 2, $few>(block, 0, column),
-                            (1, 2..) => tiles::<1, 2, 2>(block, 0, column),
-                            (2, 2..) => tiles::<2, 2, 2>(block, 0, column),
                             _ if block.n - column > LANES => panel::<2>(block, column),
                             _ => panel::<1>(block, column),
                         };
