@@ -42,6 +42,12 @@ impl Default for ShiftLimits {
     }
 }
 
+impl fmt::Display for ShiftLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1e} in probability, {:.1e} in AUC", self.probability, self.auc)
+    }
+}
+
 impl ShiftLimits {
     /// Whether a shift is within. What is no number is not.
     pub fn accept(&self, shift: &Shift) -> bool {

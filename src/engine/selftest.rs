@@ -5,7 +5,7 @@ use std::fmt;
 use crate::batch::{Blocks, Need, Request, Slot, SlotLimits, admit, measure};
 use crate::model::{FeatureRows, Model, Output};
 
-use super::precision::{PrecisionReport, Shift};
+use super::precision::{PrecisionReport, Shift, ShiftLimits};
 use super::replay::{BatchFailed, Replay};
 use super::{EngineError, Prepared};
 
@@ -68,7 +68,7 @@ pub enum SelftestError {
         /// Measured.
         shift: Shift,
         /// The limits.
-        allowed: Shift,
+        allowed: ShiftLimits,
     },
     /// A row's score depends on the rows that it was computed with.
     #[error("selftest: row {row}: {found} in a batch, {alone} alone; an op of the graph mixes rows, and such a model cannot be batched")]
@@ -144,8 +144,7 @@ fn check_shifts(model: &Model, report: &PrecisionReport, scores: &[f32]) -> Resu
         if limits.accept(&shift) {
             return Ok(shift);
         }
-        let allowed = Shift { probability: limits.probability, auc: limits.auc };
-        Err(SelftestError::Shift { output: declared.name.clone(), precision: report.precision.name(), shift, allowed })
+        Err(SelftestError::Shift { output: declared.name.clone(), precision: report.precision.name(), shift, allowed: limits })
     };
     model.graph.outputs.iter().enumerate().map(check).collect()
 }

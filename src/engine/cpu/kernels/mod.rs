@@ -10,7 +10,7 @@ pub mod reduce;
 pub mod unary;
 
 use super::gemm::Linear;
-use super::gemm::int8::{Int8Linear, Quantize};
+use super::gemm::int8::{Int8Linear, Observe, Quantize};
 use super::tile::Tile;
 
 /// One operation with its places.
@@ -28,6 +28,8 @@ pub enum Kernel {
     Linear(Linear),
     /// Rows to 8-bit codes.
     Quantize(Quantize),
+    /// How large a layer's inputs get.
+    Observe(Observe),
     /// Product of 8-bit codes with its epilogue.
     Int8Linear(Int8Linear),
     /// Product of two computed matrices.
@@ -72,6 +74,7 @@ impl Kernel {
             Kernel::Lookup(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
             Kernel::Quantize(kernel) => kernel.run(tile),
+            Kernel::Observe(kernel) => kernel.run(tile),
             Kernel::Int8Linear(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),

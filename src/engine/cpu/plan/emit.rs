@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::batch::{IdTarget, Layout};
-use crate::engine::cpu::gemm::int8::{Int8Linear, Quantize};
+use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
 use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
@@ -86,9 +86,20 @@ impl Emitter<'_, '_> {
                 let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
             }
-            Work::Quantize { x, matrix, dot } => {
+            Work::Observe { x, largest } => {
+                let kernel = Observe { x: self.places.of(*x), largest: Arc::clone(largest) };
+                self.push(Kernel::Observe(kernel), 0.0);
+            }
+            Work::Quantize { x, factors, matrix, dot } => {
                 let x = self.places.of(*x);
-                let kernel = Quantize { x, out, ranges: matrix.ranges.clone(), levels: dot.levels(), inner: x.len / matrix.k };
+                let kernel = Quantize {
+                    x,
+                    out,
+                    factors: Arc::clone(factors),
+                    ranges: matrix.ranges.clone(),
+                    levels: dot.levels(),
+                    inner: x.len / matrix.k,
+                };
                 let ns = kernel.ns_per_row();
                 self.push(Kernel::Quantize(kernel), ns);
             }

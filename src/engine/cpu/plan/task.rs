@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::cpu::gemm::Activation;
-use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix};
+use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
@@ -83,9 +83,15 @@ pub enum Work<'a> {
         addend: Option<ValueIndex>,
         activation: Activation,
     },
-    /// Rows of the matrix's inputs to 8-bit codes and scales.
+    /// Writes down how large a layer's inputs are; makes nothing.
+    Observe {
+        x: ValueIndex,
+        largest: Largest,
+    },
+    /// Rows of the matrix's inputs, each input times its factor, to 8-bit codes and scales.
     Quantize {
         x: ValueIndex,
+        factors: Arc<Vec<f32>>,
         matrix: Arc<Int8Matrix>,
         dot: Dot,
     },
@@ -178,7 +184,8 @@ impl Work<'_> {
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
             Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Quantize { x, .. }
+            Work::Observe { x, .. }
+            | Work::Quantize { x, .. }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }

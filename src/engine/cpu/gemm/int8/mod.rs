@@ -10,6 +10,7 @@
 //! added in order.
 
 mod block;
+mod observe;
 mod pack;
 mod portable;
 mod quantize;
@@ -19,6 +20,7 @@ mod simd;
 mod tests;
 
 pub use block::{Dot, Range};
+pub use observe::{Largest, Observe};
 pub use pack::{Int8Matrix, ranges, row_bytes};
 
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct Quantize {
     pub x: Place,
     /// Quantised rows, `[inner][row_bytes]`, in memory of f32 elements.
     pub out: Place,
+    /// What each of the `k` inputs is multiplied with first.
+    pub factors: Arc<Vec<f32>>,
     /// Of the `k` inputs.
     pub ranges: Vec<Range>,
     /// Largest code.
@@ -54,15 +58,15 @@ impl Quantize {
         for row in 0..tile.rows {
             let out: &mut [u8] = bytemuck::cast_slice_mut(out.row(row));
             for (x, out) in x.row(row).chunks_exact(k).zip(out.chunks_exact_mut(bytes)) {
-                quantize_row(tile.simd, x, &self.ranges, self.levels, out);
+                quantize_row(tile.simd, x, &self.factors, &self.ranges, self.levels, out);
             }
         }
     }
 
     /// About how long a row takes.
     pub fn ns_per_row(&self) -> f32 {
-        let ranges = self.ranges.len() as f32 * 12.0;
-        (20.0 + ranges + self.x.len as f32 / self.inner as f32 * 0.1) * self.inner as f32
+        let ranges = self.ranges.len() as f32 * 6.0;
+        (10.0 + ranges) * self.inner as f32 + self.x.len as f32 * 0.08
     }
 }
 

@@ -21,7 +21,7 @@ macro_rules! kernels {
     (
         $(#[$meta:meta])* $name:ident, $features:literal, $level:ident, lanes $lanes:literal, rows [$($rows:literal)+] most $most:literal,
         integers $int:ty, zero $zero:ident, load $load:ident, broadcast $broadcast:ident, dot $dot:expr,
-        floats $float:ty, convert $convert:ident, set $set:ident, float_load $float_load:ident, mul $mul:ident, fma $fma:ident, add $add:ident,
+        floats $float:ty, convert $convert:ident, set $set:ident, float_load $float_load:ident, float_store $float_store:ident, mul $mul:ident, fma $fma:ident, add $add:ident,
         max $max:ident, float_zero $float_zero:ident, masked_load $masked_load:expr, masked_store $masked_store:expr, few $few:literal
     ) => {
         $(#[$meta])*
@@ -86,33 +86,37 @@ macro_rules! kernels {
                     for (at, range) in block.ranges.iter().enumerate() {
                         multiply::<ROWS, VECTORS, PANELS>(block, row, column, range, &mut sums);
                         let last = at + 1 == block.ranges.len();
-                        for r in 0..ROWS {
-                            let Scale { scale, low } = a.add(r * block.a_stride).cast::<Scale>().add(at).read();
-                            let (scale, low) = ($set(scale), $set(low));
-                            for panel in 0..PANELS {
-                                for vector in 0..VECTORS {
-                                    let first = column + panel * width + vector * LANES;
-                                    let factor = at * block.padded + first;
-                                    let sum = $mul($convert(sums[r][panel][vector].assume_init()), scale);
-                                    let low = $mul(low, $float_load(block.lows.add(factor)));
-                                    let mut value = $fma(sum, $float_load(block.scales.add(factor)), low);
+                        for panel in 0..PANELS {
+                            for vector in 0..VECTORS {
+                                let first = column + panel * width + vector * LANES;
+                                let factor = at * block.padded + first;
+                                let (scales, lows) = ($float_load(block.scales.add(factor)), $float_load(block.lows.add(factor)));
+                                let (bias, rest) = ($float_load(block.bias.add(first)), block.n - first);
+                                for r in 0..ROWS {
+                                    let Scale { scale, low } = a.add(r * block.a_stride).cast::<Scale>().add(at).read();
+                                    let mut value = bias;
                                     if at > 0 {
-                                        value = $add(before[r][panel][vector].assume_init(), value);
+                                        value = before[r][panel][vector].assume_init();
+                                    } else if !block.addends.is_null() {
+                                        let addends = (*block.addends.add(row + r)).add(first);
+                                        value = $add(value, $masked_load(rest, addends));
                                     }
+                                    let sum = $mul($convert(sums[r][panel][vector].assume_init()), $set(scale));
+                                    value = $fma(sum, scales, $fma($set(low), lows, value));
                                     if !last {
                                         before[r][panel][vector].write(value);
                                         continue;
-                                    }
-                                    value = $add(value, $float_load(block.bias.add(first)));
-                                    if !block.addends.is_null() {
-                                        let addends = (*block.addends.add(row + r)).add(first);
-                                        value = $add(value, $masked_load(block.n - first, addends));
                                     }
                                     if block.relu {
                                         // The second operand is the result where one is NaN.
                                         value = $max($float_zero(), value);
                                     }
-                                    $masked_store(block.n - first, block.c.add((row + r) * block.c_stride + first), value);
+                                    let c = block.c.add((row + r) * block.c_stride + first);
+                                    if rest >= LANES {
+                                        $float_store(c, value);
+                                    } else {
+                                        $masked_store(rest, c, value);
+                                    }
                                 }
                             }
                         }
@@ -174,7 +178,7 @@ kernels! {
     /// 14 rows × 32 columns in 28 of the 32 registers.
     avx512vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", Avx512, lanes 16, rows [1 2 3 4 5 6 7 8 9 10 11 12 13] most 14,
     integers __m512i, zero _mm512_setzero_si512, load _mm512_loadu_si512, broadcast _mm512_set1_epi32, dot _mm512_dpbusd_epi32,
-    floats __m512, convert _mm512_cvtepi32_ps, set _mm512_set1_ps, float_load _mm512_loadu_ps, mul _mm512_mul_ps, fma _mm512_fmadd_ps,
+    floats __m512, convert _mm512_cvtepi32_ps, set _mm512_set1_ps, float_load _mm512_loadu_ps, float_store _mm512_storeu_ps, mul _mm512_mul_ps, fma _mm512_fmadd_ps,
     add _mm512_add_ps, max _mm512_max_ps, float_zero _mm512_setzero_ps, masked_load load_16, masked_store store_16, few 4
 }
 
@@ -182,7 +186,7 @@ kernels! {
     /// 12 rows × 32 columns: two more registers hold what is on its way into a sum.
     avx512bw, "avx512f,avx512bw,avx512dq,avx512vl", Avx512, lanes 16, rows [1 2 3 4 5 6 7 8 9 10 11] most 12,
     integers __m512i, zero _mm512_setzero_si512, load _mm512_loadu_si512, broadcast _mm512_set1_epi32, dot dot_512,
-    floats __m512, convert _mm512_cvtepi32_ps, set _mm512_set1_ps, float_load _mm512_loadu_ps, mul _mm512_mul_ps, fma _mm512_fmadd_ps,
+    floats __m512, convert _mm512_cvtepi32_ps, set _mm512_set1_ps, float_load _mm512_loadu_ps, float_store _mm512_storeu_ps, mul _mm512_mul_ps, fma _mm512_fmadd_ps,
     add _mm512_add_ps, max _mm512_max_ps, float_zero _mm512_setzero_ps, masked_load load_16, masked_store store_16, few 4
 }
 
@@ -190,7 +194,7 @@ kernels! {
     /// 6 rows × 16 columns in 12 of the 16 registers.
     avxvnni, "avx2,fma,avxvnni", Avx2, lanes 8, rows [1 2 3 4 5] most 6,
     integers __m256i, zero _mm256_setzero_si256, load _mm256_loadu_si256, broadcast _mm256_set1_epi32, dot _mm256_dpbusd_avx_epi32,
-    floats __m256, convert _mm256_cvtepi32_ps, set _mm256_set1_ps, float_load _mm256_loadu_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps,
+    floats __m256, convert _mm256_cvtepi32_ps, set _mm256_set1_ps, float_load _mm256_loadu_ps, float_store _mm256_storeu_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps,
     add _mm256_add_ps, max _mm256_max_ps, float_zero _mm256_setzero_ps, masked_load load_8, masked_store store_8, few 2
 }
 
@@ -198,7 +202,7 @@ kernels! {
     /// 4 rows × 16 columns: the constant ones and what is on its way into a sum take registers too.
     avx2, "avx2,fma", Avx2, lanes 8, rows [1 2 3] most 4,
     integers __m256i, zero _mm256_setzero_si256, load _mm256_loadu_si256, broadcast _mm256_set1_epi32, dot dot_256,
-    floats __m256, convert _mm256_cvtepi32_ps, set _mm256_set1_ps, float_load _mm256_loadu_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps,
+    floats __m256, convert _mm256_cvtepi32_ps, set _mm256_set1_ps, float_load _mm256_loadu_ps, float_store _mm256_storeu_ps, mul _mm256_mul_ps, fma _mm256_fmadd_ps,
     add _mm256_add_ps, max _mm256_max_ps, float_zero _mm256_setzero_ps, masked_load load_8, masked_store store_8, few 2
 }
 

@@ -33,7 +33,14 @@ impl Layer {
         let words_per_row = matrix.row_bytes() / 4 + 3;
         let mut quantised = vec![0.0f32; rows * words_per_row];
         for (x, out) in x.chunks(matrix.k.max(1)).zip(quantised.chunks_mut(words_per_row)) {
-            quantize_row(simd, x, &matrix.ranges, dot.levels(), &mut bytemuck::cast_slice_mut(out)[..matrix.row_bytes()]);
+            quantize_row(
+                simd,
+                x,
+                &vec![1.0; x.len()],
+                &matrix.ranges,
+                dot.levels(),
+                &mut bytemuck::cast_slice_mut(out)[..matrix.row_bytes()],
+            );
         }
         Layer { dot, matrix, bias, rows, words_per_row, quantised }
     }
@@ -241,7 +248,7 @@ fn levels_agree_on_codes() {
         let mut first: Option<Vec<u8>> = None;
         for simd in Simd::available() {
             let mut out = vec![0.0f32; 2 + ranges[0].quads];
-            quantize_row(simd, &x, &ranges, 255, bytemuck::cast_slice_mut(&mut out));
+            quantize_row(simd, &x, &vec![1.0; len], &ranges, 255, bytemuck::cast_slice_mut(&mut out));
             let bytes = bytemuck::cast_slice::<f32, u8>(&out).to_vec();
             assert_eq!(
                 (bytes[8..8 + len].iter().max(), bytes[8..8 + len].iter().min()),

@@ -1,8 +1,10 @@
 //! Which dense layers are computed in reduced precision: decided by measuring, on the rows of the selftest, how far answers move.
 //!
-//! All layers that gain by it are reduced first. While answers move too far, the layer with the largest effect of its own gets finer input
-//! scales, if that helps it, and else goes back to f32. Everything is deterministic; plans measured are at most three per layer.
+//! All layers that gain by it are reduced first, with inputs brought to similar size ([`balance`]). While answers move too far, the layer with the
+//! largest effect of its own gets finer input scales, if that helps it, and else goes back to f32. Everything is deterministic; at most
+//! one plan per layer and fineness is measured, and one per change.
 
+mod balance;
 mod parts;
 mod reduce;
 
@@ -15,7 +17,9 @@ use crate::engine::selftest::score_rows;
 use crate::engine::{EngineError, Prepared};
 use crate::model::Model;
 
-use self::reduce::{Choice, Layer, Quantised, layers, reduce};
+use self::balance::{Factors, Sizes};
+use self::parts::PARTS_MAX;
+use self::reduce::{Choice, Layer, PIECES, Quantised, layers, reduce};
 
 /// What is asked of dense layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -44,14 +48,15 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     let layers: Vec<Candidate> = found
         .into_iter()
         .map(|(name, layer)| {
-            let gains = options.precision.even_small || gains(&layer, dot);
-            Candidate { name, layer, gains, choice: if gains { Choice::Int8 } else { Choice::F32 }, own: None, tried_fine: false }
+            let gains = options.precision.even_small || gains(&layer, 0, dot);
+            Candidate { name, layer, gains, choice: if gains { Choice::Int8(0) } else { Choice::F32 }, own: None }
         })
         .collect();
-    let mut planner = Planner { model, options, layers, quantised: Quantised::new(), measured: 0 };
+    let mut planner = Planner { model, options, dot, layers, factors: Factors::new(), quantised: Quantised::new(), measured: 0 };
     planner.skip_all_but_the_largest();
     // A sample first: rows of a long selftest cost more than what they tell.
     let sample: Vec<usize> = (0..rows).step_by(rows.div_ceil(SAMPLE_ROWS)).collect();
+    planner.balance(&sample)?;
     let (mut program, mut shift) = planner.settle(&sample)?;
     if sample.len() < rows {
         let all: Vec<usize> = (0..rows).collect();
@@ -60,7 +65,7 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
             (program, shift) = planner.settle(&all)?;
         }
     }
-    let report = planner.report(shift, dot);
+    let report = planner.report(shift);
     let mut program = Arc::into_inner(program).expect("a program that nobody else holds");
     program.precision = Some(report);
     Ok(program)
@@ -72,10 +77,10 @@ fn name(model: &Model, layer: &Layer) -> String {
 }
 
 /// Whether a layer is computed faster in 8 bits, by measured speeds: quantising rows costs time too.
-fn gains(layer: &Layer, dot: Dot) -> bool {
-    let (k, n, parts) = (layer.k as f32, layer.n as f32, layer.parts.coarse.len() as f32);
+fn gains(layer: &Layer, step: usize, dot: Dot) -> bool {
+    let (k, n, scales) = (layer.k as f32, layer.n as f32, layer.pieces(step).len() as f32);
     let (f32_macs, int8_macs) = dot.speeds();
-    let int8 = k * n / int8_macs + 20.0 + 12.0 * parts + 0.1 * k + 0.1 * n * parts;
+    let int8 = k * n / int8_macs + 0.06 * n * scales + 10.0 + 6.0 * scales + 0.08 * k;
     k * n / f32_macs > 1.2 * int8
 }
 
@@ -86,13 +91,14 @@ struct Candidate {
     choice: Choice,
     /// What reducing this layer alone does.
     own: Option<Shift>,
-    tried_fine: bool,
 }
 
 struct Planner<'m> {
     model: &'m Arc<Model>,
     options: &'m Options,
+    dot: Dot,
     layers: Vec<Candidate>,
+    factors: Factors,
     quantised: Quantised,
     measured: usize,
 }
@@ -107,6 +113,18 @@ impl Planner<'_> {
         let mut order: Vec<usize> = (0..self.layers.len()).filter(|&at| self.layers[at].gains).collect();
         order.sort_by_key(|&at| std::cmp::Reverse(self.layers[at].layer.k * self.layers[at].layer.n));
         order.into_iter().skip(LAYERS_MAX).for_each(|at| self.layers[at].choice = Choice::F32);
+    }
+
+    /// Looks at the inputs of layers on these rows, and brings them to similar size.
+    fn balance(&mut self, rows: &[usize]) -> Result<(), EngineError> {
+        let mut sizes = Sizes::default();
+        let program = super::build(self.model, self.options, &mut |lowered| {
+            sizes.observe(lowered);
+            Ok(())
+        })?;
+        self.measure(&Arc::new(program), rows)?;
+        self.factors = sizes.factors();
+        Ok(())
     }
 
     /// Takes layers back until the plan is within the limits on these rows.
@@ -145,16 +163,20 @@ impl Planner<'_> {
         Ok(worst.map(|(_, at)| at))
     }
 
-    /// Finer scales for a layer if they halve its effect, else f32.
+    /// Finer scales for a layer if they make its effect clearly smaller and it still gains, else f32.
     fn take_back(&mut self, at: usize, rows: &[usize]) -> Result<(), EngineError> {
-        let parts = &self.layers[at].layer.parts;
-        if !self.layers[at].tried_fine && parts.fine != parts.coarse {
-            self.layers[at].tried_fine = true;
-            let fine = self.own(at, Choice::Int8Fine, rows)?;
-            let coarse = self.layers[at].own.map_or(f64::NAN, |own| self.size(own));
-            if self.size(fine) <= 0.5 * coarse {
-                self.layers[at].choice = Choice::Int8Fine;
-                self.layers[at].own = Some(fine);
+        let Choice::Int8(step) = self.layers[at].choice else { return Ok(()) };
+        let mut before = self.layers[at].layer.pieces(step).len();
+        for finer in step + 1..PIECES.len() {
+            let layer = &self.layers[at].layer;
+            let scales = layer.pieces(finer).len();
+            if scales == before || scales > PARTS_MAX || !(self.options.precision.even_small || gains(layer, finer, self.dot)) {
+                continue;
+            }
+            before = scales;
+            let own = self.own(at, Choice::Int8(finer), rows)?;
+            if self.layers[at].own.is_none_or(|coarse| self.size(own) <= WORTH * self.size(coarse)) {
+                (self.layers[at].choice, self.layers[at].own) = (Choice::Int8(finer), Some(own));
                 return Ok(());
             }
         }
@@ -178,7 +200,8 @@ impl Planner<'_> {
 
     fn program(&mut self, choices: &[Choice]) -> Result<Arc<Program>, EngineError> {
         let (simd, quantised) = (self.options.simd, &mut self.quantised);
-        super::build(self.model, self.options, &mut |lowered| reduce(lowered, choices, simd, quantised)).map(Arc::new)
+        let factors = &self.factors;
+        super::build(self.model, self.options, &mut |lowered| reduce(lowered, choices, factors, simd, quantised)).map(Arc::new)
     }
 
     fn measure(&mut self, program: &Arc<Program>, rows: &[usize]) -> Result<Shift, EngineError> {
@@ -190,14 +213,13 @@ impl Planner<'_> {
         Ok(Shift::measure(self.model, rows, &scores))
     }
 
-    fn report(&self, shift: Shift, dot: Dot) -> PrecisionReport {
+    fn report(&self, shift: Shift) -> PrecisionReport {
         let layers = self.layers.iter().map(|candidate| {
             let reason = match (candidate.choice, candidate.own) {
                 (Choice::F32, Some(own)) => format!("alone it moves answers by {own}"),
                 (Choice::F32, None) if candidate.gains => format!("only the {LAYERS_MAX} largest layers are tried"),
                 (Choice::F32, None) => "too small to gain".into(),
-                (Choice::Int8, _) => scales(candidate.layer.parts.coarse.len()),
-                (Choice::Int8Fine, _) => scales(candidate.layer.parts.fine.len()),
+                (Choice::Int8(step), _) => scales(candidate.layer.pieces(step).len()),
             };
             let precision = if candidate.choice == Choice::F32 { Precision::F32 } else { self.options.precision.precision };
             LayerPrecision { name: candidate.name.clone(), k: candidate.layer.k, n: candidate.layer.n, precision, reason }
@@ -207,7 +229,7 @@ impl Planner<'_> {
             limits: self.limits(),
             layers: layers.collect(),
             shift,
-            instructions: dot.name(),
+            instructions: self.dot.name(),
             measured: self.measured,
         }
     }
@@ -219,5 +241,7 @@ fn scales(count: usize) -> String {
 
 /// Rows that plans are compared on; the last one is measured on all.
 const SAMPLE_ROWS: usize = 512;
-/// Layers that are tried, the largest first: each may cost three plans.
+/// A finer scale must bring the effect of a layer down to this share.
+const WORTH: f64 = 0.8;
+/// Layers that are tried, the largest first: each may cost a plan per fineness, and one more.
 const LAYERS_MAX: usize = 64;

@@ -5,15 +5,6 @@ use std::collections::HashMap;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 
-/// Sizes of the parts of a layer's `k` inputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parts {
-    /// As few as make sense: embeddings side by side count as one part.
-    pub coarse: Vec<usize>,
-    /// Every input of a concatenation by itself.
-    pub fine: Vec<usize>,
-}
-
 /// Where parts come from: neighbours of one kind are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -35,8 +26,8 @@ impl<'l, 'a> Makers<'l, 'a> {
         Makers { lowered, by_value: lowered.tasks.iter().map(|task| (task.out, task)).collect() }
     }
 
-    /// Parts of the rows of `k` inputs that a layer reads from `x`.
-    pub fn parts(&self, x: ValueIndex, k: usize) -> Parts {
+    /// Sizes of the parts of the rows of `k` inputs that a layer reads from `x`: as few as make sense, embeddings side by side are one.
+    pub fn parts(&self, x: ValueIndex, k: usize) -> Vec<usize> {
         let mut found = Vec::new();
         // Where a row of the tile holds several rows of the product, parts repeat from row to row only if the last axis was joined.
         if self.lowered.values[x].len() == k {
@@ -44,18 +35,14 @@ impl<'l, 'a> Makers<'l, 'a> {
         } else {
             self.last_axis(x, k, &mut found)
         }
-        let mut fine = Vec::new();
-        let mut coarse: Vec<(Source, usize)> = Vec::new();
+        let mut parts: Vec<(Source, usize)> = Vec::new();
         for (source, size) in found.into_iter().filter(|&(_, size)| size > 0) {
-            fine.push(size);
-            match coarse.last_mut() {
+            match parts.last_mut() {
                 Some((last, sum)) if *last == source => *sum += size,
-                _ => coarse.push((source, size)),
+                _ => parts.push((source, size)),
             }
         }
-        let coarse: Vec<usize> = coarse.into_iter().map(|(_, size)| size).collect();
-        let bounded = |parts: Vec<usize>| if parts.len() > PARTS_MAX { vec![k] } else { parts };
-        Parts { coarse: bounded(coarse), fine: bounded(fine) }
+        if parts.len() > PARTS_MAX { vec![k] } else { parts.into_iter().map(|(_, size)| size).collect() }
     }
 
     /// Parts of all elements of a value, in order.
@@ -96,5 +83,31 @@ impl<'l, 'a> Makers<'l, 'a> {
     }
 }
 
+/// Parts cut evenly into pieces of at most `most` inputs; pieces but the last of a part have whole vectors.
+pub fn pieces(parts: &[usize], most: usize) -> Vec<usize> {
+    let mut pieces = Vec::new();
+    for &part in parts {
+        let size = part.div_ceil(part.div_ceil(most)).next_multiple_of(VECTOR);
+        pieces.extend((0..part).step_by(size).map(|first| size.min(part - first)));
+    }
+    pieces
+}
+
 /// Each part costs a scale per row, a search for the range, and a pass over the sums.
-const PARTS_MAX: usize = 32;
+pub const PARTS_MAX: usize = 64;
+/// Elements of the widest vector.
+const VECTOR: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_even_and_whole() {
+        assert_eq!(pieces(&[16, 351], usize::MAX), [16, 351]);
+        assert_eq!(pieces(&[16, 351], 128), [16, 128, 128, 95]);
+        assert_eq!(pieces(&[16, 351], 64), [16, 64, 64, 64, 64, 64, 31]);
+        assert_eq!(pieces(&[129, 3], 128), [80, 49, 3]);
+        assert_eq!(pieces(&[1], 32), [1]);
+    }
+}

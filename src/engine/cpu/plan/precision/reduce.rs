@@ -10,18 +10,20 @@ use crate::engine::cpu::plan::task::{PlanValue, Task, ValueIndex, Work};
 use crate::engine::cpu::simd::Simd;
 use crate::model::DType;
 
-use super::parts::{Makers, Parts};
+use super::balance::Factors;
+use super::parts::{Makers, pieces};
 
 /// What becomes of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Stays as it is.
     F32,
-    /// 8-bit codes, a scale per coarse part.
-    Int8,
-    /// 8-bit codes, a scale per fine part.
-    Int8Fine,
+    /// 8-bit codes; parts of the inputs are cut into pieces of at most [`PIECES`] of this number.
+    Int8(usize),
 }
+
+/// Most inputs that share a scale, from coarse to fine.
+pub const PIECES: [usize; 4] = [usize::MAX, 128, 64, 32];
 
 /// A dense layer of the lowered graph.
 #[derive(Clone, Debug)]
@@ -32,8 +34,15 @@ pub struct Layer {
     pub k: usize,
     /// Outputs.
     pub n: usize,
-    /// Of its inputs.
-    pub parts: Parts,
+    /// Inputs of one source.
+    pub parts: Vec<usize>,
+}
+
+impl Layer {
+    /// Inputs that share a scale.
+    pub fn pieces(&self, step: usize) -> Vec<usize> {
+        pieces(&self.parts, PIECES[step])
+    }
 }
 
 /// All dense layers, in order.
@@ -52,7 +61,13 @@ pub fn layers(lowered: &Lowered) -> Vec<Layer> {
 pub type Quantised = HashMap<(usize, Vec<usize>), Arc<Int8Matrix>>;
 
 /// Gives each layer, in the order of [`layers`], its precision.
-pub fn reduce(lowered: &mut Lowered, choices: &[Choice], simd: Simd, quantised: &mut Quantised) -> Result<(), EngineError> {
+pub fn reduce(
+    lowered: &mut Lowered,
+    choices: &[Choice],
+    factors: &Factors,
+    simd: Simd,
+    quantised: &mut Quantised,
+) -> Result<(), EngineError> {
     let layers = layers(lowered);
     assert_eq!(layers.len(), choices.len(), "a choice per layer");
     let by_value: HashMap<ValueIndex, usize> = layers.iter().enumerate().map(|(at, layer)| (layer.out, at)).collect();
@@ -63,17 +78,17 @@ pub fn reduce(lowered: &mut Lowered, choices: &[Choice], simd: Simd, quantised: 
         let at = by_value.get(&task.out).copied();
         let parts = at.and_then(|at| match choices[at] {
             Choice::F32 => None,
-            Choice::Int8 => Some((at, layers[at].parts.coarse.clone())),
-            Choice::Int8Fine => Some((at, layers[at].parts.fine.clone())),
+            Choice::Int8(step) => Some((at, layers[at].pieces(step))),
         });
         let (Work::Linear { x, matrix, bias, addend, activation }, Some((at, parts))) = (&task.work, parts) else {
             lowered.tasks.push(task);
             continue;
         };
+        let factors = factors.get(x).map_or_else(|| Arc::new(vec![1.0; matrix.k]), Arc::clone);
         let packed = match quantised.get(&(at, parts.clone())) {
             Some(packed) => Arc::clone(packed),
             None => {
-                let packed = Int8Matrix::new(dot.level(), ranges(parts.iter().copied()), matrix.n, |k, n| matrix.at(k, n))?;
+                let packed = Int8Matrix::new(dot.level(), ranges(parts.iter().copied()), matrix.n, |k, n| matrix.at(k, n) * factors[k])?;
                 let packed = Arc::new(packed);
                 quantised.insert((at, parts.clone()), Arc::clone(&packed));
                 packed
@@ -84,7 +99,8 @@ pub fn reduce(lowered: &mut Lowered, choices: &[Choice], simd: Simd, quantised: 
             let shape = vec![inner, row_bytes(&packed.ranges) / size_of::<f32>()];
             lowered.values.push(PlanValue { shape, dtype: DType::F32, scope: lowered.values[*x].scope });
             let codes = lowered.values.len() - 1;
-            lowered.tasks.push(Task::new(codes, Work::Quantize { x: *x, matrix: Arc::clone(&packed), dot }));
+            let factors = Arc::new(factors.iter().map(|factor| 1.0 / factor).collect());
+            lowered.tasks.push(Task::new(codes, Work::Quantize { x: *x, factors, matrix: Arc::clone(&packed), dot }));
             codes
         });
         let mut notes = task.notes;
