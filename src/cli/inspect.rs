@@ -13,7 +13,7 @@ use super::{loading, print};
 use crate::engine::cpu::Program;
 use crate::model::{
     DType, DenseTransform, Feature, FeatureKind, IdType, LoadOptions, MissingRule, Model, NanRule, Node, Op, OutputKind, Pool, RangeRule,
-    Scope, Value, ValueScope,
+    Reduction, Scope, Value, ValueScope,
 };
 
 /// Shows what is in a bundle
@@ -223,12 +223,8 @@ fn sources(model: &Model, op: &Op) -> String {
         Op::Lookup { feature: index, table, pool } => {
             names.extend([feature(index), model.weights.table(*table).name.clone(), pool.name().into()]);
         }
-        Op::Const { tensor: id } | Op::Prelu { slope: id, .. } => names.push(tensor(*id)),
-        Op::Linear { weight, bias, .. } => names.extend([Some(*weight), *bias].into_iter().flatten().map(tensor)),
-        Op::BatchNorm { mean, var, weight, bias, .. } => {
-            names.extend([Some(*mean), Some(*var), *weight, *bias].into_iter().flatten().map(tensor));
-        }
-        _ => {}
+        Op::Embedding { table, .. } => names.push(model.weights.table(*table).name.clone()),
+        _ => names.extend(op.tensors().into_iter().map(tensor)),
     }
     match names.as_slice() {
         [first, .., last] if names.len() > 6 => format!("{first} .. {last} ({})", names.len()),
@@ -268,7 +264,12 @@ fn work(model: &Model, node: &Node) -> Work {
         | Op::Transpose { .. }
         | Op::Broadcast { .. }
         | Op::GatherConst { .. }
-        | Op::Cast { .. } => 0,
+        | Op::Cast { .. }
+        | Op::Where { .. }
+        | Op::Pad { .. }
+        | Op::Gather { .. }
+        | Op::TakeAlong { .. }
+        | Op::OneHot { .. } => 0,
         Op::Lookup { feature, table, pool } => {
             let feature = &model.features[*feature];
             let (ids, dim) = (u64::from(feature.max_len), u64::from(model.weights.table(*table).dim));
@@ -286,9 +287,48 @@ fn work(model: &Model, node: &Node) -> Work {
             let inner = shape[shape.len() - if *transpose_a { 2 } else { 1 }] as u64;
             2 * inner * len
         }
-        Op::Add { .. } | Op::Sub { .. } | Op::Mul { .. } | Op::Div { .. } | Op::Pow { .. } | Op::Relu { .. } => len,
+        Op::Add { .. }
+        | Op::Sub { .. }
+        | Op::Mul { .. }
+        | Op::Div { .. }
+        | Op::Pow { .. }
+        | Op::Min { .. }
+        | Op::Max { .. }
+        | Op::Mod { .. }
+        | Op::Compare { .. }
+        | Op::Logic { .. }
+        | Op::Not { .. }
+        | Op::Unary { .. }
+        | Op::Relu { .. } => len,
         Op::Clamp { .. } | Op::Prelu { .. } => 2 * len,
         Op::ReduceSum { x, .. } => value(*x).len() as u64 - len,
+        Op::Reduce { x, function: Reduction::Mean, .. } => value(*x).len() as u64,
+        Op::Reduce { x, .. } => value(*x).len() as u64 - len,
+        Op::CumSum { .. } => len,
+        // Comparisons of a selection that keeps k.
+        Op::TopK { x, .. } | Op::ArgTopK { x, .. } => value(*x).len() as u64,
+        Op::Embedding { table, .. } => {
+            let row = size_of::<f32>() as u64 * u64::from(model.weights.table(*table).dim);
+            return Work { flops: 0, table_bytes: len / u64::from(model.weights.table(*table).dim) * row };
+        }
+        Op::LayerNorm { .. } => 7 * len,
+        Op::Conv { weight, bias, .. } => {
+            let taps: usize = model.weights.tensor(*weight).shape[1..].iter().product();
+            2 * taps as u64 * len + if bias.is_some() { len } else { 0 }
+        }
+        Op::MaxPool { window, .. } | Op::AvgPool { window, .. } => window.kernel.iter().product::<usize>() as u64 * len,
+        Op::Sdpa { q, k, .. } => {
+            let (width, keys) = (value(*q).shape[value(*q).shape.len() - 1] as u64, value(*k).shape[value(*k).shape.len() - 2] as u64);
+            let rows = len / out.shape[out.shape.len() - 1] as u64;
+            2 * rows * keys * width + 5 * rows * keys + 2 * keys * len
+        }
+        Op::Gru(gru) => {
+            let (steps, inputs) = (value(gru.x).shape[0] as u64, value(gru.x).shape[1] as u64);
+            let hidden = model.weights.tensor(gru.w_hh).shape[1] as u64;
+            steps * hidden * (6 * inputs + 6 * hidden + 20)
+        }
+        // One leaf per tree is added; the comparisons on the way depend on the row.
+        Op::Trees(trees) => model.weights.tensor(trees.roots).shape[0] as u64 * len,
         // exp, add, divide; softmax also finds and subtracts the largest.
         Op::Sigmoid { .. } => 3 * len,
         Op::Softmax { .. } => 5 * len,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::arguments::{Comparison, Gru, LogicFn, Reduction, Trees, UnaryFn, Window};
 use super::weights::{TableId, TensorId};
 
 /// Index into [`Graph::values`].
@@ -154,6 +155,48 @@ pub enum Op {
         a: Operand,
         b: Operand,
     },
+    /// The smaller; NaN if either is NaN.
+    Min {
+        a: Operand,
+        b: Operand,
+    },
+    /// The larger; NaN if either is NaN.
+    Max {
+        a: Operand,
+        b: Operand,
+    },
+    /// Remainder with the sign of the divisor; i64: 0 where the divisor is 0.
+    Mod {
+        a: Operand,
+        b: Operand,
+    },
+    /// i64: 1 where the comparison holds, else 0. A number next to f32 values is one that f32 holds exactly.
+    Compare {
+        cmp: Comparison,
+        a: Operand,
+        b: Operand,
+    },
+    /// i64 truth values (any non-zero is true) to 0 or 1.
+    Logic {
+        function: LogicFn,
+        a: ValueId,
+        b: ValueId,
+    },
+    /// i64: 1 where x is 0, else 0.
+    Not {
+        x: ValueId,
+    },
+    /// a where `cond` (i64) is not 0, else b; broadcast of the three.
+    Where {
+        cond: ValueId,
+        a: Operand,
+        b: Operand,
+    },
+    /// Element by element, f32.
+    Unary {
+        function: UnaryFn,
+        x: ValueId,
+    },
     Clamp {
         x: ValueId,
         min: Option<f64>,
@@ -163,6 +206,19 @@ pub enum Op {
         x: ValueId,
         axes: Vec<Axis>,
         keep: bool,
+    },
+    Reduce {
+        function: Reduction,
+        x: ValueId,
+        axes: Vec<Axis>,
+        keep: bool,
+    },
+    /// Running sum along an axis.
+    CumSum {
+        x: ValueId,
+        axis: Axis,
+        exclusive: bool,
+        reverse: bool,
     },
     Concat {
         xs: Vec<ValueId>,
@@ -193,6 +249,49 @@ pub enum Op {
         x: ValueId,
         axis: Axis,
         indices: Vec<usize>,
+    },
+    /// More elements before and behind each axis.
+    Pad {
+        x: ValueId,
+        pads: Vec<(usize, usize)>,
+        value: f64,
+    },
+    /// Picks along an axis by computed indices (i64); the index's axes take the place of that axis. Out of range: NaN, or the least i64.
+    Gather {
+        x: ValueId,
+        index: ValueId,
+        axis: Axis,
+    },
+    /// Picks one element along an axis for each element of `index` (i64), whose other axes are those of x. Out of range: as `Gather`.
+    TakeAlong {
+        x: ValueId,
+        index: ValueId,
+        axis: Axis,
+    },
+    /// Rows of a table by computed indices (i64) → `[.., dim]`. Out of range: NaN.
+    Embedding {
+        index: ValueId,
+        table: TableId,
+    },
+    /// i64 `[..]` → f32 `[.., depth]`; the value's last axis is `depth`.
+    OneHot {
+        x: ValueId,
+        on: f64,
+        off: f64,
+    },
+    /// The k largest (or smallest) along an axis, sorted. NaN counts as larger than every number; of equals the one of lower index first.
+    TopK {
+        x: ValueId,
+        axis: Axis,
+        k: usize,
+        largest: bool,
+    },
+    /// Where the elements of `TopK` lie: i64.
+    ArgTopK {
+        x: ValueId,
+        axis: Axis,
+        k: usize,
+        largest: bool,
     },
     /// A constant of the value's shape and type.
     Fill {
@@ -238,6 +337,47 @@ pub enum Op {
         axis: Axis,
         eps: f64,
     },
+    /// (x − mean) / sqrt(var + eps) · weight + bias over the last `axes` axes, var of the population; tensors have those axes.
+    LayerNorm {
+        x: ValueId,
+        axes: usize,
+        weight: Option<TensorId>,
+        bias: Option<TensorId>,
+        eps: f64,
+    },
+    /// x `[.., C, s..]`, weight `[O, C / groups, k..]`, bias `[O]` → `[.., O, t..]`; the window has as many axes as k.
+    Conv {
+        x: ValueId,
+        weight: TensorId,
+        bias: Option<TensorId>,
+        window: Window,
+        groups: usize,
+    },
+    /// Largest element of a window over the last axes; padding does not count.
+    MaxPool {
+        x: ValueId,
+        window: Window,
+    },
+    /// Mean over a window of the last axes; padding counts as zeros if `count_include_pad`, else not at all.
+    AvgPool {
+        x: ValueId,
+        window: Window,
+        count_include_pad: bool,
+    },
+    /// softmax(q · kᵀ · scale, masked) · v; q `[.., L, E]`, k `[.., S, E]`, v `[.., S, V]`, leading axes broadcast.
+    /// mask, which broadcasts to `[.., L, S]`: i64 = may attend, f32 = added. A row that may attend to nothing gives zeros.
+    Sdpa {
+        q: ValueId,
+        k: ValueId,
+        v: ValueId,
+        mask: Option<ValueId>,
+        scale: f64,
+        causal: bool,
+    },
+    /// Recurrent layer.
+    Gru(Gru),
+    /// Sum over decision trees → `[targets]`.
+    Trees(Trees),
 }
 
 /// One step: `out` is computed by `op` from values that earlier nodes made.
@@ -323,8 +463,49 @@ impl Op {
             Op::Softmax { .. } => "softmax",
             Op::BatchNorm { .. } => "batch_norm",
             Op::L2Norm { .. } => "l2_norm",
+            Op::Min { .. } => "min",
+            Op::Max { .. } => "max",
+            Op::Mod { .. } => "mod",
+            Op::Compare { .. } => "compare",
+            Op::Logic { function, .. } => function.name(),
+            Op::Not { .. } => "not",
+            Op::Where { .. } => "where",
+            Op::Unary { function, .. } => function.name(),
+            Op::Reduce { function, .. } => function.name(),
+            Op::CumSum { .. } => "cumsum",
+            Op::Pad { .. } => "pad",
+            Op::Gather { .. } => "gather",
+            Op::TakeAlong { .. } => "take_along",
+            Op::Embedding { .. } => "embedding",
+            Op::OneHot { .. } => "one_hot",
+            Op::TopK { .. } => "topk",
+            Op::ArgTopK { .. } => "argtopk",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::Conv { .. } => "conv",
+            Op::MaxPool { .. } => "max_pool",
+            Op::AvgPool { .. } => "avg_pool",
+            Op::Sdpa { .. } => "sdpa",
+            Op::Gru(_) => "gru",
+            Op::Trees(_) => "trees",
         }
     }
+    /// The tensors it reads, in argument order.
+    pub fn tensors(&self) -> Vec<TensorId> {
+        let some = |tensors: &[Option<TensorId>]| tensors.iter().flatten().copied().collect();
+        match self {
+            Op::Const { tensor } | Op::Prelu { slope: tensor, .. } => vec![*tensor],
+            Op::Linear { weight, bias, .. } | Op::Conv { weight, bias, .. } => some(&[Some(*weight), *bias]),
+            Op::BatchNorm { mean, var, weight, bias, .. } => some(&[Some(*mean), Some(*var), *weight, *bias]),
+            Op::LayerNorm { weight, bias, .. } => some(&[*weight, *bias]),
+            Op::Gru(gru) => some(&[Some(gru.w_ih), Some(gru.w_hh), gru.b_ih, gru.b_hh]),
+            Op::Trees(trees) => {
+                let Trees { feature, threshold, mode, yes, no, missing_yes, roots, leaves, .. } = *trees;
+                some(&[Some(feature), Some(threshold), Some(mode), Some(yes), Some(no), missing_yes, Some(roots), Some(leaves)])
+            }
+            _ => vec![],
+        }
+    }
+
     /// The values it reads, in argument order.
     pub fn inputs(&self) -> Vec<ValueId> {
         fn operand(operands: &[Operand]) -> Vec<ValueId> {
@@ -344,8 +525,22 @@ impl Op {
             | Op::Const { .. }
             | Op::Fill { .. }
             | Op::Iota { .. } => vec![],
-            Op::MatMul { a, b, .. } => vec![*a, *b],
-            Op::Add { a, b } | Op::Sub { a, b } | Op::Mul { a, b } | Op::Div { a, b } | Op::Pow { a, b } => operand(&[*a, *b]),
+            Op::MatMul { a, b, .. } | Op::Logic { a, b, .. } => vec![*a, *b],
+            Op::Add { a, b }
+            | Op::Sub { a, b }
+            | Op::Mul { a, b }
+            | Op::Div { a, b }
+            | Op::Pow { a, b }
+            | Op::Min { a, b }
+            | Op::Max { a, b }
+            | Op::Mod { a, b }
+            | Op::Compare { a, b, .. } => operand(&[*a, *b]),
+            Op::Where { cond, a, b } => operand(&[Operand::Value(*cond), *a, *b]),
+            Op::Gather { x, index, .. } | Op::TakeAlong { x, index, .. } => vec![*x, *index],
+            Op::Embedding { index, .. } => vec![*index],
+            Op::Sdpa { q, k, v, mask, .. } => [Some(*q), Some(*k), Some(*v), *mask].into_iter().flatten().collect(),
+            Op::Gru(Gru { x, h0, length, attention, .. }) => [Some(*x), *h0, *length, *attention].into_iter().flatten().collect(),
+            Op::Trees(Trees { x, .. }) => vec![*x],
             Op::Concat { xs, .. } => xs.clone(),
             Op::Linear { x, .. }
             | Op::Clamp { x, .. }
@@ -361,7 +556,19 @@ impl Op {
             | Op::Prelu { x, .. }
             | Op::Softmax { x, .. }
             | Op::BatchNorm { x, .. }
-            | Op::L2Norm { x, .. } => vec![*x],
+            | Op::L2Norm { x, .. }
+            | Op::Not { x }
+            | Op::Unary { x, .. }
+            | Op::Reduce { x, .. }
+            | Op::CumSum { x, .. }
+            | Op::Pad { x, .. }
+            | Op::OneHot { x, .. }
+            | Op::TopK { x, .. }
+            | Op::ArgTopK { x, .. }
+            | Op::LayerNorm { x, .. }
+            | Op::Conv { x, .. }
+            | Op::MaxPool { x, .. }
+            | Op::AvgPool { x, .. } => vec![*x],
         }
     }
 }

@@ -106,6 +106,15 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// The number behind "inf" and "-inf", for which JSON has no number.
+pub(crate) fn infinity(text: &str) -> Option<f64> {
+    match text {
+        "inf" => Some(f64::INFINITY),
+        "-inf" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
 /// A place in a document.
 #[derive(Clone, Debug)]
 pub(crate) struct At<'a> {
@@ -152,6 +161,14 @@ impl<'a> At<'a> {
             Json::Signed(value) => Ok(*value as f64),
             Json::Float(value) if value.is_finite() => Ok(*value),
             _ => Err(self.wrong("a number")),
+        }
+    }
+
+    /// A finite number, or one of the strings "inf" and "-inf".
+    pub fn number_or_infinity(&self) -> Result<f64, Box<Fault>> {
+        match self.json {
+            Json::Text(text) => infinity(text).ok_or_else(|| self.wrong("a number, \"inf\" or \"-inf\"")),
+            _ => self.number(),
         }
     }
 

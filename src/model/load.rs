@@ -22,6 +22,7 @@ use super::resolve::{Catalogue, Resolved, TensorUse, resolve};
 use super::rows::Field;
 use super::selftest::Selftest;
 use super::tensor_file::{Entry, Header};
+use super::trees;
 use super::weights::{Table, TableMemory, Tensor, TensorDType, TensorData, Weights};
 
 /// The file that makes a folder a bundle.
@@ -103,7 +104,7 @@ impl Bundle {
             check_table(&manifest.file, table, &catalogue)?;
         }
         let selftest = open_sized(&manifest.file, &self.path, &manifest.selftest, SELFTEST_BYTES_MAX)?;
-        let Resolved { graph, tensors } = resolve(manifest, &catalogue).map_err(LoadError::Manifest)?;
+        let Resolved { graph, tensors, trees } = resolve(manifest, &catalogue).map_err(LoadError::Manifest)?;
 
         let total = manifest.weights.iter().map(|spec| spec.bytes).sum::<u64>() + manifest.selftest.bytes;
         let mut meter = Meter { progress, bytes: 0, total };
@@ -112,6 +113,10 @@ impl Bundle {
             file.read(&manifest.file, &mut memory, &mut meter)?;
         }
         let weights = memory.into_weights(manifest, tensors)?;
+        for (trees, at) in &trees {
+            let features = graph.value(trees.x).len();
+            trees::check(trees, features, &weights, &manifest.file, at).map_err(LoadError::Manifest)?;
+        }
         let selftest = self.read_selftest(selftest, &graph, &mut meter)?;
         let digest = self.digest;
         let features = manifest.features.clone();
@@ -235,6 +240,8 @@ struct Memory {
     tables: Vec<Option<TableMemory>>,
     tensors: Vec<Option<TensorData>>,
     dtypes: Vec<TensorDType>,
+    /// Which tensors may hold infinities.
+    infinite: Vec<bool>,
     /// For tensors that nobody wants: they count for the digest.
     scratch: Vec<u8>,
 }
@@ -247,6 +254,7 @@ impl Memory {
             tables: tables.iter().map(|_| None).collect(),
             tensors: tensors.iter().map(|_| None).collect(),
             dtypes: tensors.iter().map(|tensor| tensor.dtype).collect(),
+            infinite: tensors.iter().map(|tensor| tensor.infinite).collect(),
             scratch: Vec::new(),
         }
     }
@@ -263,7 +271,7 @@ impl Memory {
             if let Some(index) = tensor {
                 self.tensors[index] = Some(TensorData::F32(memory.to_vec()));
             }
-            let fault = not_finite(reader.path, entry, &memory);
+            let fault = not_finite(reader.path, entry, &memory, false);
             self.tables[*table] = Some(memory);
             return Ok(fault);
         }
@@ -281,7 +289,7 @@ impl Memory {
             TensorDType::F32 => {
                 let mut values = vec![0_f32; count];
                 reader.fill(bytemuck::cast_slice_mut(&mut values))?;
-                let fault = not_finite(reader.path, entry, &values);
+                let fault = not_finite(reader.path, entry, &values, self.infinite[index]);
                 (TensorData::F32(values), fault)
             }
             TensorDType::I64 => {
@@ -312,8 +320,9 @@ impl Memory {
     }
 }
 
-fn not_finite(path: &Path, entry: &Entry, values: &[f32]) -> Option<Box<Fault>> {
-    let index = values.iter().position(|value| !value.is_finite())?;
+/// The first number that is no weight: NaN always, an infinity unless allowed.
+fn not_finite(path: &Path, entry: &Entry, values: &[f32], infinite: bool) -> Option<Box<Fault>> {
+    let index = values.iter().position(|value| if infinite { value.is_nan() } else { !value.is_finite() })?;
     let at = format!("tensor {}", quote(&entry.name));
     let found = format!("element {index} (of {:?}) is {}", entry.shape, values[index]);
     Some(Fault::new(path, at, found, "finite weights", "Training diverged or the export is broken: export a good checkpoint"))

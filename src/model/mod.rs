@@ -2,6 +2,7 @@
 //!
 //! Absent on purpose: sockets, clocks, engines. `docs/bundle.md` is the specification of the files.
 
+mod arguments;
 mod blocks;
 mod digest;
 mod discover;
@@ -20,8 +21,10 @@ mod selftest;
 mod shape;
 mod table_memory;
 mod tensor_file;
+mod trees;
 mod weights;
 
+pub use arguments::{Comparison, Gru, GruKind, LogicFn, Reduction, TreeMode, Trees, UnaryFn, Window};
 pub use blocks::{PackedRows, id_bytes};
 pub use digest::Digest;
 pub use discover::{BundleRef, discover};

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::limits::{GRAPH_ELEMENTS_MAX, NODES_MAX, OUTPUTS_MAX, VALUE_ELEMENTS_MAX};
 
+use super::arguments::Trees;
 use super::error::{Fault, did_you_mean, unknown_name};
 use super::feature::Scope;
 use super::graph::{DType, Graph, Node, Op, Operand, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
-use super::json::{At, quote};
+use super::json::{At, infinity, quote};
 use super::manifest::{Manifest, Tables, choice};
 use super::name::name;
 use super::shape;
@@ -26,6 +27,8 @@ pub(crate) struct TensorUse {
     pub shape: Vec<usize>,
     /// Lower bound (exclusive) of its elements, with the place that asks for it: a variance plus eps must be positive.
     pub above: Option<(f64, String)>,
+    /// Whether it may hold infinities: only as a value (masks, bounds), never in a layer.
+    pub infinite: bool,
 }
 
 /// A graph, and the tensors behind its [`TensorId`]s.
@@ -33,6 +36,8 @@ pub(crate) struct TensorUse {
 pub(crate) struct Resolved {
     pub graph: Graph,
     pub tensors: Vec<TensorUse>,
+    /// Ensembles of trees with their places: their nodes are checked once they are read.
+    pub trees: Vec<(Trees, String)>,
 }
 
 /// Reads `graph` and `outputs` of the manifest.
@@ -48,7 +53,7 @@ pub(crate) fn resolve(manifest: &Manifest, catalogue: &Catalogue) -> Result<Reso
         makers: HashMap::new(),
         tensor_ids: HashMap::new(),
         elements: 0,
-        resolved: Resolved { graph: Graph::default(), tensors: Vec::new() },
+        resolved: Resolved { graph: Graph::default(), tensors: Vec::new(), trees: Vec::new() },
     };
     for (index, item) in items.iter().enumerate() {
         let out = name(&item.object()?.required("out")?)?;
@@ -114,23 +119,52 @@ impl Builder<'_> {
 
     /// An f32 value or a number.
     pub(super) fn operand(&self, at: &At<'_>) -> Result<Operand, Box<Fault>> {
+        match self.any_operand(at)? {
+            Operand::Value(_) => self.float(at).map(Operand::Value),
+            Operand::Scalar(number) => scalar(at, number).map(Operand::Scalar),
+        }
+    }
+
+    /// A value of either type, or a number.
+    pub(super) fn any_operand(&self, at: &At<'_>) -> Result<Operand, Box<Fault>> {
         match at.text() {
-            Ok(_) => self.float(at).map(Operand::Value),
-            Err(_) => {
-                let number = at.number().map_err(|_| at.wrong("the name of a value, or a number"))?;
-                scalar(at, number).map(Operand::Scalar)
+            Ok(text) if infinity(text).is_none() => self.input(at).map(Operand::Value),
+            _ => at.number_or_infinity().map(Operand::Scalar).map_err(|_| at.wrong("the name of a value, or a number")),
+        }
+    }
+
+    /// A value of integers: indices, lengths, truth values.
+    pub(super) fn integers(&self, at: &At<'_>) -> Result<ValueId, Box<Fault>> {
+        let id = self.input(at)?;
+        match self.value(id).dtype {
+            DType::I64 => Ok(id),
+            DType::F32 => {
+                let found = format!("value {:?} is f32", self.value(id).name);
+                Err(at.fault(found, "an i64 value", "Compare it, or put {\"op\": \"cast\", \"to\": \"i64\"} before it"))
             }
         }
     }
 
     /// The f32 tensor that is named here.
     pub(super) fn tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
-        self.tensor_of_type(at, &[("F32", TensorDType::F32)])
+        let id = self.tensor_of_type(at, &[("F32", TensorDType::F32)])?;
+        self.resolved.tensors[id.0 as usize].infinite = false;
+        Ok(id)
     }
 
-    /// The tensor that is named here, of either type.
+    /// The tensor that is named here, of either type. Floats may be infinite.
     pub(super) fn any_tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
         self.tensor_of_type(at, &[("F32", TensorDType::F32), ("I64", TensorDType::I64)])
+    }
+
+    /// The i64 tensor that is named here.
+    pub(super) fn integer_tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
+        self.tensor_of_type(at, &[("I64", TensorDType::I64)])
+    }
+
+    /// The nodes of these trees must be in order.
+    pub(super) fn require_order(&mut self, trees: Trees, at: &At<'_>) {
+        self.resolved.trees.push((trees, at.path.clone()));
     }
 
     fn tensor_of_type(&mut self, at: &At<'_>, accepted: &[(&str, TensorDType)]) -> Result<TensorId, Box<Fault>> {
@@ -159,7 +193,7 @@ impl Builder<'_> {
             ));
         }
         let id = TensorId(self.resolved.tensors.len() as u32);
-        self.resolved.tensors.push(TensorUse { name: text.into(), dtype: *dtype, shape: entry.shape.clone(), above: None });
+        self.resolved.tensors.push(TensorUse { name: text.into(), dtype: *dtype, shape: entry.shape.clone(), above: None, infinite: true });
         self.tensor_ids.insert(text.into(), id);
         Ok(id)
     }
@@ -268,7 +302,7 @@ impl Builder<'_> {
     }
 }
 
-/// A number that f32 holds.
+/// A number that f32 holds; an infinity was written as such.
 pub(super) fn scalar(at: &At<'_>, number: f64) -> Result<f64, Box<Fault>> {
-    if number.abs() <= f64::from(f32::MAX) { Ok(number) } else { Err(at.wrong("a number that f32 holds")) }
+    if number.abs() <= f64::from(f32::MAX) || number.is_infinite() { Ok(number) } else { Err(at.wrong("a number that f32 holds")) }
 }

@@ -30,7 +30,7 @@ pub enum TableDType {
     F32,
 }
 
-/// A dense tensor, row-major. Every float is finite (checked at load).
+/// A dense tensor, row-major. No float is NaN, and only what `const` alone reads may be infinite (checked at load).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Name in the weights file.

@@ -2,12 +2,18 @@
 //!
 //! It shares no arithmetic with an engine and optimises nothing. Two ways in: [`score_batch`] takes what engines take (checked
 //! rows of a slot), [`score_rows`] takes rows as clients know them and applies the features' rules by itself (`rules`), so
-//! that it judges what `batch` does with them too. `ops` computes one node, `tensor` is the value it computes with.
+//! that it judges what `batch` does with them too. `ops` computes one node (larger ones in files of their own), `tensor` is the value it computes with.
 
+mod elementwise;
 mod ops;
+mod pick;
+mod reduce;
 mod row;
 mod rules;
+mod sequence;
 mod tensor;
+mod trees;
+mod window;
 
 use crate::batch::{Inputs, Layout};
 use crate::model::{FeatureRows, Model};

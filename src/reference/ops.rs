@@ -1,9 +1,10 @@
 //! One node on one row. Index by index, as the definition says; no op knows of another.
 
-use crate::model::{DType, Model, Op, Operand, Pool, TensorData, TensorId, Value, ValueId};
+use crate::model::{DType, Model, Op, Operand, Pool, Table, TensorData, TensorId, Value, ValueId};
 
 use super::row::RowInputs;
-use super::tensor::{Data, Tensor, broadcast_index, indices, place};
+use super::tensor::{Data, Tensor, broadcast_index, indices};
+use super::{elementwise, pick, reduce, sequence, trees, window};
 
 /// The value that `op` makes. `out`: its name, shape and type; `values`: those made so far, by id; `row`: the inputs.
 pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInputs) -> Tensor {
@@ -24,10 +25,7 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
         Op::Length { feature } => Tensor::of_integers(shape, vec![row.bags[*feature].len() as i64]),
         Op::Lookup { feature, table, pool } => {
             let table = model.weights.table(*table);
-            let rows = |at: u32| {
-                let dim = table.dim as usize;
-                table.data[at as usize * dim..][..dim].iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()
-            };
+            let rows = |at: u32| table_row(table, at as usize);
             let bag: Vec<(Option<Vec<f64>>, f64)> = row.bags[*feature].iter().map(|id| (id.row.map(rows), id.weight)).collect();
             Tensor::of_floats(shape, pooled(&bag, *pool, table.dim as usize, out.len()))
         }
@@ -59,9 +57,17 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
                 (0..k).map(|k| left(k) * right(k)).sum()
             })
         }
-        Op::Add { a, b } => binary(a, b, &|a, b| a + b),
-        Op::Sub { a, b } => binary(a, b, &|a, b| a - b),
-        Op::Mul { a, b } => binary(a, b, &|a, b| a * b),
+        Op::Add { a, b } => elementwise::binary(out, values, a, b, &|a, b| a + b, &i64::wrapping_add),
+        Op::Sub { a, b } => elementwise::binary(out, values, a, b, &|a, b| a - b, &i64::wrapping_sub),
+        Op::Mul { a, b } => elementwise::binary(out, values, a, b, &|a, b| a * b, &i64::wrapping_mul),
+        Op::Min { a, b } => elementwise::binary(out, values, a, b, &elementwise::min, &i64::min),
+        Op::Max { a, b } => elementwise::binary(out, values, a, b, &elementwise::max, &i64::max),
+        Op::Mod { a, b } => elementwise::binary(out, values, a, b, &elementwise::modulo, &elementwise::integer_modulo),
+        Op::Compare { cmp, a, b } => elementwise::compare(out, values, *cmp, a, b),
+        Op::Logic { function, a, b } => elementwise::logic(out, *function, value(a), value(b)),
+        Op::Not { x } => Tensor::of_integers(shape, value(x).integers().iter().map(|x| i64::from(*x == 0)).collect()),
+        Op::Where { cond, a, b } => elementwise::choose(out, values, value(cond), a, b),
+        Op::Unary { function, x } => map(x, &|x| elementwise::unary(*function, x)),
         Op::Div { a, b } => binary(a, b, &|a, b| a / b),
         Op::Pow { a, b } => binary(a, b, &f64::powf),
         Op::Clamp { x, min, max } => map(x, &|x| {
@@ -77,20 +83,9 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
                 if x >= 0.0 { x } else { slope.broadcast_at(index) * x }
             })
         }
-        Op::ReduceSum { x, axes, keep } => {
-            let x = value(x);
-            let mut sums = vec![0.0; out.len()];
-            let kept: Vec<usize> = (0..x.shape.len()).filter(|axis| !axes.contains(axis)).collect();
-            for index in indices(&x.shape) {
-                let target: Vec<usize> = if *keep {
-                    (0..index.len()).map(|axis| if axes.contains(&axis) { 0 } else { index[axis] }).collect()
-                } else {
-                    kept.iter().map(|axis| index[*axis]).collect()
-                };
-                sums[place(shape, &target)] += x.at(&index);
-            }
-            Tensor::of_floats(shape, sums)
-        }
+        Op::ReduceSum { x, axes, keep } => reduce::sum(out, value(x), axes, *keep),
+        Op::Reduce { function, x, axes, keep } => reduce::reduce(out, *function, value(x), axes, *keep),
+        Op::CumSum { x, axis, exclusive, reverse } => reduce::cumsum(value(x), *axis, *exclusive, *reverse),
         Op::Softmax { x, axis } => {
             let x = value(x);
             let along = |index: &[usize]| -> Vec<f64> { line(index, *axis, shape[*axis]).map(|index| x.at(&index)).collect() };
@@ -118,6 +113,42 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
                 x.at(index) / norm.max(*eps)
             })
         }
+        Op::LayerNorm { x, axes, weight: scale, bias, eps } => {
+            let x = value(x);
+            let scale = scale.map(|scale| weight(model, scale));
+            let bias = bias.map(|bias| weight(model, bias));
+            let outer = shape.len() - axes;
+            let n = shape[outer..].iter().product::<usize>() as f64;
+            each(&|index| {
+                let (lead, inner) = index.split_at(outer);
+                let group: Vec<f64> = indices(&shape[outer..]).map(|inner| x.at(&[lead, &inner].concat())).collect();
+                let mean = group.iter().sum::<f64>() / n;
+                let var = group.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                let normal = (x.at(index) - mean) / (var + eps).sqrt();
+                normal * scale.as_ref().map_or(1.0, |scale| scale.at(inner)) + bias.as_ref().map_or(0.0, |bias| bias.at(inner))
+            })
+        }
+        Op::Conv { x, weight: w, bias, window, groups } => {
+            let bias = bias.map(|bias| weight(model, bias));
+            window::conv(shape, value(x), &weight(model, *w), bias.as_ref(), window, *groups)
+        }
+        Op::MaxPool { x, window } => window::max_pool(shape, value(x), window),
+        Op::AvgPool { x, window, count_include_pad } => window::avg_pool(shape, value(x), window, *count_include_pad),
+        Op::Sdpa { q, k, v, mask, scale, causal } => {
+            sequence::attention(shape, [value(q), value(k), value(v)], mask.as_ref().map(value), *scale, *causal)
+        }
+        Op::Gru(gru) => sequence::gru(model, gru, out, values),
+        Op::Trees(trees) => trees::sum(model, trees, shape, value(&trees.x)),
+        Op::Gather { x, index, axis } => pick::gather(shape, value(x), value(index), *axis),
+        Op::TakeAlong { x, index, axis } => pick::take_along(shape, value(x), value(index), *axis),
+        Op::Embedding { index, table } => pick::embedding(shape, value(index), model.weights.table(*table)),
+        Op::OneHot { x, on, off } => each(&|index| {
+            let (at, outer) = (index[index.len() - 1] as i64, &index[..index.len() - 1]);
+            if value(x).integer_at(outer) == at { *on } else { *off }
+        }),
+        Op::TopK { x, axis, largest, .. } => pick::top(value(x), *axis, *largest, shape).0,
+        Op::ArgTopK { x, axis, largest, .. } => pick::top(value(x), *axis, *largest, shape).1,
+        Op::Pad { x, pads, value: fill } => pick::pad(shape, value(x), pads, *fill),
         Op::Concat { xs, axis } => {
             let mut floats = Vec::new();
             let mut integers = Vec::new();
@@ -162,12 +193,12 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
 }
 
 /// All indices along `axis` through `index`.
-fn line(index: &[usize], axis: usize, size: usize) -> impl Iterator<Item = Vec<usize>> {
+pub(super) fn line(index: &[usize], axis: usize, size: usize) -> impl Iterator<Item = Vec<usize>> {
     (0..size).map(move |i| moved(index, axis, i))
 }
 
 /// `index` with another position on `axis`.
-fn moved(index: &[usize], axis: usize, to: usize) -> Vec<usize> {
+pub(super) fn moved(index: &[usize], axis: usize, to: usize) -> Vec<usize> {
     let mut index = index.to_vec();
     index[axis] = to;
     index
@@ -180,12 +211,19 @@ fn constant(out: &Value, element: impl Fn(usize) -> f64) -> Tensor {
     }
 }
 
-fn weight(model: &Model, id: TensorId) -> Tensor {
+/// A tensor of the weights.
+pub(super) fn weight(model: &Model, id: TensorId) -> Tensor {
     let tensor = model.weights.tensor(id);
     match &tensor.data {
         TensorData::F32(values) => Tensor::of_floats(&tensor.shape, values.iter().map(|x| f64::from(*x)).collect()),
         TensorData::I64(values) => Tensor::of_integers(&tensor.shape, values.clone()),
     }
+}
+
+/// A row of a table.
+pub(super) fn table_row(table: &Table, row: usize) -> Vec<f64> {
+    let dim = table.dim as usize;
+    table.data[row * dim..][..dim].iter().map(|x| f64::from(*x)).collect()
 }
 
 /// The rows of a bag combined. Absent ids contribute nothing; an empty bag gives zeros. `len`: elements of the result.

@@ -39,6 +39,33 @@ impl Tensor {
         }
     }
 
+    /// Its integers. Panics if it holds floats: the graph's types were checked.
+    pub fn integers(&self) -> &[i64] {
+        match &self.data {
+            Data::Integer(values) => values,
+            Data::Float(_) => panic!("an integer value"),
+        }
+    }
+
+    /// The integer at an index of a shape to which this one broadcasts.
+    pub fn integer_at(&self, index: &[usize]) -> i64 {
+        self.integers()[place(&self.shape, &broadcast_index(&self.shape, index))]
+    }
+
+    /// A tensor of `shape` whose element at each index is the element of `self` at `from(index)`, or where there is none NaN, or the
+    /// least integer.
+    pub fn picked_or_lost(&self, shape: &[usize], from: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Tensor {
+        let places: Vec<Option<usize>> = indices(shape).map(|index| from(&index).map(|index| place(&self.shape, &index))).collect();
+        match &self.data {
+            Data::Float(values) => {
+                Tensor::of_floats(shape, places.into_iter().map(|place| place.map_or(f64::NAN, |place| values[place])).collect())
+            }
+            Data::Integer(values) => {
+                Tensor::of_integers(shape, places.into_iter().map(|place| place.map_or(i64::MIN, |place| values[place])).collect())
+            }
+        }
+    }
+
     /// A tensor of `shape` whose element at each index is the element of `self` at `from(index)`.
     pub fn picked(&self, shape: &[usize], from: impl Fn(&[usize]) -> Vec<usize>) -> Tensor {
         let places: Vec<usize> = indices(shape).map(|index| place(&self.shape, &from(&index))).collect();

@@ -27,5 +27,5 @@ mod tests;
 
 pub use engine::CpuEngine;
 pub use plan::PrecisionOptions;
-pub use program::{Needs, Options, Program};
+pub use program::{Hoist, Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

@@ -34,14 +34,24 @@ pub struct Program {
     pub(super) precision: Option<PrecisionReport>,
 }
 
+/// What is computed once per request instead of once per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoist {
+    /// Nothing, not even values of the context: to measure what hoisting saves.
+    Nothing,
+    /// Values of the context; and parts of layers and interactions that depend on the context alone, where that is faster.
+    WherePaying,
+    /// The same, wherever it is possible: to test it on small models.
+    Everything,
+}
+
 /// How a model is planned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Instructions to use.
     pub simd: Simd,
-    /// Compute once per request what depends on the context alone inside of mixed ops too: parts of layers, pairs of interactions. (Values
-    /// of the context are always computed once per request.)
-    pub hoist: bool,
+    /// What is computed once per request.
+    pub hoist: Hoist,
     /// Compute well-known patterns of ops by one kernel each.
     pub fuse: bool,
     /// Number format of dense layers.
@@ -51,7 +61,7 @@ pub struct Options {
 impl Options {
     /// Everything on, for these instructions.
     pub fn new(simd: Simd) -> Options {
-        Options { simd, hoist: true, fuse: true, precision: PrecisionOptions::default() }
+        Options { simd, hoist: Hoist::WherePaying, fuse: true, precision: PrecisionOptions::default() }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Kernels by family. Each reads and writes [`Place`](super::memory::Place)s of the rows of one [`Tile`].
 
 pub mod binary;
+pub mod chain;
 pub mod copy;
+pub mod fm;
 pub mod input;
 pub mod lookup;
 pub mod matmul;
@@ -38,6 +40,10 @@ pub enum Kernel {
     BinaryF32(binary::Binary<f32>),
     /// Two operands, broadcast, i64.
     BinaryI64(binary::Binary<i64>),
+    /// Pairs of a factorisation machine.
+    Fm(fm::Fm),
+    /// Several elementwise ops, f32.
+    Chain(Box<chain::Chain>),
     /// One f32 operand, element by element.
     UnaryF32(unary::Unary<unary::UnaryF32>),
     /// One i64 operand, element by element.
@@ -79,6 +85,8 @@ impl Kernel {
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),
+            Kernel::Fm(kernel) => kernel.run(tile),
+            Kernel::Chain(kernel) => kernel.run(tile),
             Kernel::UnaryF32(kernel) => kernel.run(tile),
             Kernel::UnaryI64(kernel) => kernel.run(tile),
             Kernel::Cast(kernel) => kernel.run(tile),

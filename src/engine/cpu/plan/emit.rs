@@ -8,7 +8,9 @@ use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
 use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
+use crate::engine::cpu::kernels::chain::{Chain, ChainOp, Instruction, OPERANDS};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
+use crate::engine::cpu::kernels::fm::Fm;
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
 use crate::engine::cpu::kernels::lookup::Lookup;
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
@@ -112,6 +114,12 @@ impl Emitter<'_, '_> {
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
+            Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
+            Work::Fm { x } => {
+                let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
+                let kernel = Fm { x: self.places.of(*x), out };
+                self.push(Kernel::Fm(kernel), ns);
+            }
             Work::Unary { function, x } => {
                 let ns = if *function == UnaryF32::Sigmoid { NS_EXP } else { NS_ELEMENT };
                 let kernel = Kernel::UnaryF32(Unary::new(*function, self.places.of(*x), out));
@@ -225,6 +233,29 @@ impl Emitter<'_, '_> {
             DType::I64 => Kernel::BinaryI64(Binary { op, a, b, out, walk, element: PhantomData }),
         };
         self.push(kernel, 2.0 + out.len as f32 * ns);
+    }
+
+    fn chain(&mut self, leaves: &[ValueIndex], steps: &[Instruction], out: Place) {
+        let shape = &self.values[self.task.out].shape;
+        let mut strides = vec![row_major(shape)];
+        strides.extend(leaves.iter().map(|&leaf| broadcast(&self.values[leaf].shape, shape)));
+        let step = |operand: usize, axis: usize| strides.get(operand).map_or(0, |strides| strides[axis]);
+        let dims: Vec<Dim<OPERANDS>> =
+            (0..shape.len()).map(|axis| Dim { size: shape[axis], strides: std::array::from_fn(|operand| step(operand, axis)) }).collect();
+        let leaves: Vec<Place> = leaves.iter().map(|&leaf| self.places.of(leaf)).collect();
+        let rows: [usize; OPERANDS] = std::array::from_fn(|operand| match operand {
+            0 => out.stride,
+            _ => leaves.get(operand - 1).map_or(0, |leaf| leaf.stride),
+        });
+        let merge = leaves.iter().all(|leaf| !self.is_indexed(leaf));
+        let walk = Some(Walk::new(merge.then_some(rows), &dims)).filter(Chain::takes).unwrap_or_else(|| Walk::new(None, &dims));
+        let ns = |step: &Instruction| match step.op {
+            ChainOp::Binary(BinaryOp::Pow) => NS_POW,
+            ChainOp::Unary(UnaryF32::Sigmoid) => NS_EXP,
+            _ => NS_ELEMENT / 2.0,
+        };
+        let ns: f32 = 4.0 + out.len as f32 * (NS_ELEMENT + steps.iter().map(ns).sum::<f32>());
+        self.push(Kernel::Chain(Box::new(Chain { leaves, steps: steps.to_vec(), out, walk })), ns);
     }
 
     fn sum(&mut self, x: ValueIndex, axes: &[usize], out: Place) {

@@ -13,6 +13,7 @@
 mod constant;
 mod emit;
 mod lower;
+mod origins;
 mod passes;
 mod place;
 mod precision;
@@ -47,8 +48,8 @@ type Rewrite<'r> = &'r mut dyn FnMut(&mut Lowered) -> Result<(), EngineError>;
 fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Program, EngineError> {
     let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let mut lowered = lower::lower(model, &layout, simd)?;
-    passes::run(&mut lowered, options)?;
+    let mut lowered = lower::lower(model, &layout, options)?;
+    passes::run(&mut lowered, model, options)?;
     rewrite(&mut lowered)?;
     let lowered = lowered;
     let mut packer = Packer::new(simd);

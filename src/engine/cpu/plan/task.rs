@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
@@ -45,8 +46,19 @@ pub struct Task<'a> {
     pub out: ValueIndex,
     /// How.
     pub work: Work<'a>,
-    /// What passes did to it, for the plan's report: past participle first ("folded batch norm").
-    pub notes: Vec<String>,
+    /// What the planner did to it, for the plan's report.
+    pub notes: Vec<Note>,
+}
+
+/// What the planner did to a task, or why it did nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Other ops became part of it: which.
+    Fused(String),
+    /// Work moved from candidates to the request: which.
+    Hoisted(String),
+    /// A special kernel was possible in principle: why it was not taken.
+    Generic(String),
 }
 
 impl<'a> Task<'a> {
@@ -119,6 +131,15 @@ pub enum Work<'a> {
         function: UnaryF32,
         x: ValueIndex,
     },
+    /// Elementwise ops in one walk; leaves broadcast to the result.
+    Chain {
+        leaves: Vec<ValueIndex>,
+        steps: Vec<Instruction>,
+    },
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    Fm {
+        x: ValueIndex,
+    },
     ClampI64 {
         x: ValueIndex,
         min: i64,
@@ -183,9 +204,11 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
+            Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
             Work::Observe { x, .. }
             | Work::Quantize { x, .. }
+            | Work::Fm { x }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }

@@ -54,10 +54,12 @@ impl<'l, 'a> Makers<'l, 'a> {
                 xs.iter().for_each(|&x| self.flat(x, found));
             }
             // What is computed element by element has the parts of what it is computed from.
-            Some(Work::Binary { a, b, .. }) if self.is_joined(*a, len) || self.is_joined(*b, len) => {
-                self.flat(if self.is_joined(*a, len) { *a } else { *b }, found);
+            Some(work @ (Work::Binary { .. } | Work::Chain { .. } | Work::Unary { .. })) => {
+                match work.inputs().into_iter().find(|&input| self.is_joined(input, len)) {
+                    Some(joined) => self.flat(joined, found),
+                    None => found.push((Source::Value(value), len)),
+                }
             }
-            Some(Work::Unary { x, .. }) => self.flat(*x, found),
             Some(Work::Lookup { .. }) => found.push((Source::Lookup, len)),
             _ => found.push((Source::Value(value), len)),
         }

@@ -103,10 +103,8 @@ pub fn reduce(
             lowered.tasks.push(Task::new(codes, Work::Quantize { x: *x, factors, matrix: Arc::clone(&packed), dot }));
             codes
         });
-        let mut notes = task.notes;
-        notes.push(format!("reduced to int8 with {} input scale{}", packed.ranges.len(), if packed.ranges.len() == 1 { "" } else { "s" }));
         let work = Work::Int8Linear { x: codes, matrix: packed, dot, bias: bias.clone(), addend: *addend, activation: *activation };
-        lowered.tasks.push(Task { out: task.out, work, notes });
+        lowered.tasks.push(Task { out: task.out, work, notes: task.notes });
     }
     Ok(())
 }
