@@ -70,8 +70,8 @@ class Run:
         self.found = machine.ceilings(self.gavel, models, self.args.quick)
         with tempfile.TemporaryDirectory() as folder:
             self.overhead = overhead(folder, self.args.threads)
-        tag = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")
-        self.data.update(machine=about, machine_tag=f"{tag}-{about['cpus']}cpu", ceilings=self.found, overhead_us=self.overhead, cpus=self.cpus)
+        words = [word for word in re.findall(r"[a-z0-9]+", about["cpu"].lower()) if word not in ("amd", "intel", "r", "tm", "cpu", "processor", "core")]
+        self.data.update(machine=about, machine_tag=f"{'-'.join(words)}-{about['cpus']}vcpu", ceilings=self.found, overhead_us=self.overhead, cpus=self.cpus)
         self.say(f"gavel against other engines, {time.strftime('%Y-%m-%d %H:%M')}, {self.versions()}", "", *machine.lines(about, self.found))
         calls = ", ".join(f"{name} {us:.1f} µs" for name, us in self.overhead.items())
         self.say(f"  a call from Python for a model that does nothing: {calls} (part of the peers' times below)", "")

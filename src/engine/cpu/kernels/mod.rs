@@ -5,6 +5,7 @@ pub mod chain;
 pub mod copy;
 pub mod fm;
 pub mod input;
+pub mod interaction;
 pub mod lookup;
 pub mod matmul;
 pub mod normalize;
@@ -24,8 +25,8 @@ pub enum Kernel {
     Integer(input::Integer),
     /// Bag length.
     Length(input::Length),
-    /// Pooled embedding rows.
-    Lookup(lookup::Lookup),
+    /// Pooled embedding rows of all tables of a scope.
+    Lookups(lookup::Lookups),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
     /// Rows to 8-bit codes.
@@ -34,6 +35,8 @@ pub enum Kernel {
     Observe(Observe),
     /// Product of 8-bit codes with its epilogue.
     Int8Linear(Int8Linear),
+    /// Dot products of pairs of vectors.
+    Interaction(interaction::Interaction),
     /// Product of two computed matrices.
     MatMul(matmul::MatMul),
     /// Two operands, broadcast, f32.
@@ -71,17 +74,26 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Scratch memory that it asks for while it runs.
+    pub fn scratch_bytes(&self) -> usize {
+        match self {
+            Kernel::Interaction(kernel) => kernel.scratch_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
         match self {
             Kernel::Dense(kernel) => kernel.run(tile),
             Kernel::Integer(kernel) => kernel.run(tile),
             Kernel::Length(kernel) => kernel.run(tile),
-            Kernel::Lookup(kernel) => kernel.run(tile),
+            Kernel::Lookups(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
             Kernel::Quantize(kernel) => kernel.run(tile),
             Kernel::Observe(kernel) => kernel.run(tile),
             Kernel::Int8Linear(kernel) => kernel.run(tile),
+            Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),
