@@ -25,6 +25,7 @@ pub mod window;
 mod zip;
 
 use super::gemm::Linear;
+use super::gemm::int8::{Int8Linear, Observe, Quantize};
 use super::tile::Tile;
 
 /// One operation with its places.
@@ -40,6 +41,12 @@ pub enum Kernel {
     Lookups(lookup::Lookups),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
+    /// Rows to 8-bit codes.
+    Quantize(Quantize),
+    /// How large a layer's inputs get.
+    Observe(Observe),
+    /// Product of 8-bit codes with its epilogue.
+    Int8Linear(Int8Linear),
     /// Dot products of pairs of vectors.
     Interaction(interaction::Interaction),
     /// Product of two computed matrices.
@@ -103,6 +110,9 @@ impl Kernel {
             Kernel::Length(kernel) => kernel.run(tile),
             Kernel::Lookups(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::Quantize(kernel) => kernel.run(tile),
+            Kernel::Observe(kernel) => kernel.run(tile),
+            Kernel::Int8Linear(kernel) => kernel.run(tile),
             Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),

@@ -1,8 +1,10 @@
 //! Tasks to kernels: places, strided loops, cost.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::batch::{IdTarget, Layout};
+use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
 use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
@@ -77,6 +79,30 @@ impl Emitter<'_, '_> {
                 bias.resize(packed.padded, 0.0);
                 let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
+            }
+            Work::Observe { x, largest } => {
+                let kernel = Observe { x: self.places.of(*x), largest: Arc::clone(largest) };
+                self.push(Kernel::Observe(kernel), 0.0);
+            }
+            Work::Quantize { x, factors, matrix, dot } => {
+                let x = self.places.of(*x);
+                let kernel = Quantize {
+                    x,
+                    out,
+                    factors: Arc::clone(factors),
+                    ranges: matrix.ranges.clone(),
+                    levels: dot.levels(),
+                    inner: x.len / matrix.k,
+                };
+                let ns = kernel.ns_per_row();
+                self.push(Kernel::Quantize(kernel), ns);
+            }
+            Work::Int8Linear { x, matrix, dot, bias, addend, activation } => {
+                let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
+                let mut bias = bias.clone();
+                bias.resize(matrix.padded, 0.0);
+                let kernel = Int8Linear { x, out, matrix: Arc::clone(matrix), dot: *dot, bias, addend, activation: *activation, inner };
+                self.push(Kernel::Int8Linear(kernel), 0.0);
             }
             Work::Interaction { vectors, dim, split, pairs } => {
                 let blocks = Blocks::new(vectors.len(), *split, pairs).expect("the pass that made this task looked at the sizes");
