@@ -173,11 +173,21 @@ class Graph:
         if len(scalar) < len([k for k in reads if k in ("a", "b")]):
             reads = reads | scalar
         shape, dtype = self.infer(step, reads, arrays)
+        if op in NUMERIC:
+            reads = self.without_broadcasts(reads, shape)
         written = {key: self.tensor(term, self.hint(f"{op}.{key}")) for key, term in tensors.items()}
         names = {}
         for key, r in reads.items():
             names[key] = [self.value(t) for t in r] if isinstance(r, list) else self.value(r) if isinstance(r, Term) else r
         return self.add({"op": op} | names | attributes | written, flat, shape, dtype, hint or self.hint(op))
+
+    def without_broadcasts(self, reads, shape):
+        """Operands as they were before a broadcast that the step makes anyway."""
+        for key, r in reads.items():
+            made, source = self.maker(r, "broadcast") if isinstance(r, Term) else (None, None)
+            if made and np.broadcast_shapes(source[0].shape, *(x.shape for k, x in reads.items() if k != key and isinstance(x, Term))) == shape:
+                reads = reads | {key: source[0]}
+        return reads
 
     def run(self, step, reads, arrays, of):
         values = {}
@@ -342,8 +352,33 @@ class Graph:
                     offset = np.broadcast_arrays(x.columns, y.array)
                     if offset[0].shape == x.shape:
                         return self.columns(x.columns, "i64", x.offset + offset[1])
+        if op == "div" and isinstance(a, Term) and isinstance(b, Term):
+            normalised = self.l2_norm(a, b)
+            if normalised is not None:
+                return normalised
         reads = {key: self.constant(np.asarray(x), literal=True) if not isinstance(x, Term) else x for key, x in (("a", a), ("b", b))}
         return self.emit(op, reads)
+
+    def l2_norm(self, x, size):
+        """x / max(|x|, eps), if that is what the division computes."""
+        step, reads = self.maker(size, "broadcast")
+        clamp, reads = self.maker(reads[0] if step else size, "clamp")
+        if not clamp or "max" in clamp:
+            return None
+        _, reads = self.maker(reads[0], "sqrt")
+        summed, reads = self.maker(reads[0], "reduce_sum") if reads else (None, None)
+        if not summed or len(summed["axes"]) != 1 or not summed.get("keep"):
+            return None
+        square = self.made.get(reads[0].name, ({"op": None}, []))[0]
+        if x.name is None or square not in self.squares(x, square):
+            return None
+        return self.emit("l2_norm", {"in": x}, axis=summed["axes"][0], eps=clamp["min"])
+
+    @staticmethod
+    def squares(x, step):
+        """The step, if it squares x."""
+        twice = step["op"] == "mul" and step["a"] == step["b"] == x.name
+        return [step] if twice or step["op"] == "pow" and step["a"] == x.name and step["b"] == 2 else []
 
     def unary(self, op, term):
         return self.emit(op, {"in": term})
