@@ -54,8 +54,8 @@ def _export(model, example, specs, out, name, description, output_names, output_
     model_outputs(model, inputs, first, False, "its example inputs")
     flat_model, quantised = leaves.swapped(model)
     flat = Flat(flat_model, inputs)
-    program, symbol = traced(flat, inputs)
-    trace = trace_of(program, symbol)
+    program, sizes = traced(flat, inputs)
+    trace = trace_of(program, sizes)
     canonical = Canonicaliser(trace, stand_ins(trace, inputs))
     results = canonical.run()
     columns = output_columns(canonical, results, inputs.results, output_names, output_kinds)
@@ -125,41 +125,70 @@ def _export(model, example, specs, out, name, description, output_names, output_
 
 
 def traced(flat, inputs):
-    """The exported program and the name of its symbol for the batch."""
+    """The exported program and the expressions that are its number of rows."""
     rows, bags = inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(TRACED_ROWS) % inputs.rows)
     if all(sum(len(x) for x in ids) == 0 for ids, _ in bags.values()) and bags:
         raise ExportError("all bags of the example inputs are empty", "pass examples with some ids")
     arguments = tuple(x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
                       for i, x in enumerate(inputs.tensors(rows, bags)))
-    batch = torch.export.Dim("batch", min=1)
-    shapes = []
-    for leaf in inputs.leaves:
-        if leaf.role in ("ids", "weights"):
-            shapes.append({0: torch.export.Dim(f"nnz_{len([l for l in inputs.bags if l <= leaf.feature])}", min=0)})
-        elif leaf.role == "offsets":
-            shapes.append({0: batch + 1 if inputs.bags[leaf.feature].last_offset else batch})
-        else:
-            shapes.append({0: batch})
-    try:
-        with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
-            if any(str(getattr(n.target, "_schema", "")) and mutates(n) for n in program.graph.nodes):
-                program = program.run_decompositions({})
-    except ExportError:
-        raise
-    except Exception as error:
-        raise untraceable(error, flat) from error
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-            leaf = inputs.leaves[list(program.graph_signature.user_inputs).index(node.name)]
-            if leaf.role in ("rows", "padded") and isinstance(node.meta.get("val"), torch.Tensor):
-                size = node.meta["val"].shape[0]
-                if isinstance(size, torch.SymInt):
-                    return program, str(size.node.expr)
+    first = None
+    for shapes in (named_shapes(inputs), automatic_shapes(inputs)):
+        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove.
+        try:
+            with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
+                if any(mutates(n) for n in program.graph.nodes):
+                    program = program.run_decompositions({})
+        except ExportError:
+            raise
+        except Exception as error:
+            first = first or error
+            if "Constraints violated" not in str(error) and "Specializations" not in str(error):
+                break
+            continue
+        sizes = batch_sizes(program, inputs)
+        if sizes is not None:
+            return program, sizes
+    if first is not None:
+        raise untraceable(first) from first
     raise ExportError(
         "the model works with one fixed number of rows alone", "take sizes of the batch from x.shape[0], not from numbers in the code or in the examples"
     )
+
+
+def named_shapes(inputs):
+    batch = torch.export.Dim("batch", min=1)
+    names = list(inputs.bags)
+    shapes = []
+    for leaf in inputs.leaves:
+        if leaf.role in ("ids", "weights"):
+            shapes.append({0: torch.export.Dim(f"ids_{names.index(leaf.feature)}", min=0)})
+        elif leaf.role == "offsets" and inputs.bags[leaf.feature].last_offset:
+            shapes.append({0: batch + 1})
+        else:
+            shapes.append({0: batch})
+    return shapes
+
+
+def automatic_shapes(inputs):
+    return [{0: torch.export.Dim.AUTO} for _ in inputs.leaves]
+
+
+def batch_sizes(program, inputs):
+    """Expressions that stand for the number of rows, None if tracing fixed it."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    sizes = set()
+    for name, leaf in zip(program.graph_signature.user_inputs, inputs.leaves):
+        value = nodes[name].meta.get("val")
+        if leaf.role in ("ids", "weights") or not isinstance(value, torch.Tensor):
+            continue
+        size = value.shape[0]
+        if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+            return None
+        expression = size.node.expr
+        sizes.add(expression - 1 if leaf.role == "offsets" and inputs.bags[leaf.feature].last_offset else expression)
+    return sizes
 
 
 def mutates(node):
@@ -167,7 +196,7 @@ def mutates(node):
     return schema is not None and schema.is_mutable and "_assert" not in schema.name
 
 
-def untraceable(error, flat):
+def untraceable(error):
     """An ExportError for what torch.export says."""
     text = str(error)
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
