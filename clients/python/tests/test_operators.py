@@ -80,6 +80,9 @@ ELEMENTWISE = {
     "tanhshrink": lambda m, x, y, i: F.tanhshrink(x),
     "glu": lambda m, x, y, i: F.glu(x),
     "logit": lambda m, x, y, i: torch.logit(torch.sigmoid(x), eps=1e-4),
+    "hyperbolic": lambda m, x, y, i: torch.sinh(x) + torch.cosh(x) + torch.tan(x * 0.3) + torch.erfc(x) + torch.sinc(x),
+    "round": lambda m, x, y, i: torch.round(x) + torch.round(i[:, :1] * 0.5),
+    "bucketize": lambda m, x, y, i: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])) + torch.searchsorted(torch.tensor([-1.0, 0.2]), x.contiguous(), right=True),
     "in_place": lambda m, x, y, i: (x * 1).add_(1).mul_(2).clamp_(-1, 1),
 }
 

@@ -1,5 +1,6 @@
 """The way from a model to its bundle, step by step."""
 
+import copy
 import re
 import warnings
 from collections import Counter
@@ -11,21 +12,20 @@ from ..bundle import Bundle
 from ..interpreter import evaluate
 from ..quantized import dequantize, quantize
 from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
-from .canonical import Canonicaliser, Ids
+from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps
 from .from_program import trace_of
 from .inputs import Flat, Inputs
-from .layout import Row, Value
+from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
 from .report import Report, auc
 from .samples import Samples
+from .specs import normalised
 
-OUTPUTS_MAX = 64
 EXACT = 1e-6  # largest difference of the graph to torch, both in float64, relative above 1
 F32_AGREES = 2e-3  # the user's own f32 model against float64: a gross difference means that tracing changed the model
 TRACED_ROWS = 11
-KINDS = ("probability", "logit", "value")
 STORED = {"f32": "f32", "f16": "f16", "int8": "int8_rowwise", "int4": "int4_rowwise", "int2": "int2_rowwise"}
 
 
@@ -36,6 +36,7 @@ def export(model, example, specs, out, *, name, description, output_names, outpu
         raise ExportError(f"the model is a {type(model).__name__}", "pass a torch.nn.Module")
     if not 1 <= selftest_rows <= 65536:
         raise ExportError(f"selftest_rows={selftest_rows}", "use 1 to 65536, 128 are plenty")
+    model, specs = plain_model(model), normalised(specs)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -56,7 +57,7 @@ def _export(model, example, specs, out, name, description, output_names, output_
     flat = Flat(flat_model, inputs)
     program, sizes = traced(flat, inputs)
     trace = trace_of(program, sizes)
-    canonical = Canonicaliser(trace, stand_ins(trace, inputs))
+    canonical = Canonicaliser(trace, stand_ins(trace, inputs.leaves))
     results = canonical.run()
     columns = output_columns(canonical, results, inputs.results, output_names, output_kinds)
     assignment = Assignment(canonical, inputs, [column[1] for column in columns], known_columns(model, inputs), specs, context)
@@ -119,6 +120,19 @@ def _export(model, example, specs, out, name, description, output_names, output_
         area,
         canonical.warnings,
     )
+
+
+def plain_model(model):
+    """The module behind wrappers, on the CPU and in f32: a copy where that changes it."""
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        model = model.module
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError("the model is a TorchScript module", "pass the Python module that it was made from")
+    state = list(model.parameters()) + list(model.buffers())
+    if any(t.device.type != "cpu" or t.is_floating_point() and t.dtype != torch.float32 for t in state):
+        model = copy.deepcopy(model).cpu().float()
+    return model
 
 
 # Tracing.
@@ -210,25 +224,6 @@ def untraceable(error):
     return ExportError(f"torch.export cannot trace the model: {first}", remedy, source=place_of(error))
 
 
-def stand_ins(trace, inputs):
-    """What the input nodes stand for: columns, or parts of bags."""
-    from .canonical import kind_of
-    from .graph import Graph
-
-    out, graph = {}, Graph()
-    nodes = {node.name: node for node in trace.nodes}
-    for name, leaf in zip(trace.inputs, inputs.leaves):
-        node = nodes[name]
-        if leaf.role != "rows":
-            out[name] = Ids(leaf.feature, {"padded_weights": "weights"}.get(leaf.role, leaf.role))
-            continue
-        kind = kind_of(node.dtype)
-        columns = np.arange(leaf.start, leaf.start + leaf.columns).reshape(leaf.shape)
-        term = graph.columns(columns, "f32" if kind == "f" else "i64", raw_f32=kind == "f")
-        out[name] = Value(term, (Row(),) + leaf.shape, kind)
-    return out
-
-
 # Names.
 
 
@@ -245,61 +240,6 @@ def known_columns(model, inputs):
         names = {name for name, *_ in found}
         found += [(name, matrices[0].name, *span) for name, span in index.items() if name not in names]
     return found
-
-
-def output_columns(c, results, paths, names, kinds):
-    """Results as columns: [(name, value's name, kind)]."""
-    columns = []
-    single = len(results) == 1
-    for (_, value), path in zip(results, paths):
-        value = c.plain(value, "an output")
-        if value.row is None:
-            c.warn(f"output {path or 'of forward'} does not depend on the inputs and was left out")
-            continue
-        if value.row != 0 or value.rank > 2:
-            raise ExportError(f"an output of shape {list(value.dims)}", "return tensors [batch] or [batch, n]")
-        term = c.graph.cast(value.term, "f32")
-        width = value.dims[1] if value.rank == 2 else 1
-        kind = kind_of_output(c, term)
-        base = path.rpartition(".")[2] if path and not path.rpartition(".")[2].isdigit() else path.replace(".", "_")
-        base = base or ("prob" if kind == "probability" else "score")
-        if base[0].isdigit():
-            base = f"{'prob' if kind == 'probability' else 'score'}_{base}"
-        for i in range(width):
-            part = term if width == 1 else c.graph.slice(term, 0, i, i + 1)
-            columns.append([base if width == 1 else f"{base}_{i}", part, kind])
-    if not columns:
-        raise ExportError("forward returns no tensor that depends on its inputs", "return scores")
-    if len(columns) > OUTPUTS_MAX:
-        raise ExportError(f"{len(columns)} output columns, a bundle has up to {OUTPUTS_MAX}", "return scores alone, not vectors")
-    for given, at in ((names, 0), (kinds, 2)):
-        if given is None:
-            continue
-        given = [given] * len(columns) if isinstance(given, str) and at == 2 else [given] if isinstance(given, str) else list(given)
-        if len(given) != len(columns):
-            raise ExportError(f"{len(given)} {'output_names' if at == 0 else 'output_kinds'} for {len(columns)} output columns: {[x[0] for x in columns]}")
-        for column, x in zip(columns, given):
-            column[at] = x
-    for name, _, kind in columns:
-        if kind not in KINDS:
-            raise ExportError(f"output kind {kind!r}", f"use one of {', '.join(KINDS)}")
-        if [x[0] for x in columns].count(name) > 1:
-            raise ExportError(f"two outputs are called {name}", "pass output_names")
-    return [(name, c.graph.value(term), kind) for name, term, kind in columns]
-
-
-def kind_of_output(c, term):
-    """A sigmoid or softmax gives probabilities, also through moves; all else is a value."""
-    while term.name is not None:
-        step, reads = c.graph.made[term.name]
-        if step["op"] in ("sigmoid", "softmax"):
-            return "probability"
-        if step["op"] in ("concat",) and all(kind_of_output(c, t) == "probability" for t in reads):
-            return "probability"
-        if step["op"] not in ("reshape", "slice", "transpose", "gather_const"):
-            return "value"
-        term = reads[0]
-    return "value"
 
 
 # Tensors.

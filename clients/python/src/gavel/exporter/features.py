@@ -93,7 +93,7 @@ class Assignment:
 
     def sample(self, column):
         leaf = self.leaf_of(column)
-        return leaf.data.reshape(len(leaf.data), -1)[:, column - leaf.start].numpy()
+        return np.asarray(leaf.data).reshape(len(leaf.data), -1)[:, column - leaf.start]
 
     def kind(self, column):
         leaf = self.leaf_of(column)
