@@ -26,5 +26,5 @@ mod walk;
 mod tests;
 
 pub use engine::CpuEngine;
-pub use program::{Needs, Options, Program};
+pub use program::{Hoist, Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

@@ -30,14 +30,24 @@ pub struct Program {
     pub(super) needs: Needs,
 }
 
+/// What is computed once per request instead of once per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoist {
+    /// Nothing, not even values of the context: to measure what hoisting saves.
+    Nothing,
+    /// Values of the context; and parts of layers and interactions that depend on the context alone, where that is faster.
+    WherePaying,
+    /// The same, wherever it is possible: to test it on small models.
+    Everything,
+}
+
 /// How a model is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Instructions to use.
     pub simd: Simd,
-    /// Compute once per request what depends on the context alone inside of mixed ops too: parts of layers, pairs of interactions. (Values
-    /// of the context are always computed once per request.)
-    pub hoist: bool,
+    /// What is computed once per request.
+    pub hoist: Hoist,
     /// Compute well-known patterns of ops by one kernel each.
     pub fuse: bool,
 }
@@ -45,7 +55,7 @@ pub struct Options {
 impl Options {
     /// Everything on, for these instructions.
     pub fn new(simd: Simd) -> Options {
-        Options { simd, hoist: true, fuse: true }
+        Options { simd, hoist: Hoist::WherePaying, fuse: true }
     }
 }
 
@@ -56,6 +66,8 @@ pub struct Needs {
     pub bytes_per_context: usize,
     /// Bytes of a full tile.
     pub tile_bytes: usize,
+    /// Bytes that the kernel with the largest need keeps while it runs.
+    pub scratch_bytes: usize,
 }
 
 /// Rows that are carried through all steps together: enough that weights are read from cache for many rows, few enough that their values
@@ -94,6 +106,13 @@ impl Program {
     pub fn shared_bytes(&self) -> usize {
         self.packed.len() + self.constants.len()
     }
+    /// The kernels' names, in order.
+    #[cfg(test)]
+    pub fn kernels(&self) -> String {
+        let name = |step: &Step| format!("{:?}", step.kernel).split(['(', ' ']).next().unwrap_or_default().to_owned();
+        self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
+    }
+
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())
@@ -136,6 +155,11 @@ impl Step {
         let next = row + rows;
         let cost = OVERHEAD_NS + (self.ns_per_row * rows as f32) as u64;
         ((next < tile.rows).then_some(Cursor(Unit { panel: 0, row: next })), cost)
+    }
+
+    /// Scratch memory that its kernel asks for.
+    pub fn scratch_bytes(&self) -> usize {
+        self.kernel.scratch_bytes()
     }
 
     /// Everything at once: while a program is made.

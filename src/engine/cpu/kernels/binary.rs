@@ -24,6 +24,20 @@ pub enum BinaryOp {
     Prelu,
 }
 
+impl BinaryOp {
+    /// Its name in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            BinaryOp::Add => "add",
+            BinaryOp::Sub => "sub",
+            BinaryOp::Mul => "mul",
+            BinaryOp::Div => "div",
+            BinaryOp::Pow => "pow",
+            BinaryOp::Prelu => "prelu",
+        }
+    }
+}
+
 /// An element type that binary ops know.
 pub trait Element: Pod {
     /// One pair.
