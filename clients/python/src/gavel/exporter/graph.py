@@ -300,7 +300,30 @@ class Graph:
         for term in terms:
             step, reads = self.maker(term, "concat")
             flat += reads if step and step["axis"] == axis else [term]
-        return self.emit("concat", {"in": self.joined_columns(flat, axis)}, axis=axis)
+        flat = self.joined_slices(self.joined_columns(flat, axis), axis)
+        return flat[0] if len(flat) == 1 else self.emit("concat", {"in": flat}, axis=axis)
+
+    def joined_slices(self, terms, axis):
+        """Neighbours that are neighbouring slices of one value become one slice, where that is the same order of memory."""
+        out, last = [], None
+        for term in terms:
+            piece = self.piece(term) if math.prod(term.shape[:axis]) == 1 else None
+            if out and last and piece and piece[0] is last[0] and last[2] == piece[1]:
+                last = (last[0], last[1], piece[2])
+                size = out[-1].shape[axis] + term.shape[axis]
+                out[-1] = self.reshape(self.slice(last[0], 0, last[1], last[2]), term.shape[:axis] + (size,) + term.shape[axis + 1 :])
+            else:
+                out.append(term)
+                last = piece
+        return out
+
+    def piece(self, term):
+        """(value, start, end) if the term is a slice of a value's first axis, seen in some shape."""
+        step, reads = self.maker(term, "reshape")
+        step, reads = self.maker(reads[0] if step else term, "slice")
+        if not step or step["axis"] != 0 or step.get("step", 1) != 1:
+            return None
+        return reads[0], step["start"], step["end"]
 
     def joined_columns(self, terms, axis):
         """Neighbours that are columns nobody has read yet become one read."""
