@@ -66,6 +66,8 @@ pub struct Needs {
     pub bytes_per_context: usize,
     /// Bytes of a full tile.
     pub tile_bytes: usize,
+    /// Bytes that the kernel with the largest need keeps while it runs.
+    pub scratch_bytes: usize,
 }
 
 /// Rows that are carried through all steps together: enough that weights are read from cache for many rows, few enough that their values
@@ -104,6 +106,13 @@ impl Program {
     pub fn shared_bytes(&self) -> usize {
         self.packed.len() + self.constants.len()
     }
+    /// The kernels' names, in order.
+    #[cfg(test)]
+    pub fn kernels(&self) -> String {
+        let name = |step: &Step| format!("{:?}", step.kernel).split(['(', ' ']).next().unwrap_or_default().to_owned();
+        self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
+    }
+
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())
@@ -146,6 +155,11 @@ impl Step {
         let next = row + rows;
         let cost = OVERHEAD_NS + (self.ns_per_row * rows as f32) as u64;
         ((next < tile.rows).then_some(Cursor(Unit { panel: 0, row: next })), cost)
+    }
+
+    /// Scratch memory that its kernel asks for.
+    pub fn scratch_bytes(&self) -> usize {
+        self.kernel.scratch_bytes()
     }
 
     /// Everything at once: while a program is made.

@@ -5,6 +5,7 @@ pub mod chain;
 pub mod copy;
 pub mod fm;
 pub mod input;
+pub mod interaction;
 pub mod lookup;
 pub mod matmul;
 pub mod normalize;
@@ -23,10 +24,12 @@ pub enum Kernel {
     Integer(input::Integer),
     /// Bag length.
     Length(input::Length),
-    /// Pooled embedding rows.
-    Lookup(lookup::Lookup),
+    /// Pooled embedding rows of all tables of a scope.
+    Lookups(lookup::Lookups),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
+    /// Dot products of pairs of vectors.
+    Interaction(interaction::Interaction),
     /// Product of two computed matrices.
     MatMul(matmul::MatMul),
     /// Two operands, broadcast, f32.
@@ -64,14 +67,23 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Scratch memory that it asks for while it runs.
+    pub fn scratch_bytes(&self) -> usize {
+        match self {
+            Kernel::Interaction(kernel) => kernel.scratch_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
         match self {
             Kernel::Dense(kernel) => kernel.run(tile),
             Kernel::Integer(kernel) => kernel.run(tile),
             Kernel::Length(kernel) => kernel.run(tile),
-            Kernel::Lookup(kernel) => kernel.run(tile),
+            Kernel::Lookups(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),

@@ -10,7 +10,7 @@ use crate::engine::cpu::kernels::chain::{Chain, ChainOp, Instruction, OPERANDS};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
 use crate::engine::cpu::kernels::fm::Fm;
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
-use crate::engine::cpu::kernels::lookup::Lookup;
+use crate::engine::cpu::kernels::interaction::{Blocks, Interaction};
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
 use crate::engine::cpu::kernels::normalize::{AxisView, BatchNorm, L2Norm, Softmax};
 use crate::engine::cpu::kernels::reduce::Sum;
@@ -18,7 +18,7 @@ use crate::engine::cpu::kernels::unary::{Cast, Unary, UnaryF32, UnaryI64};
 use crate::engine::cpu::memory::{Place, Region};
 use crate::engine::cpu::program::Step;
 use crate::engine::cpu::walk::{Dim, Walk, broadcast, row_major};
-use crate::model::{DType, Model, Pool, ValueScope};
+use crate::model::{DType, Model, ValueScope};
 
 use super::place::Placing;
 use super::task::{PlanValue, Task, ValueIndex, Work};
@@ -69,15 +69,7 @@ impl Emitter<'_, '_> {
                 let (scope, bag) = (self.model.features[*feature].scope, self.bag(*feature));
                 self.push(Kernel::Length(Length { scope, bag, out }), 4.0);
             }
-            Work::Lookup { feature, table, pool } => {
-                let declared = &self.model.features[*feature];
-                // Weights belong to sums; the other pools have no use for them.
-                let weighted = declared.is_weighted() && *pool == Pool::Sum;
-                let (scope, bag) = (declared.scope, self.bag(*feature));
-                let dim = self.model.weights.table(*table).dim as f32;
-                let kernel = Kernel::Lookup(Lookup { scope, bag, table: *table, pool: *pool, weighted, out });
-                self.push(kernel, 4.0 + declared.max_len as f32 * (10.0 + dim * NS_COPY));
-            }
+            Work::Lookup { .. } => unreachable!("lookups are emitted together, by `lookups`"),
             Work::Linear { x, matrix, bias, addend, activation } => {
                 let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
                 let packed = self.packer.add(matrix.k, matrix.n, |k, n| matrix.at(k, n));
@@ -85,6 +77,13 @@ impl Emitter<'_, '_> {
                 bias.resize(packed.padded, 0.0);
                 let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
+            }
+            Work::Interaction { vectors, dim, split, pairs } => {
+                let blocks = Blocks::new(vectors.len(), *split, pairs).expect("the pass that made this task looked at the sizes");
+                let vectors =
+                    vectors.iter().map(|vector| self.places.of(vector.value).part(vector.first, *dim, size_of::<f32>())).collect();
+                let ns = (pairs.len() * dim) as f32 * NS_PACKED + len * NS_ELEMENT;
+                self.push(Kernel::Interaction(Interaction { vectors, dim: *dim, out, blocks }), ns);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),

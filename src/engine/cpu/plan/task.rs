@@ -6,6 +6,7 @@ use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
+use super::origins::Piece;
 use super::weights::LayerMatrix;
 
 /// Index into [`super::lower::Lowered::values`]; the graph's values come first.
@@ -91,6 +92,13 @@ pub enum Work<'a> {
         bias: Vec<f32>,
         addend: Option<ValueIndex>,
         activation: Activation,
+    },
+    /// Dot products of pairs of vectors of `dim` elements. Vectors from `split` on are the candidates'.
+    Interaction {
+        vectors: Vec<Piece>,
+        dim: usize,
+        split: usize,
+        pairs: Vec<[usize; 2]>,
     },
     MatMul {
         a: ValueIndex,
@@ -180,6 +188,7 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
+            Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
             Work::Fm { x }

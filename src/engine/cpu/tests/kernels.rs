@@ -20,7 +20,7 @@ fn elements(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
     (0..len).map(|at| model.op(Op::Slice { x: flat, axis: 0, start: at, end: at + 1, step: 1 })).collect()
 }
 
-fn check_op(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> ValueId) {
+pub fn check_op(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> ValueId) {
     let mut model = ModelBuilder::new(seed);
     let x = make(&mut model);
     let outputs = elements(&mut model, x);
@@ -131,17 +131,4 @@ fn outputs_of_every_scope() {
     let mut random = Random::new(1);
     let requests: Vec<_> = [3usize, 1, 70, 2].iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
     check(&model, &requests, 0.0);
-}
-
-#[test]
-fn large_bags_and_dims() {
-    for (seed, dim) in [1u32, 4, 13, 64, 130].into_iter().enumerate() {
-        for pool in [Pool::Sum, Pool::Mean, Pool::Max] {
-            check_op(seed as u64, &[33], |model| {
-                let table = model.table(200, dim);
-                let feature = model.sparse(Scope::Candidate, 0, 40, table, seed % 2 == 1);
-                model.op(Op::Lookup { feature, table, pool })
-            });
-        }
-    }
 }

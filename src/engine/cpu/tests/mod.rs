@@ -4,10 +4,12 @@ mod batches;
 mod builder;
 mod families;
 mod guarantees;
+mod interaction;
 mod kernels;
 mod oracle;
 mod passes;
 mod random;
+mod tables;
 
 use std::sync::Arc;
 

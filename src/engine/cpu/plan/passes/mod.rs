@@ -4,6 +4,7 @@
 mod chain;
 mod fm;
 mod hoist;
+mod interaction;
 mod parts;
 mod rewriter;
 mod siblings;
@@ -25,6 +26,7 @@ pub struct Pass {
 
 /// All passes, in order.
 const PASSES: &[Pass] = &[
+    Pass { wanted: |options| options.fuse, run: interaction::run },
     Pass { wanted: |options| options.fuse, run: unbroadcast::run },
     Pass { wanted: |options| options.fuse, run: parts::run },
     Pass { wanted: |options| options.fuse, run: siblings::run },
