@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod exit;
 pub mod inspect;
 pub mod loading;
+pub mod plan;
 pub mod progress;
 pub mod rank;
 pub mod serve;

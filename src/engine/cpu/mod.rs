@@ -26,5 +26,6 @@ mod walk;
 mod tests;
 
 pub use engine::CpuEngine;
+pub use plan::{Per, PlanReport, PlanTask, PlanWork};
 pub use program::{Hoist, Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

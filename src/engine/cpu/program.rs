@@ -9,7 +9,7 @@ use crate::model::Model;
 use super::gemm::{Geometry, UNIT_NS, Unit};
 use super::kernels::Kernel;
 use super::memory::{Block, Place};
-use super::plan;
+use super::plan::{self, PlanReport};
 use super::simd::{Simd, SimdLevel};
 use super::tile::Tile;
 
@@ -28,6 +28,7 @@ pub struct Program {
     /// Columns of the answer.
     pub(super) outputs: Vec<Place>,
     pub(super) needs: Needs,
+    pub(super) report: PlanReport,
 }
 
 /// What is computed once per request instead of once per candidate.
@@ -113,6 +114,10 @@ impl Program {
         self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
     }
 
+    /// What it does, for people.
+    pub fn report(&self) -> &PlanReport {
+        &self.report
+    }
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())

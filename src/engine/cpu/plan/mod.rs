@@ -15,6 +15,7 @@ mod lower;
 mod origins;
 mod passes;
 mod place;
+mod report;
 mod task;
 mod weights;
 
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::model::{Model, ValueScope};
+
+pub use self::report::{Per, PlanReport, PlanTask, PlanWork};
 
 use self::place::Placing;
 use super::gemm::Packer;
@@ -39,12 +42,15 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     let mut places = place::place(&lowered);
     let mut context = Vec::new();
     let mut candidate = Vec::new();
+    let mut kernels = Vec::with_capacity(lowered.tasks.len());
     for task in &lowered.tasks {
         let steps = match lowered.values[task.out].scope {
             ValueScope::Candidate => &mut candidate,
             ValueScope::Context | ValueScope::Constant => &mut context,
         };
+        let before = steps.len();
         emit::emit(task, &lowered.values, &mut places, &mut packer, &layout, model, steps);
+        kernels.push(steps.len() - before);
     }
     let outputs = lowered.outputs.iter().map(|&value| places.of(value)).collect();
     let needs = Needs {
@@ -52,8 +58,10 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
         tile_bytes: places.bytes_per_tile_row() * TILE_ROWS,
         scratch_bytes: context.iter().chain(&candidate).map(Step::scratch_bytes).max().unwrap_or(0),
     };
+    let mut report = PlanReport::new(model, &lowered, &kernels);
+    (report.bytes_per_context, report.tile_bytes) = (needs.bytes_per_context, needs.tile_bytes);
     let constants = places.into_constants()?;
     let packed = packer.pack()?;
     drop(lowered);
-    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs })
+    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs, report })
 }

@@ -30,7 +30,7 @@ pub fn run(lowered: &mut Lowered, model: &Model, options: &Options) -> Result<()
         _ => None,
     };
     tasks.iter().filter_map(layer_over).for_each(|x| reads[x] -= 1);
-    for task in tasks {
+    for mut task in tasks {
         let scope = rewriter.value(task.out).scope;
         match &task.work {
             Work::Linear { x, matrix, addend: None, .. }
@@ -39,9 +39,14 @@ pub fn run(lowered: &mut Lowered, model: &Model, options: &Options) -> Result<()
                 let split = Split::new(&rewriter, *x);
                 if split.is_possible() && (options.hoist == Hoist::Everything || split.pays(matrix.n, reads[*x] > 0)) {
                     split_layer(&mut rewriter, task, split);
-                } else {
-                    rewriter.put(task);
+                    continue;
                 }
+                if split.is_possible() {
+                    let count: usize = split.context.iter().map(|(_, piece)| piece.len).sum();
+                    let note = format!("{count} of {} inputs are of the context: too little work to compute apart", matrix.k);
+                    task.notes.push(Note::Generic(note));
+                }
+                rewriter.put(task);
             }
             Work::Dense { features } if scope == ValueScope::Candidate => {
                 let features = features.clone();
