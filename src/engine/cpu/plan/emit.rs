@@ -97,9 +97,9 @@ impl Emitter<'_, '_> {
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
             Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
-            Work::Fm { x } => {
+            Work::Fm { x, sums } => {
                 let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
-                let kernel = Fm { x: self.places.of(*x), out };
+                let kernel = Fm { x: self.places.of(*x), sums: sums.map(|sums| self.places.of(sums)), out };
                 self.push(Kernel::Fm(kernel), ns);
             }
             Work::Unary { function, x } => {

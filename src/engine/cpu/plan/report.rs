@@ -205,7 +205,7 @@ fn work(model: &Model, lowered: &Lowered, task: &Task) -> PlanWork {
             2 * inner as u64 * made
         }
         Work::Chain { steps, .. } => steps.len() as u64 * made,
-        Work::Fm { x } => 3 * len(*x),
+        Work::Fm { x, .. } => 3 * len(*x),
         Work::Sum { x, .. } => len(*x).saturating_sub(made),
         // exp, add, divide; softmax also finds and subtracts the largest.
         Work::Softmax { .. } => 5 * made,

@@ -120,9 +120,10 @@ pub enum Work<'a> {
         leaves: Vec<ValueIndex>,
         steps: Vec<Instruction>,
     },
-    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`. `sums` `[2 · inner]`: Σ x and Σ x² of more fields.
     Fm {
         x: ValueIndex,
+        sums: Option<ValueIndex>,
     },
     ClampI64 {
         x: ValueIndex,
@@ -191,8 +192,8 @@ impl Work<'_> {
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
             Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Fm { x }
-            | Work::Unary { x, .. }
+            Work::Fm { x, sums } => std::iter::once(*x).chain(*sums).collect(),
+            Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }
