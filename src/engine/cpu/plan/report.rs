@@ -131,6 +131,7 @@ fn describe(model: &Model, lowered: &Lowered, task: &Task, kernels: usize) -> Pl
 fn why_generic(task: &Task, out: &PlanValue, lowered: &Lowered) -> Option<&'static str> {
     let other_scope = |x: &ValueIndex| lowered.values[*x].scope != out.scope;
     Some(match &task.work {
+        Work::Generic(_) => "a kernel of its own; no pass looks into it",
         Work::MatMul { .. } => "a product of two computed values, in no pattern that has a kernel",
         Work::Concat { xs, .. } if xs.iter().any(other_scope) => "parts of the context or constants are copied beside the candidates'",
         Work::Concat { .. } => "parts that others read in another place, or that do not lie in one piece, are copied",
@@ -160,7 +161,10 @@ fn name(work: &Work) -> String {
     }
     let mut name = Name(String::new());
     // Ends in an error by design.
-    let _ = write!(name, "{work:?}");
+    let _ = match work {
+        Work::Generic(generic) => write!(name, "{generic:?}"),
+        work => write!(name, "{work:?}"),
+    };
     name.0
 }
 
@@ -193,6 +197,10 @@ fn work(model: &Model, lowered: &Lowered, task: &Task) -> PlanWork {
                 Pool::Mean => ids * dim + weighted,
                 Pool::Sum | Pool::Max => ids.saturating_sub(1) * dim + weighted,
             }
+        }
+        Work::Int8Linear { matrix, addend, .. } => {
+            work.weight_bytes = (matrix.k * matrix.n) as u64;
+            (2 * matrix.k as u64 + 1 + u64::from(addend.is_some())) * made
         }
         Work::Linear { matrix, addend, .. } => {
             work.weight_bytes = (matrix.k * matrix.n * size_of::<f32>()) as u64;

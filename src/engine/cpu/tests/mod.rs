@@ -9,6 +9,7 @@ mod kernels;
 mod oracle;
 mod passes;
 mod random;
+mod tables;
 
 use std::sync::Arc;
 
