@@ -6,7 +6,7 @@ use super::builder::ModelBuilder;
 use super::{Random, batches, check};
 
 /// x of these shapes as a candidate value: a dense feature, reshaped.
-fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
+pub fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
     let len = shape.iter().product::<usize>();
     let feature = model.dense(Scope::Candidate, len as u32);
     let x = model.op(Op::Dense { features: vec![feature] });
@@ -20,7 +20,7 @@ fn elements(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
     (0..len).map(|at| model.op(Op::Slice { x: flat, axis: 0, start: at, end: at + 1, step: 1 })).collect()
 }
 
-fn check_op(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> ValueId) {
+pub fn check_op(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> ValueId) {
     let mut model = ModelBuilder::new(seed);
     let x = make(&mut model);
     let outputs = elements(&mut model, x);
