@@ -122,7 +122,7 @@ pub fn report(model: &Model) -> String {
         "tables",
         &["name", "rows", "dim", "type", "bytes"],
         weights.tables.iter().map(|table| {
-            let dtype = format!("{:?}", table.dtype).to_lowercase();
+            let dtype = table.dtype.name().into();
             vec![table.name.clone(), table.rows.to_string(), table.dim.to_string(), dtype, bytes(table.bytes() as u64)]
         }),
     );
@@ -272,11 +272,13 @@ fn work(model: &Model, node: &Node) -> Work {
         | Op::OneHot { .. } => 0,
         Op::Lookup { feature, table, pool } => {
             let feature = &model.features[*feature];
-            let (ids, dim) = (u64::from(feature.max_len), u64::from(model.weights.table(*table).dim));
-            // One id is copied; each further one is combined, each weighted one multiplied.
+            let table = model.weights.table(*table);
+            let (ids, dim) = (u64::from(feature.max_len), u64::from(table.dim));
+            // One id is copied; each further one is combined, each weighted one multiplied; codes are scaled and shifted.
             let combined = if *pool == Pool::None { 0 } else { (ids - 1) * dim };
-            let flops = combined + if feature.is_weighted() { ids * dim } else { 0 } + if *pool == Pool::Mean { dim } else { 0 };
-            return Work { flops, table_bytes: ids * dim * size_of::<f32>() as u64 };
+            let decoded = if table.dtype.coding(table.dim as usize).is_some() { 2 * ids * dim } else { 0 };
+            let flops = decoded + combined + if feature.is_weighted() { ids * dim } else { 0 } + if *pool == Pool::Mean { dim } else { 0 };
+            return Work { flops, table_bytes: ids * table.row_bytes() as u64 };
         }
         Op::Linear { weight, bias, .. } => {
             let inputs = model.weights.tensor(*weight).shape[1] as u64;

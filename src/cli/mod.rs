@@ -11,6 +11,7 @@ pub mod progress;
 pub mod rank;
 pub mod serve;
 pub mod settings;
+pub mod synth;
 pub mod table;
 
 use std::io::{self, Write};
@@ -40,6 +41,7 @@ enum Command {
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
     Rank(rank::RankArgs),
+    Synth(synth::SynthArgs),
     /// Shows the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -79,6 +81,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -294,6 +294,8 @@ fn lookups_pool_bags() {
         (bag(json!({"pool": "max"})), lookup.clone(), &[0, 2, -1], &[], &[3., -1.]),
         (bag(json!({"pool": "max"})), lookup.clone(), &[], &[], &[0., 0.]),
         (bag(json!({"weighted": true})), lookup.clone(), &[0, 2], &[0.5, -1.], &[-2.5, 2.5]),
+        (bag(json!({"weighted": true, "pool": "mean"})), lookup.clone(), &[0, 3, 2], &[0.5, 9., -1.], &[-1.25, 1.25]),
+        (bag(json!({"weighted": true, "pool": "none"})), lookup.clone(), &[2, 3, 1], &[0.5, 9., -1.], &[1.5, -1.5, 0., 0., -2., 2.]),
         (bag(json!({"pool": "none"})), lookup.clone(), &[2, 3], &[], &[3., -3., 0., 0., 0., 0.]),
         (bag(json!({})), json!({"op": "lookup", "feature": "f", "pool": "none", "out": "y"}), &[-1, 1], &[], &[0., 0., 2., -2., 0., 0.]),
         (bag(json!({})), json!({"op": "lookup", "feature": "f", "table": "u", "pool": "max", "out": "y"}), &[0, 1], &[], &[20.]),

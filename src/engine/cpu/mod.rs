@@ -27,5 +27,6 @@ mod walk;
 mod tests;
 
 pub use engine::CpuEngine;
-pub use program::{Needs, Options, Program};
+pub use plan::PrecisionOptions;
+pub use program::{Hoist, Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

@@ -30,6 +30,23 @@ pub enum BinaryOp {
     Mod,
 }
 
+impl BinaryOp {
+    /// Its name in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            BinaryOp::Add => "add",
+            BinaryOp::Sub => "sub",
+            BinaryOp::Mul => "mul",
+            BinaryOp::Div => "div",
+            BinaryOp::Pow => "pow",
+            BinaryOp::Prelu => "prelu",
+            BinaryOp::Min => "min",
+            BinaryOp::Max => "max",
+            BinaryOp::Mod => "mod",
+        }
+    }
+}
+
 /// An element type that binary ops know.
 pub trait Element: Pod {
     /// One pair.

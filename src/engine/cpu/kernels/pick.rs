@@ -9,6 +9,7 @@ use crate::engine::cpu::tile::Tile;
 use crate::model::TableId;
 
 use super::Generic;
+use super::lookup::RowReader;
 use super::normalize::AxisView;
 
 /// `x` is `[outer][axis][inner]`, `index` `[n]`, `out` `[outer][n][inner]`.
@@ -94,11 +95,11 @@ impl Generic for Embedding {
     fn run(&self, tile: &Tile) {
         let (index, mut out) = (tile.source::<i64>(&self.index), tile.target::<f32>(&self.out));
         let table = tile.weights.table(self.table);
-        let dim = table.dim as usize;
+        let (dim, reader) = (table.dim as usize, RowReader::new(tile.simd, table));
         for row in 0..tile.rows {
             for (to, &index) in out.row(row).chunks_exact_mut(dim).zip(index.row(row)) {
                 match below(index, table.rows as usize) {
-                    Some(index) => to.copy_from_slice(&table.data[index * dim..][..dim]),
+                    Some(index) => reader.read(index as u32, to),
                     None => to.fill(f32::NAN),
                 }
             }

@@ -34,6 +34,20 @@ pub enum UnaryF32 {
     Function(UnaryFn),
 }
 
+impl UnaryF32 {
+    /// Its name, in the manifest or in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            UnaryF32::Relu => "relu",
+            UnaryF32::Sigmoid => "sigmoid",
+            UnaryF32::Clamp { .. } => "clamp",
+            UnaryF32::Square => "square",
+            UnaryF32::Sqrt => "sqrt",
+            UnaryF32::Function(function) => function.name(),
+        }
+    }
+}
+
 /// An i64 function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum UnaryI64 {

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use crate::batch::{Inputs, Layout, Rows, Starts};
 use crate::engine::EngineError;
 use crate::engine::cpu::gemm::Packer;
-use crate::engine::cpu::memory::{Place, Region};
+use crate::engine::cpu::memory::{Block, Place, Region};
+use crate::engine::cpu::program::Step;
 use crate::engine::cpu::simd::Simd;
 use crate::engine::cpu::tile::{Memory, Tile};
 use crate::model::{DType, Model, Tensor, TensorData, ValueScope};
@@ -71,6 +72,8 @@ pub fn evaluate<'a>(
         int_width: 0,
         ints: &[],
     };
+    let scratch_bytes = steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
+    let mut scratch = Block::zeroed("scratch memory", scratch_bytes)?;
     let memory = block.as_mut_slice::<u8>().as_mut_ptr();
     let tile = Tile {
         simd,
@@ -81,7 +84,13 @@ pub fn evaluate<'a>(
         inputs: Inputs { contexts: none, candidates: none, row_context: &[], segments: &[] },
         weights: &model.weights,
         packed: &[],
-        memory: Memory { constants: memory, contexts: std::ptr::null_mut(), tile: std::ptr::null_mut() },
+        memory: Memory {
+            constants: memory,
+            contexts: std::ptr::null_mut(),
+            tile: std::ptr::null_mut(),
+            scratch: scratch.as_mut_slice::<u8>().as_mut_ptr(),
+            scratch_bytes,
+        },
     };
     for step in &steps {
         step.run_all(&tile);

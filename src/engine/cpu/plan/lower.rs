@@ -8,11 +8,12 @@ use crate::engine::EngineError;
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
+use crate::engine::cpu::program::{Hoist, Options};
 use crate::engine::cpu::simd::Simd;
 use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, UnaryFn, ValueId, ValueScope};
 
 use super::constant::{Constant, evaluate};
-use super::task::{PlanValue, Task, ValueIndex, Work};
+use super::task::{Note, PlanValue, Task, ValueIndex, Work};
 use super::weights::LayerMatrix;
 
 /// What lowering gives.
@@ -25,10 +26,12 @@ pub struct Lowered<'a> {
     pub outputs: Vec<ValueIndex>,
     /// Values of constant scope that were needed.
     pub constants: HashMap<ValueIndex, Constant<'a>>,
+    /// What values are called in reports.
+    pub names: HashMap<ValueIndex, String>,
 }
 
 /// Lowers a model's graph.
-pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<Lowered<'a>, EngineError> {
+pub fn lower<'a>(model: &'a Model, layout: &'a Layout, options: &Options) -> Result<Lowered<'a>, EngineError> {
     let graph = &model.graph;
     let mut values: Vec<PlanValue> = graph
         .values
@@ -37,16 +40,17 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<Low
         .collect();
     for node in &graph.nodes {
         let inputs = node.op.inputs().into_iter().map(|id| values[index(id)].scope).max();
-        values[index(node.out)].scope = scope_of_leaf(model, &node.op).max(inputs.unwrap_or(ValueScope::Constant));
+        values[index(node.out)].scope = scope_of_leaf(model, &node.op, options).max(inputs.unwrap_or(ValueScope::Constant));
     }
     let uses = Uses::new(model);
     let outputs = graph.outputs.iter().map(|output| index(output.value)).collect();
+    let names = graph.values.iter().map(|value| value.name.clone()).enumerate().collect();
     let mut lowering = Lowering {
         model,
         layout,
-        simd,
+        simd: options.simd,
         uses,
-        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new() },
+        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names },
         absorbed: vec![false; graph.nodes.len()],
     };
     // Constants first: patterns look at their values, wherever in the graph they are made.
@@ -66,10 +70,10 @@ pub(super) fn index(id: ValueId) -> ValueIndex {
 }
 
 /// What a leaf depends on; other ops depend on what their inputs do.
-fn scope_of_leaf(model: &Model, op: &Op) -> ValueScope {
+fn scope_of_leaf(model: &Model, op: &Op, options: &Options) -> ValueScope {
     let of = |feature: usize| match model.features[feature].scope {
-        Scope::Context => ValueScope::Context,
-        Scope::Candidate => ValueScope::Candidate,
+        Scope::Context if options.hoist != Hoist::Nothing => ValueScope::Context,
+        Scope::Context | Scope::Candidate => ValueScope::Candidate,
     };
     match op {
         Op::Dense { features } => features.iter().map(|&feature| of(feature)).max().unwrap_or(ValueScope::Constant),
@@ -128,7 +132,7 @@ struct Layer<'a> {
     bias: Vec<f64>,
     activation: Activation,
     /// What was folded in.
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 impl<'a> Lowering<'a> {
@@ -371,7 +375,7 @@ impl<'a> Lowering<'a> {
                 break;
             }
             self.absorbed[reader] = true;
-            layer.notes.push(format!("folded {}", self.model.graph.nodes[reader].op.name()));
+            layer.notes.push(Note::Fused(self.model.graph.nodes[reader].op.name().to_owned()));
             layer.out = index(self.model.graph.nodes[reader].out);
         }
         let Layer { x, out, matrix, scale, bias, activation, notes } = layer;

@@ -1,11 +1,16 @@
 //! Tasks: the graph's nodes as the planner rewrites them.
 
+use std::sync::Arc;
+
 use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
 use super::generic::Generic;
+use super::origins::Piece;
 use super::weights::LayerMatrix;
 
 /// Index into [`super::lower::Lowered::values`]; the graph's values come first.
@@ -43,8 +48,19 @@ pub struct Task<'a> {
     pub out: ValueIndex,
     /// How.
     pub work: Work<'a>,
-    /// What passes did to it, for the plan's report: past participle first ("folded batch norm").
-    pub notes: Vec<String>,
+    /// What the planner did to it, for the plan's report.
+    pub notes: Vec<Note>,
+}
+
+/// What the planner did to a task, or why it did nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Other ops became part of it: which.
+    Fused(String),
+    /// Work moved from candidates to the request: which.
+    Hoisted(String),
+    /// A special kernel was possible in principle: why it was not taken.
+    Generic(String),
 }
 
 impl<'a> Task<'a> {
@@ -81,6 +97,34 @@ pub enum Work<'a> {
         addend: Option<ValueIndex>,
         activation: Activation,
     },
+    /// Writes down how large a layer's inputs are; makes nothing.
+    Observe {
+        x: ValueIndex,
+        largest: Largest,
+    },
+    /// Rows of the matrix's inputs, each input times its factor, to 8-bit codes and scales.
+    Quantize {
+        x: ValueIndex,
+        factors: Arc<Vec<f32>>,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+    },
+    /// [`Work::Linear`] over what `Quantize` made.
+    Int8Linear {
+        x: ValueIndex,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
+    },
+    /// Dot products of pairs of vectors of `dim` elements. Vectors from `split` on are the candidates'.
+    Interaction {
+        vectors: Vec<Piece>,
+        dim: usize,
+        split: usize,
+        pairs: Vec<[usize; 2]>,
+    },
     MatMul {
         a: ValueIndex,
         b: ValueIndex,
@@ -94,6 +138,15 @@ pub enum Work<'a> {
     },
     Unary {
         function: UnaryF32,
+        x: ValueIndex,
+    },
+    /// Elementwise ops in one walk; leaves broadcast to the result.
+    Chain {
+        leaves: Vec<ValueIndex>,
+        steps: Vec<Instruction>,
+    },
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    Fm {
         x: ValueIndex,
     },
     ClampI64 {
@@ -162,9 +215,14 @@ impl Work<'_> {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
+            Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
+            Work::Chain { leaves, .. } => leaves.clone(),
             Work::Generic(generic) => generic.inputs(),
-            Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Unary { x, .. }
+            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
+            Work::Observe { x, .. }
+            | Work::Quantize { x, .. }
+            | Work::Fm { x }
+            | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
             | Work::Sum { x, .. }

@@ -86,13 +86,14 @@ impl Generator {
         for _ in 0..4 {
             let scope = self.random().pick(&[Scope::Context, Scope::Candidate]);
             let (rows, dim) = (self.random().pick(&[1, 5, 40]), self.random().pick(&[1, 3, 4, 8, 16, 17]));
-            let table = self.model.table(rows, dim);
+            let (_, dtype) = self.random().pick(&TableDType::ALL);
+            let table = self.model.table_of(dtype, rows, dim);
             let (width, max_len) = self.random().pick(&[(1, 1), (1, 1), (3, 3), (0, 6), (0, 2)]);
             let weighted = self.random().chance(3);
             let feature = self.model.sparse(scope, width, max_len, table, weighted);
             for pool in [Pool::Sum, Pool::Mean, Pool::Max, Pool::None] {
                 let id = self.model.op(Op::Lookup { feature, table, pool });
-                self.keep(id, 6.0, pool == Pool::Max || pool == Pool::None);
+                self.keep(id, 6.0, pool == Pool::Max || (pool == Pool::None && !weighted));
             }
             let id = self.model.op(Op::Length { feature });
             self.keep(id, 6.0, true);
