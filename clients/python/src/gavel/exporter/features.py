@@ -93,7 +93,7 @@ class Assignment:
 
     def sample(self, column):
         leaf = self.leaf_of(column)
-        return leaf.data.reshape(len(leaf.data), -1)[:, column - leaf.start].numpy()
+        return np.asarray(leaf.data).reshape(len(leaf.data), -1)[:, column - leaf.start]
 
     def kind(self, column):
         leaf = self.leaf_of(column)
@@ -313,14 +313,78 @@ class Assignment:
         self.new = Graph()
         self.new.tensors, self.new.by_content = self.old.tensors, self.old.by_content
         renamed = {}  # old name -> Term
+        joins, made = self.joins(), {}
         for step in self.steps:
             op = step["op"]
-            if op.startswith("@"):
+            if step["out"] in joins:
+                group, at = joins[step["out"]]
+                key = group[0]["out"]
+                if key not in made:
+                    made[key] = self.joined(group)
+                shape = self.old.same_term(step["out"]).shape
+                term = self.new.reshape(self.new.slice(made[key], 0, at, at + 1), shape)
+            elif op.startswith("@"):
                 term = {"@columns": self.read, "@lookup": self.lookup, "@bag": self.bag, "@length": self.length}[op](step)
             else:
                 term = self.replay(step, renamed)
             renamed[step["out"]] = term
         return self.new, [self.new.value(renamed[name]) for name in outputs]
+
+    def joins(self):
+        """Lookups whose rows the model puts side by side, to be made as one: name -> (group of steps, place in it)."""
+        by_out, out = {step["out"]: step for step in self.steps}, {}
+
+        def base(name):
+            while by_out[name]["op"] == "reshape":
+                name = by_out[name]["in"]
+            return by_out[name]
+
+        for step in self.steps:
+            if step["op"] != "concat":
+                continue
+            run = []
+            for name in [*step["in"], None]:
+                lookup = base(name) if name is not None else None
+                key = self.joinable(lookup) if lookup is not None else None
+                flat = name is not None and all(size == 1 for size in self.old.same_term(name).shape[: step["axis"]])
+                if key is not None and flat and lookup["out"] not in out and (not run or run[0][0] == key) and all(lookup is not x for _, x in run):
+                    run.append((key, lookup))
+                    continue
+                if len(run) > 1:
+                    group = [x for _, x in run]
+                    out |= {x["out"]: (group, i) for i, x in enumerate(group)}
+                run = [(key, lookup)] if key is not None and flat and lookup["out"] not in out else []
+        return out
+
+    def joinable(self, step):
+        """What lookups must share to be joined, None if the step is no lookup of one vector."""
+        if step["op"] == "@lookup" and len(step["columns"]) == 1:
+            block = self.of_column[step["columns"][0]]
+            return (step["dim"], "sum") if block.kind == "sparse" and len(block.columns) == 1 else None
+        if step["op"] == "@bag" and step["pool"] != "none":
+            block = self.block_of_bag(step)
+            return (step["dim"], step["pool"]) if block.kind == "sparse" else None
+        return None
+
+    def joined(self, group):
+        """One lookup of several features: [n, dim]."""
+        blocks, tables = [], []
+        pool = self.joinable(group[0])[1]
+        for step in group:
+            if step["op"] == "@lookup":
+                block = self.of_column[step["columns"][0]]
+                table = self.part(block, step)
+            else:
+                block = self.block_of_bag(step)
+                self.check_bag(block, step)
+                table = self.table(step["table"], 0, step["rows"])
+            block.table, block.pool = block.table or table, block.pool or pool
+            blocks.append(block)
+            tables.append(table)
+        of = {"tables": tables} if any(block.table != table for block, table in zip(blocks, tables)) else {}
+        of |= {"pool": pool} if any(block.pool != pool for block in blocks) else {}
+        names = [block.name for block in blocks]
+        return self.new.add({"op": "lookup", "features": names} | of, [], (len(names), group[0]["dim"]), "f32", "lookup")
 
     def replay(self, step, renamed):
         g, was = self.new, self.old.same_term(step["out"])
@@ -452,16 +516,21 @@ class Assignment:
         shape = (length, dim) if length is not None else (dim,)
         return self.new.add({"op": "lookup", "feature": block.name} | given, [], shape, "f32", block.name)
 
-    def bag(self, step):
-        table = self.table(step["table"], 0, step["rows"])
+    def block_of_bag(self, step):
         if "jagged" in step:
-            block = next(b for b in self.blocks if b.bag is not None and b.bag.name == step["jagged"])
-        else:
-            block = self.of_column[step["columns"][0]]
+            return next(b for b in self.blocks if b.bag is not None and b.bag.name == step["jagged"])
+        return self.of_column[step["columns"][0]]
+
+    @staticmethod
+    def check_bag(block, step):
         if block.kind != "sparse":
             raise ExportError(f"feature {block.name} is pooled and also read as numbers", "pass the ids as two inputs: one for the bag, one for the rest")
         if block.weighted and step["pool"] == "max":
             raise ExportError(f"feature {block.name}: a weighted bag pooled by maximum", "use sum")
+
+    def bag(self, step):
+        table, block = self.table(step["table"], 0, step["rows"]), self.block_of_bag(step)
+        self.check_bag(block, step)
         if step["pool"] != "none":
             return self.one_lookup(block, table, step["dim"], step["pool"], None)
         term, length = self.one_lookup(block, table, step["dim"], "none", block.bag.max_len), step["length"]

@@ -11,8 +11,8 @@ from .trace import Node, Ref, Rows, Trace, Unknown
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
-def trace_of(program, batch_symbol, prefix="model."):
-    """`program`: a torch.export.ExportedProgram; `batch_symbol`: the name of its symbol for the number of rows; `prefix`: of names of
+def trace_of(program, batch, prefix="model."):
+    """`program`: a torch.export.ExportedProgram; `batch`: expressions that are its number of rows; `prefix`: of names of
     parameters and modules, left out."""
     import torch
 
@@ -23,7 +23,7 @@ def trace_of(program, batch_symbol, prefix="model."):
     values = program.state_dict | program.constants
 
     def size(x):
-        return size_of(x, batch_symbol)
+        return size_of(x, batch)
 
     def argument(x):
         if isinstance(x, torch.fx.Node):
@@ -84,7 +84,7 @@ def trace_of(program, batch_symbol, prefix="model."):
     return Trace(nodes, constants, user, outputs)
 
 
-def size_of(x, batch_symbol):
+def size_of(x, batch):
     """A size as int, Rows or Unknown."""
     node = getattr(x, "node", None)
     if node is None:
@@ -92,11 +92,10 @@ def size_of(x, batch_symbol):
     expression = node.expr
     if expression.is_number:
         return int(expression)
-    free = [str(s) for s in expression.free_symbols]
-    if free == [batch_symbol]:
-        symbol = next(iter(expression.free_symbols))
-        factor = expression / symbol
-        if factor.is_integer and factor.is_number:
+    for rows in batch:
+        factor = expression / rows
+        factor = factor if factor.is_number else factor.expand().simplify()
+        if factor.is_number and factor.is_integer:
             return Rows(int(factor))
     return Unknown(str(expression))
 
