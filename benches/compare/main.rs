@@ -51,7 +51,7 @@ fn tiny() {
         };
         // Zeros are legal values and ids.
         std::fs::write(path("inputs"), vec![0; sets * per_set * 4]).expect("inputs");
-        let model = json!({"do": "load", "model": "m", "bundle": bundle, "precision": "f32"});
+        let model = json!({"do": "load", "model": "m", "bundle": bundle, "precision": "f32", "hoist": true});
         let open =
             json!({"do": "open", "runner": "r", "model": "m", "batch": rows, "sets": sets, "inputs": path("inputs"), "cpus": [null]});
         let score = json!({"do": "score", "runner": "r", "sets": sets, "out": path("scores")});
