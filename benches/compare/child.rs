@@ -8,6 +8,7 @@
 //!   {"do": "round", "runner": NAME, "ms": T, "calls": N}                            → per thread: calls and times
 //!   {"do": "close", "runner": NAME}     {"do": "drop", "model": NAME}
 //!   {"do": "peak", "ms": T}                                                         → FMA GFLOP/s now
+//!   {"do": "read", "bytes": N, "ms": T}                                             → GB/s of reading a buffer of that size again and again
 //!   {"do": "ceilings", "ms": T, "rounds": R, "read_bytes": [..], "gather": [[table bytes, row bytes], ..]}
 //! ```
 
@@ -22,7 +23,7 @@ use gavel::model::{LoadOptions, load};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::ceilings;
+use super::ceilings::{self, Buffer};
 use super::inputs::Inputs;
 use super::worker::Worker;
 
@@ -36,6 +37,7 @@ enum Command {
     Round { runner: String, ms: u64, calls: usize },
     Close { runner: String },
     Peak { ms: u64 },
+    Read { bytes: usize, ms: u64 },
     Ceilings { ms: u64, rounds: usize, read_bytes: Vec<usize>, gather: Vec<[usize; 2]> },
 }
 
@@ -55,6 +57,7 @@ pub fn serve(commands: impl BufRead, mut answers: impl Write) -> io::Result<()> 
 struct Child {
     models: HashMap<String, Prepared>,
     runners: HashMap<String, Vec<Worker>>,
+    buffer: Option<Buffer>,
 }
 
 impl Child {
@@ -84,6 +87,13 @@ impl Child {
             }
             Command::Close { runner } => Ok(json!({"closed": self.runners.remove(&runner).is_some()})),
             Command::Peak { ms } => Ok(ceilings::peaks(Duration::from_millis(ms))),
+            Command::Read { bytes, ms } => {
+                if self.buffer.as_ref().is_none_or(|buffer| buffer.len() < bytes) {
+                    self.buffer = Some(Buffer::new(bytes).map_err(|error| error.to_string())?);
+                }
+                let rate = self.buffer.as_ref().map(|buffer| buffer.read_rate(bytes, Duration::from_millis(ms)));
+                Ok(json!({"rate": rate}))
+            }
             Command::Ceilings { ms, rounds, read_bytes, gather } => {
                 ceilings::measure(Duration::from_millis(ms), rounds.max(1), &read_bytes, &gather).map_err(|error| error.to_string())
             }

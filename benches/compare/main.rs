@@ -57,7 +57,7 @@ fn tiny() {
         let score = json!({"do": "score", "runner": "r", "sets": sets, "out": path("scores")});
         let round = json!({"do": "round", "runner": "r", "ms": 1, "calls": 2});
         let close = json!({"do": "close", "runner": "r"});
-        let commands = [model, open, score, round, close, json!({"do": "peak", "ms": 0})];
+        let commands = [model, open, score, round, close, json!({"do": "peak", "ms": 0}), json!({"do": "read", "bytes": 4096, "ms": 0})];
         let answers = exchange(&commands.map(|command| command.to_string()).join("\n"));
         assert!(answers.iter().all(|answer| answer.get("error").is_none()), "{answers:?}");
         assert!(answers[3]["threads"][0]["calls"].as_u64() >= Some(2), "{answers:?}");

@@ -83,9 +83,10 @@ class Run:
         self.data["versions"] = dict(onnxruntime=onnxruntime.__version__, openvino=openvino.__version__)
         return f"onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__.split('-')[0]}"
 
-    def peak(self, _=None):
-        """This moment's FMA rate: the best instruction set."""
-        return max(rate for name, rate in self.gavel.ask(do="peak", ms=8).items() if name.startswith("f32"))
+    def moment(self, model):
+        """What the machine does right now: the FMA rate of the best instruction set, and reading a buffer of the weights' size."""
+        peak = max((rate for name, rate in self.gavel.ask(do="peak", ms=8).items() if name.startswith("f32")), default=0)
+        return dict(peak=peak, read=self.gavel.ask(do="read", bytes=machine.whole(model.weight_bytes), ms=8)["rate"])
 
     def engines(self):
         """gavel, and the fastest way to run each peer, for every model and batch."""
@@ -121,7 +122,7 @@ class Run:
         sets = min(len(inputs), max(4, 2048 // batch))
         ours = contestants[0].scores(sets)
         differences = {other.label: float(np.abs(other.scores(sets) - ours).max()) for other in contestants[1:]}
-        before = lambda contestant: self.peak() if contestant is contestants[0] else None
+        before = lambda contestant: self.moment(model) if contestant is contestants[0] else None
         with Watch(cpus, self.pids) as watch:
             found = interleave(contestants, args.rounds, args.ms, 2, before)
         for contestant in contestants:
@@ -134,11 +135,13 @@ class Run:
             entry[clock] = {contestant.label: rates(found, contestant.label, clock) for contestant in contestants}
             entry[f"{clock}_ratio"] = {other.label: ratio(found, "gavel", other.label, clock) for other in contestants[1:]}
         entry["copy_us"] = float(np.median([one["copy_us"] for one in own]))
-        entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"] / args.threads for one in own])
+        if all(one["before"]["peak"] for one in own):
+            entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"]["peak"] / args.threads for one in own])
+        weights_s = [model.weight_bytes / one["before"]["read"] / 1e9 for one in own]
+        entry["of_weights"] = spread([batch / (one["cpu"] / args.threads) / weights for one, weights in zip(own, weights_s)])
         rate = entry[self.clock]["gavel"]["median"] / args.threads
         entry["us"] = batch / rate * 1e6
         entry["of_floor"] = entry["us"] / floor["floor"]
-        entry["of_weights"] = entry["us"] / floor["weights"]
         if args.precision == "f32":
             for label, difference in differences.items():
                 if not difference <= AGREE:
@@ -164,7 +167,7 @@ class Run:
         self.say("", f"  rates by {'CPU time' if clock == 'cpu' else 'wall time'}; ratios are gavel over the other within a round: median [quartiles]; (wall: ..) by wall time")
         for row in rows:
             head = f"  batch {row['batch']:>4}: gavel {row[clock]['gavel']['median']:>9,.0f} rows/s, {row['us']:,.1f} µs a batch + {row['copy_us']:.1f} µs to check and copy in; "
-            head += f"{100 * row['of_peak']['median']:.0f} % of FMA peak, {row['of_floor']:.2f} x floor, {row['of_weights']:.2f} x reading the weights; foreign load {row['foreign']:.2f}"
+            head += f"{share(row)}{row['of_floor']:.2f} x floor, {row['of_weights']['median']:.2f} x reading the weights; foreign load {row['foreign']:.2f}"
             self.say(head)
             for label, against in row[f"{clock}_ratio"].items():
                 wall = row["wall_ratio"][label]
@@ -227,6 +230,11 @@ class Run:
                 f"{by_wall['median']:.2f} x [{by_wall['low']:.2f} .. {by_wall['high']:.2f}] by wall time; foreign load {watch.foreign:.2f} of 2 CPUs"
             )
         self.say("")
+
+
+def share(row):
+    peak = row.get("of_peak")
+    return f"{100 * peak['median']:.0f} % of FMA peak [{100 * peak['low']:.0f} .. {100 * peak['high']:.0f}], " if peak else ""
 
 
 # Candidates of a request in the parts about hoisting and threads.

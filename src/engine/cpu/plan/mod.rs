@@ -2,7 +2,8 @@
 //!
 //! 1. [`lower`]: nodes that no output needs are left out; what depends on weights alone is computed now; the rest becomes [`task`]s, with
 //!    bias, batch norm and activation folded into the linear layer before them where nothing else reads what lies between.
-//! 2. [`passes`]: tasks are rewritten: split, hoisted, fused; then [`lookups`] brings the lookups of a scope together, to become one step.
+//! 2. [`passes`]: tasks are rewritten: split, hoisted, fused. Then [`precision`] gives dense layers their number format, where
+//!    another one than f32 was asked for, and [`lookups`] brings the lookups of a scope together, to become one step.
 //! 3. [`place`]: every value gets memory. Reshapes and leading slices are views; what is joined by a concatenation is written in its place;
 //!    context values that candidates read are kept per context; the rest shares the tile's memory, as long as each lives.
 //! 4. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart; weights are packed.
@@ -11,11 +12,13 @@
 
 mod constant;
 mod emit;
+mod generic;
 mod lookups;
 mod lower;
 mod origins;
 mod passes;
 mod place;
+mod precision;
 mod task;
 mod weights;
 
@@ -23,18 +26,33 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::precision::Precision;
 use crate::model::{Model, ValueScope};
 
+use self::lower::Lowered;
 use self::place::Placing;
 use super::gemm::Packer;
 use super::program::{Needs, Options, Program, Step, TILE_ROWS};
 
+pub use self::precision::PrecisionOptions;
+
 /// Plans a model.
 pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+    match options.precision.precision {
+        Precision::F32 => build(model, options, &mut |_| Ok(())),
+        _ => precision::plan(model, options),
+    }
+}
+
+/// A last rewriting of tasks, after all passes.
+type Rewrite<'r> = &'r mut dyn FnMut(&mut Lowered) -> Result<(), EngineError>;
+
+fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Program, EngineError> {
     let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
     let mut lowered = lower::lower(model, &layout, options)?;
     passes::run(&mut lowered, model, options)?;
+    rewrite(&mut lowered)?;
     lookups::join(&mut lowered);
     let lowered = lowered;
     let mut packer = Packer::new(simd);
@@ -65,5 +83,5 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     let constants = places.into_constants()?;
     let packed = packer.pack()?;
     drop(lowered);
-    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs })
+    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs, precision: None })
 }

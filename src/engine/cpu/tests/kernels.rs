@@ -62,6 +62,22 @@ fn every_row_count_of_a_micro_kernel() {
 }
 
 #[test]
+fn inner_sizes_of_several_blocks() {
+    for (seed, (k, n)) in [(513, 40), (1025, 33), (1600, 1)].into_iter().enumerate() {
+        for rows in [1, 3, 15, 64] {
+            check_op(seed as u64, &[rows, 2], |model| {
+                let x = array(model, &[5]);
+                let x = model.linear(x, k);
+                let x = model.linear(x, n);
+                let x = model.op(Op::Relu { x });
+                // Sums of so many products are not as exact as what the tolerance is made for.
+                model.op(Op::Mul { a: Operand::Value(x), b: Operand::Scalar(0.1) })
+            });
+        }
+    }
+}
+
+#[test]
 fn layers_over_matrices() {
     for (seed, shape) in [vec![3, 5], vec![1, 16], vec![2, 3, 7], vec![70, 4]].into_iter().enumerate() {
         check_op(seed as u64, &[9, 2], |model| {
