@@ -317,18 +317,18 @@ def count_rows(sent):
 def compare(model, inputs, program, samples, columns, bundle, sent):
     """Expected outputs in float64, the graph's difference to them, and that of torch's own f32. Refuses what differs."""
     tensors = inputs.tensors(samples.rows, samples.bags)
-    wanted = flattened(program_outputs(program, tensors), columns, bundle)
+    wanted = flattened(program_outputs(program, tensors), columns)
     for name, x in wanted.items():
         if not np.isfinite(x).all():
             raise ExportError(
                 f"output {name} is {x[~np.isfinite(x)][0]} in row {int(np.argmax(~np.isfinite(x)))} of the selftest",
                 "pass selftest_inputs that the model can score, or clamp what overflows",
             )
-    own = flattened(model_outputs(model, inputs, tensors, False), columns, bundle)
+    own = flattened(model_outputs(model, inputs, tensors, False), columns)
     f32 = distance(own, wanted)
     double = model_outputs(model, inputs, tensors, True)
     if double is not None:
-        double = flattened(double, columns, bundle)
+        double = flattened(double, columns)
         if not distance(double, wanted) <= EXACT and not all((np.asarray(x, np.float32) == x).all() for x in double.values()):
             raise ExportError(
                 f"the traced model differs from the model itself by {distance(double, wanted):.3g}, both in float64",
@@ -339,7 +339,7 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
             f"the traced model in float64 differs from the model in f32 by {f32:.3g}",
             "forward depends on something that tracing froze, or loses so many digits in f32 that its scores mean little",
         )
-    rows_apart(model, inputs, samples, columns, bundle, own)
+    rows_apart(model, inputs, samples, columns, own)
     found = bundle.evaluate(sent)
     exact = distance(found, wanted)
     if not exact <= EXACT:
@@ -352,23 +352,16 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
     return wanted, exact, f32
 
 
-def flattened(arrays, columns, bundle):
-    """Output name -> [rows] of torch's results: those that depend on the inputs, in order."""
-    rows, out = None, []
-    for x in arrays:
-        out += [x.reshape(len(x), -1)[:, i] for i in range(int(np.prod(x.shape[1:])))] if x.ndim > 1 else [x]
-    if len(out) != len(columns):
-        # Results that do not depend on the inputs were left out: they are shorter, or constant.
-        rows = max(len(x) for x in out)
-        out = [x for x in out if len(x) == rows][: len(columns)]
-    return {column[0]: np.asarray(x, np.float64) for column, x in zip(columns, out)}
+def flattened(arrays, columns):
+    """Output name -> [rows] of torch's results."""
+    return {name: np.asarray(arrays[at].reshape(len(arrays[at]), -1)[:, i], np.float64) for name, _, _, (at, i) in columns}
 
 
 def distance(found, wanted):
     return max(float((np.abs(found[key] - x) / np.maximum(1, np.abs(x))).max()) for key, x in wanted.items())
 
 
-def rows_apart(model, inputs, samples, columns, bundle, together):
+def rows_apart(model, inputs, samples, columns, together):
     """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row (they squeeze
     its dimension away), where the bundle can: those are tried with two."""
     rows = len(next(iter(together.values())))
@@ -377,7 +370,7 @@ def rows_apart(model, inputs, samples, columns, bundle, together):
             picked = (i + np.arange(count)) % rows
             part, bags = inputs.take(samples.rows, samples.bags, picked)
             try:
-                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns, bundle)
+                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns)
                 if all(len(x) == count for x in apart.values()):
                     break
             except ExportError:
