@@ -106,6 +106,11 @@ impl Split {
     }
 }
 
+/// Whether multiplying so many inputs of a layer of `n` columns once per request is faster, if nothing need be copied for it.
+pub fn pays(inputs: usize, n: usize) -> bool {
+    inputs as f32 * n as f32 * NS_MAC > 2.0 * n as f32 * NS_ADDEND + NS_STEP
+}
+
 /// Nanoseconds per candidate: of a multiply-add, of adding a number that was computed before, of copying a piece and each of its numbers, and of
 /// the parts' own steps shared by a few candidates.
 const NS_MAC: f32 = 0.015;
