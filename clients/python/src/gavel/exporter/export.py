@@ -15,7 +15,7 @@ from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_p
 from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps
-from .from_program import trace_of
+from .from_program import plain_name, trace_of
 from .inputs import Flat, Inputs
 from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
@@ -146,12 +146,13 @@ def traced(flat, inputs):
     arguments = tuple(x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
                       for i, x in enumerate(inputs.tensors(rows, bags)))
     first = None
-    for shapes in (named_shapes(inputs), automatic_shapes(inputs)):
-        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove.
+    for shapes, strict in ((named_shapes(inputs), False), (automatic_shapes(inputs), False), (named_shapes(inputs), True)):
+        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove; strict tracing reads
+        # Python itself, and so takes len(x) for the size of the batch.
         try:
-            with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
+            with torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
+                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=strict)
                 if any(mutates(n) for n in program.graph.nodes):
                     program = program.run_decompositions({})
         except ExportError:
@@ -302,7 +303,7 @@ def unused_tensors(model, bundle, graph, parts):
     by_memory = {}
     for key, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         if tensor.is_floating_point() and tensor.numel():
-            by_memory.setdefault(tensor.data_ptr(), []).append(key)
+            by_memory.setdefault(tensor.data_ptr(), []).append(plain_name(key))
     return sorted(keys[0] for keys in by_memory.values() if not any(key in used for key in keys))
 
 
