@@ -569,7 +569,18 @@ fn wrong_tensors() {
             "selftest with an unknown tensor",
             |draft| draft.selftest.push(f32s("in.price", &[2], &[0.0; 2])),
             "DIR/selftest.safetensors: tensor \"in.price\": neither an input nor an output of the model; expected in.FEATURE, \
-             in.FEATURE.lengths, in.FEATURE.weights or out.OUTPUT. Check its name",
+             in.FEATURE.lengths, in.FEATURE.weights, out.OUTPUT or label.OUTPUT. Check its name",
+        ),
+        (
+            "selftest label",
+            |draft| draft.selftest.push(f64s("label.prob", &[2], &[0.0, 0.5])),
+            "DIR/selftest.safetensors: tensor \"label.prob\": element 1 is 0.5; expected 0 or 1. Leave labels of other kinds out",
+        ),
+        (
+            "selftest label rows",
+            |draft| draft.selftest.push(f64s("label.prob", &[3], &[0.0; 3])),
+            "DIR/selftest.safetensors: tensor \"label.prob\": shape [3]; expected [2], the rows of the inputs. Export the \
+             bundle again",
         ),
         (
             "selftest rows",
