@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod exit;
+pub mod import;
 pub mod inspect;
 pub mod loading;
 pub mod progress;
@@ -40,6 +41,8 @@ enum Command {
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
     Rank(rank::RankArgs),
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// Shows the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
+        Command::Import(command) => import::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
