@@ -13,14 +13,15 @@ use crate::model::Tolerance;
 /// Makes a bundle of a model in another format
 #[derive(Subcommand, Clone, Debug)]
 pub enum ImportCommand {
+    /// Imports an ONNX file (opsets 13 to 22, tree ensembles too)
+    ///
+    /// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a feature of
+    /// the candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md lists the ops that
+    /// are taken, and the keys of features.toml.
     Onnx(OnnxArgs),
 }
 
-/// Imports an ONNX file (opsets 13 to 22, tree ensembles too)
-///
-/// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a feature of the
-/// candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md lists the ops that are
-/// taken, and the keys of features.toml.
+/// Flags of `gavel import onnx`.
 #[derive(Args, Clone, Debug)]
 pub struct OnnxArgs {
     /// The ONNX file; data files that it names must lie beside it

@@ -1,6 +1,6 @@
 //! The file as a whole: versions, inputs, initialisers, outputs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use prost::Message;
@@ -69,7 +69,10 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let Some(graph) = model.graph else {
         return Err(at("file")(problem("no graph in it", "Give the .onnx file that an exporter wrote")));
     };
-    check_versions(&model.opset_import).map_err(at("opset"))?;
+    check_versions(&model.opset_import, &graph.node).map_err(at("opset"))?;
+    for function in model.functions.iter().filter(|function| !function.opset_import.is_empty()) {
+        check_versions(&function.opset_import, &function.node).map_err(at(&format!("function {:?}", function.name)))?;
+    }
     if graph.node.len() > NODES_MAX {
         return Err(at("graph")(problem(format!("{} nodes, at most {NODES_MAX}", graph.node.len()), "Export a smaller graph")));
     }
@@ -93,10 +96,10 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
             Err(problem) => return Err(at(&format!("initializer {name:?}"))(problem)),
         }
     }
-    let known: HashMap<&str, ()> = constants.iter().map(|(name, _)| (name.as_str(), ())).collect();
+    let known: HashSet<&str> = constants.iter().map(|(name, _)| name.as_str()).collect();
     let mut inputs = Vec::new();
     let mut fixed_batch = None;
-    for input in graph.input.iter().filter(|input| !known.contains_key(input.name.as_str())) {
+    for input in graph.input.iter().filter(|input| !known.contains(input.name.as_str())) {
         let (read, batch) = read_input(input, sizes).map_err(at(&format!("input {:?}", input.name)))?;
         if let (Some(rows), Some(other)) = (batch, fixed_batch)
             && rows != other
@@ -127,7 +130,7 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let kept = kept_outputs(&graph.output, &mut lower.notes);
     let wanted: Vec<&str> = kept.iter().map(|at| wanted_outputs[*at]).collect();
     let caller = HashMap::new();
-    let frame = Frame { opsets: &model.opset_import, caller: &caller, depth: 0 };
+    let frame = Frame { caller: &caller, depth: 0 };
     let dead = lower.run(&graph.node, &wanted, &mut scope, frame).map_err(|fault| ImportError::Node {
         file: file.to_owned(),
         node: fault.node,
@@ -156,15 +159,33 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     Ok(Converted { nodes, inputs, outputs, columns, producer, ops, dead, folded, notes })
 }
 
-fn check_versions(opsets: &[proto::OpsetId]) -> Checked<()> {
+/// Older versions of ai.onnx down to this are read where only [`UNCHANGED`] ops are used: converters of tree models write them.
+const OPSET_OLD: i64 = 7;
+
+/// Ops that have said the same since [`OPSET_OLD`].
+const UNCHANGED: [&str; 12] =
+    ["Identity", "Cast", "Add", "Sub", "Mul", "Div", "Reshape", "Concat", "Sigmoid", "Exp", "Sqrt", "Transpose"];
+
+fn check_versions(opsets: &[proto::OpsetId], nodes: &[proto::Node]) -> Checked<()> {
+    let changed = |node: &proto::Node| matches!(node.domain.as_str(), "" | "ai.onnx") && !UNCHANGED.contains(&node.op_type.as_str());
     let mut found = false;
     for id in opsets {
         let (range, what) = match id.domain.as_str() {
             "" | "ai.onnx" => (OPSETS, "ai.onnx"),
             "ai.onnx.ml" => (ML_OPSETS, "ai.onnx.ml"),
-            _ => continue,
+            _ => {
+                found = true;
+                continue;
+            }
         };
         found = true;
+        if what == "ai.onnx" && (OPSET_OLD..*OPSETS.start()).contains(&id.version) && !nodes.iter().any(changed) {
+            continue;
+        }
+        // Some converters leave the version out where no op of the domain is used.
+        if what == "ai.onnx" && !nodes.iter().any(|node| matches!(node.domain.as_str(), "" | "ai.onnx")) {
+            continue;
+        }
         if !range.contains(&id.version) {
             let remedy = format!("Export with opset_version={}, or convert the file with onnx.version_converter", range.end().min(&20));
             let what = format!("version {} of {what}; {} to {} are read", id.version, range.start(), range.end());
@@ -215,8 +236,7 @@ fn kept_outputs(outputs: &[proto::ValueInfo], notes: &mut Vec<String>) -> Vec<us
     if scores.is_empty() {
         return (0..outputs.len()).collect();
     }
-    for (at, output) in outputs.iter().enumerate().filter(|(at, _)| !scores.contains(at)) {
-        let _ = at;
+    for (_, output) in outputs.iter().enumerate().filter(|(at, _)| !scores.contains(at)) {
         notes.push(format!("output {:?} is a label, no score: left out", output.name));
     }
     scores

@@ -99,10 +99,10 @@ fn fill(options: &Options, graph: &Converted, emitted: &Emitted, folder: &Path) 
         Some(file) => Rows::read(file, read(file, SELFTEST_BYTES_MAX)?, graph, emitted)?,
         None => Rows::made_up(emitted, false),
     };
-    let mut scores = score(options, graph, emitted, &weights, &rows, folder)?;
+    let mut scores = score(options, emitted, &weights, &rows, folder)?;
     if options.rows.is_none() && scores.iter().flatten().any(|score| !score.is_finite()) {
         rows = Rows::made_up(emitted, true);
-        scores = score(options, graph, emitted, &weights, &rows, folder)?;
+        scores = score(options, emitted, &weights, &rows, folder)?;
     }
     for (row, row_scores) in scores.iter().enumerate() {
         if let Some(output) = row_scores.iter().position(|score| !score.is_finite()) {
@@ -228,11 +228,10 @@ fn model_name(out: &Path) -> String {
 }
 
 /// Scores of all rows by the reference interpreter: each row alone.
-fn score(options: &Options, graph: &Converted, emitted: &Emitted, weights: &Json, rows: &Rows, folder: &Path) -> Result<Vec<Vec<f64>>, ImportError> {
+fn score(options: &Options, emitted: &Emitted, weights: &Json, rows: &Rows, folder: &Path) -> Result<Vec<Vec<f64>>, ImportError> {
     let zeros = vec![vec![0.0; rows.count]; emitted.outputs.len()];
     write(options, emitted, weights, rows, &zeros, folder)?;
     let model: Model = load(folder, &LoadOptions::default(), &mut |_| {})?;
-    let _ = graph;
     reference::score_rows(&model, &model.selftest.inputs).map_err(|refused| {
         let file = options.rows.clone().unwrap_or_else(|| options.model.clone());
         let remedy = "Correct the rows, or give the feature a rule for such values (--features)";

@@ -12,8 +12,6 @@ use super::tensor::{External, constant};
 pub struct Node<'a> {
     /// The node of the file.
     pub proto: &'a proto::Node,
-    /// Version of its domain's ops.
-    pub opset: i64,
     /// Attributes of the call, if the node stands in a function's body.
     pub caller: &'a HashMap<String, proto::Attribute>,
 }

@@ -47,19 +47,10 @@ impl<'p> Scope<'p> {
 /// What the nodes of a scope have in common.
 #[derive(Clone, Copy)]
 pub struct Frame<'a> {
-    /// Versions of the domains.
-    pub opsets: &'a [proto::OpsetId],
     /// Attributes of the call.
     pub caller: &'a HashMap<String, proto::Attribute>,
     /// Calls around it.
     pub depth: usize,
-}
-
-impl Frame<'_> {
-    fn version(&self, domain: &str) -> Option<i64> {
-        let same = |id: &&proto::OpsetId| id.domain == domain || (is_default(&id.domain) && is_default(domain));
-        self.opsets.iter().find(same).map(|id| id.version)
-    }
 }
 
 fn is_default(domain: &str) -> bool {
@@ -131,7 +122,7 @@ impl Lower {
         if let Some(function) = self.functions.get(&key).cloned() {
             return self.call(&function, proto, inputs, frame);
         }
-        let node = Node { proto, opset: frame.version(&proto.domain).unwrap_or(0), caller: frame.caller };
+        let node = Node { proto, caller: frame.caller };
         if is_default(&proto.domain) && proto.op_type == "If" {
             return self.decide(&node, &inputs, scope, frame);
         }
@@ -167,7 +158,7 @@ impl Lower {
             scope.set(name, inputs.next().unwrap_or(Value::Absent));
         }
         let wanted: Vec<&str> = function.output.iter().map(String::as_str).collect();
-        let frame = Frame { opsets: &function.opset_import, caller: &attributes, depth: frame.depth + 1 };
+        let frame = Frame { caller: &attributes, depth: frame.depth + 1 };
         self.run(&function.node, &wanted, &mut scope, frame).map_err(Inner::Inside)?;
         Ok(wanted.iter().map(|name| scope.get(name).cloned().unwrap_or(Value::Absent)).collect())
     }

@@ -14,6 +14,11 @@ struct Named {
     labels: Vec<char>,
 }
 
+/// Labels of the axes that are merged with the rows: no equation has them.
+fn merged_labels(batch: &Batch) -> Vec<char> {
+    [(batch.outer, '\u{F000}'), (batch.inner, '\u{F001}')].into_iter().filter(|(size, _)| *size != 1).map(|(_, label)| label).collect()
+}
+
 fn refused(equation: &str, why: &str) -> super::super::error::Problem {
     problem(format!("the equation {equation:?}: {why}"), "Write it with MatMul, Mul and ReduceSum")
 }
@@ -38,7 +43,8 @@ impl Lower {
             return Err(refused(text, "not as many terms as inputs"));
         }
         let (terms, output) = with_ellipsis(&terms, &right, inputs).ok_or_else(|| refused(text, "an ellipsis that does not fit"))?;
-        // The label of the rows: the same in every operand that has them, kept in the result, nowhere else.
+        // The label of the rows: the same in every operand that has them, kept in the result, nowhere else. Axes of the row that are merged
+        // into theirs get labels of their own.
         let mut rows: Option<(char, Batch)> = None;
         let mut operands = Vec::with_capacity(inputs.len());
         for (labels, value) in terms.iter().zip(inputs) {
@@ -49,11 +55,9 @@ impl Lower {
             }
             let mut own = labels.clone();
             if let Some(batch) = row.batch {
-                if !batch.merged().is_empty() {
-                    return Err(mixes("multiplies values"));
-                }
-                let label = own.remove(batch.at);
-                if rows.is_some_and(|(known, _)| known != label) {
+                let label = own[batch.at];
+                own.splice(batch.at..=batch.at, merged_labels(&batch));
+                if rows.is_some_and(|(known, other)| known != label || (other.outer, other.inner) != (batch.outer, batch.inner)) {
                     return Err(mixes("multiplies values"));
                 }
                 rows = Some((label, batch));
@@ -78,10 +82,10 @@ impl Lower {
         }
         let mut wanted = output.clone();
         let batch = match rows {
-            Some((label, _)) => {
+            Some((label, batch)) => {
                 let at = wanted.iter().position(|c| *c == label).ok_or_else(|| mixes("sums values"))?;
-                wanted.remove(at);
-                Some(Batch::at(at))
+                wanted.splice(at..=at, merged_labels(&batch));
+                Some(Batch { at, ..batch })
             }
             None => None,
         };

@@ -6,7 +6,7 @@ use crate::model::DType;
 
 use super::super::constant::{Const, Elem};
 use super::super::error::{Checked, problem};
-use super::super::ir::{Arg, IrId, Step};
+use super::super::ir::{Arg, IrId, Kind, Step};
 use super::super::node::Node;
 use super::super::value::{Atom, Repr, Row, Value};
 use super::Lower;
@@ -214,6 +214,14 @@ impl Lower {
         }
         let elem = if matches!(a, Value::Row(_)) { a.elem() } else { b.elem() };
         let aligned = self.align(&[a, b])?;
+        // Sums often start with zeros of the batch's size.
+        if let ("add", [Arg::Value(x), Arg::Value(y)]) = (op, &aligned.args[..]) {
+            for (zero, other) in [(*x, *y), (*y, *x)] {
+                if self.is_zero(zero) && self.shape(other) == aligned.shape {
+                    return Ok(Lower::row_of(aligned.batch, elem, aligned.shape, other));
+                }
+            }
+        }
         let [x, y] = &aligned.args[..] else { unreachable!("two operands") };
         let (x, y) = (x.clone(), y.clone());
         let id = match (op, elem.is_float()) {
@@ -248,6 +256,16 @@ impl Lower {
             _ => self.binary(op, x, y)?,
         };
         self.aligned(&aligned, elem, id)
+    }
+
+    /// Whether a value is a fill of zeros.
+    fn is_zero(&self, id: IrId) -> bool {
+        let Kind::Step(step) = &self.nodes[id.0].kind else { return false };
+        match (step.op, &step.inputs[..]) {
+            ("fill", _) => step.args.iter().any(|(key, value)| *key == "value" && value.as_f64() == Some(0.0)),
+            ("broadcast" | "reshape", [(_, Arg::Value(from))]) => self.is_zero(*from),
+            _ => false,
+        }
     }
 
     /// The sign of the dividend: sign(x) · (|x| mod |y|).

@@ -147,9 +147,12 @@ impl Lower {
         if !inputs.iter().any(|input| matches!(input, Value::Sizes(_))) {
             return Ok(None);
         }
+        let op = node.proto.op_type.as_str();
+        if integer(op, false).is_none() && op != "Where" {
+            return Ok(None);
+        }
         let sizes: Option<Vec<Nd<Size>>> = inputs.iter().map(as_sizes).collect();
         let Some(sizes) = sizes else { return Ok(None) };
-        let op = node.proto.op_type.as_str();
         let shape = broadcast_shapes(&sizes.iter().map(|sizes| sizes.shape.as_slice()).collect::<Vec<_>>())?;
         self.spend(super::super::nd::count(&shape).unwrap_or(usize::MAX))?;
         let all: Vec<Nd<Size>> = sizes.iter().map(|sizes| sizes.moved(&Move::Broadcast(shape.clone()))).collect();
@@ -164,7 +167,6 @@ impl Lower {
                 .map(|i| cond.data[i].known().map(|cond| if cond != 0 { a.data[i] } else { b.data[i] }))
                 .collect(),
             (_, [a, b]) => a.data.iter().zip(&b.data).map(|(a, b)| size_op(op, *a, *b)).collect(),
-            ("Identity" | "Cast", [a]) => Some(a.data.clone()),
             _ => return Ok(None),
         };
         let data = elements.ok_or_else(unclear)?;

@@ -108,7 +108,6 @@ impl Lower {
     fn wrapped(&mut self, index: IrId, size: usize) -> Checked<IrId> {
         let never_negative = |lower: &Lower| match &lower.nodes[index.0].kind {
             Kind::Step(step) => matches!(step.op, "argtopk"),
-            Kind::Source { atoms, .. } => atoms.iter().all(|atom| atom.offset >= 0),
             _ => false,
         };
         if never_negative(self) {

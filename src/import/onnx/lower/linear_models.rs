@@ -6,7 +6,7 @@ use super::super::constant::{Const, Elem};
 use super::super::error::{Checked, problem};
 use super::super::ir::Arg;
 use super::super::node::Node;
-use super::super::value::{Size, Value};
+use super::super::value::Value;
 use super::Lower;
 use super::normalize::TINY;
 use super::ops::{first, input};
@@ -183,15 +183,5 @@ impl Lower {
             _ => self.post_transform(id, post)?,
         };
         Ok(vec![Value::Absent, self.like(&row, Elem::F32, id)])
-    }
-
-    /// Whether a value is [N, ..] with the rows unmerged at axis 0, and its elements per row.
-    pub fn output_width(value: &Value) -> Option<usize> {
-        let dims = value.dims();
-        let (first, rest) = dims.split_first()?;
-        if *first != (Size { rows: 1, fixed: 0 }) {
-            return None;
-        }
-        rest.iter().try_fold(1_usize, |product, size| product.checked_mul(usize::try_from(size.known()?).ok()?))
     }
 }

@@ -1,13 +1,11 @@
 //! Matrix products.
 
-use serde_json::json;
-
 use super::super::constant::{Const, Elem};
 use super::super::error::{Checked, problem};
 use super::super::ir::{Arg, IrId, Step};
 use super::super::nd::{Move, broadcast_shapes};
 use super::super::node::Node;
-use super::super::value::{Batch, Row, Size, Value, mixes};
+use super::super::value::{Batch, Row, Value, mixes};
 use super::Lower;
 use super::ops::{first, input, optional};
 use crate::model::DType;
@@ -247,14 +245,4 @@ enum Cut {
     None,
     Rows,
     Columns,
-}
-
-/// Sizes of a shape per row.
-pub fn sizes(shape: &[usize]) -> Vec<Size> {
-    shape.iter().map(|size| Size::fixed(*size as i64)).collect()
-}
-
-/// JSON of a list of sizes.
-pub fn list(values: &[usize]) -> serde_json::Value {
-    json!(values)
 }

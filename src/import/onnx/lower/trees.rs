@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use serde_json::json;
-
 use crate::limits::VALUE_ELEMENTS_MAX;
 use crate::model::DType;
 
@@ -394,11 +392,6 @@ impl Lower {
             }
             other => Err(problem(format!("post_transform {other}"), "Convert the model with NONE, LOGISTIC or SOFTMAX")),
         }
-    }
-
-    /// Integers as the argument of a step.
-    pub fn json_of(values: &[usize]) -> serde_json::Value {
-        json!(values)
     }
 }
 
