@@ -148,8 +148,10 @@ fn offsets_into_one_table_become_tables() {
 fn sums_and_means_over_ids_are_pooled_lookups() {
     let (_, manifest, _) = imported("bags", "");
     assert_eq!(names(&manifest, "features"), ["history", "other", "target"]);
-    let lookups: Vec<(&str, &str)> =
-        steps(&manifest, "lookup").iter().map(|step| (step["feature"].as_str().unwrap_or("?"), step["pool"].as_str().unwrap_or("?"))).collect();
+    let lookups: Vec<(&str, &str)> = steps(&manifest, "lookup")
+        .iter()
+        .map(|step| (step["feature"].as_str().unwrap_or("?"), step["pool"].as_str().unwrap_or("?")))
+        .collect();
     assert_eq!(lookups, [("history", "sum"), ("target", "sum"), ("other", "mean")]);
     assert_eq!(names(&manifest, "tables"), ["items"]);
     assert!(steps(&manifest, "reduce_sum").is_empty() && steps(&manifest, "reduce_mean").is_empty());

@@ -179,7 +179,8 @@ impl Writer<'_> {
         let contiguous = wanted.windows(2).all(|pair| pair[1] == pair[0] + 1);
         if wanted.len() != width || !contiguous {
             value = if contiguous {
-                let args = vec![("in", json!(value)), ("axis", json!(0)), ("start", json!(wanted[0])), ("end", json!(wanted[0] + wanted.len()))];
+                let args =
+                    vec![("in", json!(value)), ("axis", json!(0)), ("start", json!(wanted[0])), ("end", json!(wanted[0] + wanted.len()))];
                 self.push(label, "slice", args)
             } else {
                 self.push(label, "gather_const", vec![("in", json!(value)), ("axis", json!(0)), ("indices", json!(wanted))])
@@ -366,7 +367,9 @@ impl Writer<'_> {
             let given = match rule {
                 Some(rule) if rule.names.as_ref().is_some_and(|names| names.len() != siblings) || (rule.name.is_some() && siblings > 1) => {
                     let what = format!("names that do not fit the {siblings} numbers of the output");
-                    return Err(rules.fault(&format!("outputs.{key:?}"), problem(what, "Give names, one per number; or name, for a single one")));
+                    return Err(
+                        rules.fault(&format!("outputs.{key:?}"), problem(what, "Give names, one per number; or name, for a single one"))
+                    );
                 }
                 Some(rule) => rule.name.clone().or_else(|| rule.names.as_ref()?.get(column.element).cloned()),
                 None => None,

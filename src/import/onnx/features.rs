@@ -314,14 +314,16 @@ fn plan_input(
                 (borders[rule.start], borders[rule.end]) = (true, true);
             }
         }
-        let named_range = |a: usize, b: usize| own.iter().any(|rule| !rule.whole && rule.rule.names.is_none() && rule.start <= a && b < rule.end);
+        let named_range =
+            |a: usize, b: usize| own.iter().any(|rule| !rule.whole && rule.rule.names.is_none() && rule.start <= a && b < rule.end);
         for column in used {
             match segments.last_mut() {
                 Some((_, end))
                     if *end == column
                         && !borders[column]
                         && kinds[column - 1] == kinds[column]
-                        && (joints[column - 1] || (named_range(column - 1, column) && !matches!(kinds[column], FeatureKind::Sparse { .. }))) =>
+                        && (joints[column - 1]
+                            || (named_range(column - 1, column) && !matches!(kinds[column], FeatureKind::Sparse { .. }))) =>
                 {
                     *end += 1;
                 }
@@ -422,7 +424,8 @@ fn merged(own: &[&Placed], start: usize, end: usize, rules: &Rules) -> Result<(F
         if let Some(own_name) = own_name {
             if (placed.start, placed.end) != (start, end) {
                 let what = format!("one name for columns of which {start} to {} are a feature of their own", end - 1);
-                return Err(rules.fault(&format!("features.{:?}.name", placed.key), problem(what, "Give names, one per column, or a key per feature")));
+                return Err(rules
+                    .fault(&format!("features.{:?}.name", placed.key), problem(what, "Give names, one per column, or a key per feature")));
             }
             name = Some(own_name);
         }

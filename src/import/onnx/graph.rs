@@ -63,9 +63,8 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
         let remedy = "Save the weights as external data (onnx.save with save_as_external_data=True)";
         return Err(at("file")(problem(format!("{} bytes, at most {ONNX_BYTES_MAX}", bytes.len()), remedy)));
     }
-    let model = proto::Model::decode(bytes).map_err(|error| {
-        at("file")(problem(format!("not an ONNX model ({error})"), "Give the .onnx file that an exporter wrote"))
-    })?;
+    let model = proto::Model::decode(bytes)
+        .map_err(|error| at("file")(problem(format!("not an ONNX model ({error})"), "Give the .onnx file that an exporter wrote")))?;
     let Some(graph) = model.graph else {
         return Err(at("file")(problem("no graph in it", "Give the .onnx file that an exporter wrote")));
     };
@@ -163,8 +162,7 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
 const OPSET_OLD: i64 = 7;
 
 /// Ops that have said the same since [`OPSET_OLD`].
-const UNCHANGED: [&str; 12] =
-    ["Identity", "Cast", "Add", "Sub", "Mul", "Div", "Reshape", "Concat", "Sigmoid", "Exp", "Sqrt", "Transpose"];
+const UNCHANGED: [&str; 12] = ["Identity", "Cast", "Add", "Sub", "Mul", "Div", "Reshape", "Concat", "Sigmoid", "Exp", "Sqrt", "Transpose"];
 
 fn check_versions(opsets: &[proto::OpsetId], nodes: &[proto::Node]) -> Checked<()> {
     let changed = |node: &proto::Node| matches!(node.domain.as_str(), "" | "ai.onnx") && !UNCHANGED.contains(&node.op_type.as_str());

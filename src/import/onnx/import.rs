@@ -153,17 +153,29 @@ fn write_weights(emitted: &Emitted, folder: &Path) -> Result<Json, ImportError> 
         };
         tensors.push(FileTensor { name: &tensor.name, shape: tensor.constant.shape.clone(), data });
     }
-    write_tensors(folder, WEIGHTS, &tensors).map_err(|source| ImportError::Io { file: folder.join(WEIGHTS), doing: "cannot be written", source })
+    write_tensors(folder, WEIGHTS, &tensors).map_err(|source| ImportError::Io {
+        file: folder.join(WEIGHTS),
+        doing: "cannot be written",
+        source,
+    })
 }
 
 /// Writes selftest and manifest.
-fn write(options: &Options, emitted: &Emitted, weights: &Json, rows: &Rows, expected: &[Vec<f64>], folder: &Path) -> Result<(), ImportError> {
+fn write(
+    options: &Options,
+    emitted: &Emitted,
+    weights: &Json,
+    rows: &Rows,
+    expected: &[Vec<f64>],
+    folder: &Path,
+) -> Result<(), ImportError> {
     let io_error = |name: &str| {
         let file = folder.join(name);
         move |source| ImportError::Io { file, doing: "cannot be written", source }
     };
     let inputs: Vec<String> = emitted.plan.features.iter().map(|feature| format!("in.{}", feature.name)).collect();
-    let outputs: Vec<String> = emitted.outputs.iter().map(|output| format!("out.{}", output["name"].as_str().unwrap_or_default())).collect();
+    let outputs: Vec<String> =
+        emitted.outputs.iter().map(|output| format!("out.{}", output["name"].as_str().unwrap_or_default())).collect();
     let mut tensors = Vec::new();
     for ((feature, name), column) in emitted.plan.features.iter().zip(&inputs).zip(&rows.columns) {
         let data = match column {

@@ -34,7 +34,9 @@ fn is_probability(nodes: &[Node], id: IrId, depth: usize) -> bool {
     };
     match step.op {
         "sigmoid" | "softmax" => true,
-        "reshape" | "slice" | "transpose" | "concat" | "gather_const" | "broadcast" | "reduce_max" | "reduce_min" | "reduce_mean" => of(arg(0)),
+        "reshape" | "slice" | "transpose" | "concat" | "gather_const" | "broadcast" | "reduce_max" | "reduce_min" | "reduce_mean" => {
+            of(arg(0))
+        }
         "clamp" => {
             let bound = |key: &str| step.args.iter().find(|(name, _)| *name == key).and_then(|(_, value)| value.as_f64());
             of(arg(0)) || (bound("min").is_some_and(|min| min >= 0.0) && bound("max").is_some_and(|max| max <= 1.0))

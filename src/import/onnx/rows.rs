@@ -61,7 +61,8 @@ impl Rows {
             let rows = tensor.shape().first().copied().unwrap_or(0);
             let elements: Option<usize> = tensor.shape().iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
             if rows == 0 || rows > SELFTEST_ROWS_MAX || elements != rows.checked_mul(width) {
-                let what = format!("shape {:?}, expected [rows, ..] with {width} elements per row, 1 to {SELFTEST_ROWS_MAX} rows", tensor.shape());
+                let what =
+                    format!("shape {:?}, expected [rows, ..] with {width} elements per row, 1 to {SELFTEST_ROWS_MAX} rows", tensor.shape());
                 return Err(fault(place(), problem(what, "Save the inputs as the graph takes them")));
             }
             if *count.get_or_insert(rows) != rows {
@@ -127,7 +128,13 @@ fn integers(tensor: &TensorRef<'_>) -> Result<Vec<i64>, Problem> {
 type Placed<T> = Result<T, (String, Problem)>;
 
 /// Outputs under the names of the graph's outputs, or of the bundle's.
-fn expected(tensors: &TensorFile, graph: &Converted, emitted: &Emitted, rows: usize, used: &mut Vec<String>) -> Placed<Option<Vec<Vec<f64>>>> {
+fn expected(
+    tensors: &TensorFile,
+    graph: &Converted,
+    emitted: &Emitted,
+    rows: usize,
+    used: &mut Vec<String>,
+) -> Placed<Option<Vec<Vec<f64>>>> {
     let mut all = Vec::new();
     let mut missing = None;
     for (at, (output, element)) in emitted.columns.iter().enumerate() {

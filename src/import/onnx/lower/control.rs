@@ -137,7 +137,13 @@ impl Lower {
     }
 
     /// A function of the model's own: its body, with the call's inputs and attributes.
-    fn call(&mut self, function: &Rc<proto::Function>, proto: &proto::Node, inputs: Vec<Value>, frame: Frame<'_>) -> Result<Vec<Value>, Inner> {
+    fn call(
+        &mut self,
+        function: &Rc<proto::Function>,
+        proto: &proto::Node,
+        inputs: Vec<Value>,
+        frame: Frame<'_>,
+    ) -> Result<Vec<Value>, Inner> {
         if frame.depth >= DEPTH_MAX {
             return Err(problem("functions that call functions without end", "Export the model again").into());
         }

@@ -100,7 +100,9 @@ impl Lower {
 
     /// Conv.
     pub fn conv(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
-        let fixed = |value: &Value| value.constant().cloned().ok_or_else(|| problem("a kernel that is computed", "Use MatMul for products of values"));
+        let fixed = |value: &Value| {
+            value.constant().cloned().ok_or_else(|| problem("a kernel that is computed", "Use MatMul for products of values"))
+        };
         let weight = fixed(input(inputs, 1)?)?;
         let bias = optional(inputs, 2).map(fixed).transpose()?;
         let (row, x, lead) = self.channels(first(inputs)?)?;
@@ -138,7 +140,10 @@ impl Lower {
         let window = Window::new(node, kernel, spatial)?;
         let (result, ragged) = window.result(spatial)?;
         if ragged && node.flag("ceil_mode") {
-            return Err(problem("ceil_mode = 1 with windows that do not fit", "Pad the value so that the windows fit, or use ceil_mode = 0"));
+            return Err(problem(
+                "ceil_mode = 1 with windows that do not fit",
+                "Pad the value so that the windows fit, or use ceil_mode = 0",
+            ));
         }
         let is_max = node.proto.op_type == "MaxPool";
         let mut args = vec![("kernel", json!(window.kernel))];

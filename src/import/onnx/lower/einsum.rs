@@ -93,7 +93,8 @@ impl Lower {
         let Some(mut result) = rest.next() else { return Err(refused(text, "no operand")) };
         let rest: Vec<Named> = rest.collect();
         for (i, next) in rest.iter().enumerate() {
-            let later: Vec<char> = rest[i + 1..].iter().flat_map(|named| named.labels.iter().copied()).chain(wanted.iter().copied()).collect();
+            let later: Vec<char> =
+                rest[i + 1..].iter().flat_map(|named| named.labels.iter().copied()).chain(wanted.iter().copied()).collect();
             result = self.contracted(text, result, next.clone(), &later)?;
         }
         let result = self.summed(result, &wanted)?;
@@ -120,9 +121,8 @@ impl Lower {
         let needed = |other: &Named| other.labels.iter().chain(later).copied().collect::<Vec<char>>();
         let (for_a, for_b) = (needed(&b), needed(&a));
         let (a, b) = (self.summed(a, &for_a)?, self.summed(b, &for_b)?);
-        let size = |lower: &Lower, named: &Named, label: char| {
-            named.labels.iter().position(|c| *c == label).map(|at| lower.shape(named.id)[at])
-        };
+        let size =
+            |lower: &Lower, named: &Named, label: char| named.labels.iter().position(|c| *c == label).map(|at| lower.shape(named.id)[at]);
         for label in &a.labels {
             let (x, y) = (size(self, &a, *label), size(self, &b, *label));
             if let (Some(x), Some(y)) = (x, y)
@@ -168,8 +168,7 @@ impl Lower {
         let perm: Vec<usize> = labels.iter().filter_map(|label| value.labels.iter().position(|c| c == label)).collect();
         let id = self.transposed(value.id, &perm)?;
         let mut own = self.shape(id).into_iter();
-        let shape: Vec<usize> =
-            labels.iter().map(|label| if value.labels.contains(label) { own.next().unwrap_or(1) } else { 1 }).collect();
+        let shape: Vec<usize> = labels.iter().map(|label| if value.labels.contains(label) { own.next().unwrap_or(1) } else { 1 }).collect();
         self.reshaped(id, &shape)
     }
 }

@@ -22,7 +22,15 @@ fn unary(op: &str) -> Option<fn(f64) -> f64> {
         "Floor" => f64::floor,
         "Ceil" => f64::ceil,
         "Round" => f64::round_ties_even,
-        "Sign" => |x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x },
+        "Sign" => |x| {
+            if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        },
         "Sin" => f64::sin,
         "Cos" => f64::cos,
         "Not" => |x| f64::from(x == 0.0),
@@ -100,7 +108,9 @@ impl Lower {
                 }
                 Ok(Some(self.made(elem, one.shape.clone(), one.to_f64().into_iter().map(f).collect())))
             }
-            [first, ref rest @ ..] if !rest.is_empty() && (binary(op).is_some() && (rest.len() == 1 || matches!(op, "Sum" | "Min" | "Max"))) => {
+            [first, ref rest @ ..]
+                if !rest.is_empty() && (binary(op).is_some() && (rest.len() == 1 || matches!(op, "Sum" | "Min" | "Max"))) =>
+            {
                 let mut result = first.clone();
                 for next in rest {
                     result = self.fold_two(node, &result, next)?;
@@ -163,9 +173,9 @@ impl Lower {
             )
         };
         let elements: Option<Vec<Size>> = match (op, &all[..]) {
-            ("Where", [cond, a, b]) => (0..cond.data.len())
-                .map(|i| cond.data[i].known().map(|cond| if cond != 0 { a.data[i] } else { b.data[i] }))
-                .collect(),
+            ("Where", [cond, a, b]) => {
+                (0..cond.data.len()).map(|i| cond.data[i].known().map(|cond| if cond != 0 { a.data[i] } else { b.data[i] })).collect()
+            }
             (_, [a, b]) => a.data.iter().zip(&b.data).map(|(a, b)| size_op(op, *a, *b)).collect(),
             _ => return Ok(None),
         };

@@ -200,7 +200,8 @@ impl Lower {
             let remedy = "Move the rows behind the indexed axes (Transpose), as exporters do for x[:, i, j]";
             return Err(problem(format!("batch_dims {skip} with indices of {depth} axes"), remedy));
         }
-        let sizes: Option<Vec<usize>> = dims[..*depth].iter().map(|size| size.known().and_then(|size| usize::try_from(size).ok())).collect();
+        let sizes: Option<Vec<usize>> =
+            dims[..*depth].iter().map(|size| size.known().and_then(|size| usize::try_from(size).ok())).collect();
         let Some(sizes) = sizes else { return Err(mixes("takes elements")) };
         // The indexed axes become one, whose elements are picked.
         let total = count(&sizes).ok_or_else(|| problem("a shape that is too large", INCONSISTENT))?;
@@ -222,7 +223,12 @@ impl Lower {
 
     /// OneHot; negative indices count from the end, others outside give the off value.
     pub fn one_hot(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
-        let fixed = |at: usize| input(inputs, at)?.constant().cloned().ok_or_else(|| problem("a depth or values that are computed", "Export the model with a fixed number of classes"));
+        let fixed = |at: usize| {
+            input(inputs, at)?
+                .constant()
+                .cloned()
+                .ok_or_else(|| problem("a depth or values that are computed", "Export the model with a fixed number of classes"))
+        };
         let (depth, values) = (fixed(1)?, fixed(2)?);
         let depth = depth.number().filter(|depth| *depth >= 1.0 && *depth <= 1e6);
         let (Some(depth), 2) = (depth.map(|depth| depth as usize), values.len()) else {
@@ -233,11 +239,7 @@ impl Lower {
         let index = self.cast(index, DType::I64)?;
         let index = self.wrapped(index, depth)?;
         let shape = [&row.shape[..], &[depth]].concat();
-        let args = vec![
-            ("depth", json!(depth)),
-            ("on", super::steps::number(values.at(1))),
-            ("off", super::steps::number(values.at(0))),
-        ];
+        let args = vec![("depth", json!(depth)), ("on", super::steps::number(values.at(1))), ("off", super::steps::number(values.at(0)))];
         let mut id = self.map("one_hot", index, args, shape.clone(), DType::F32)?;
         id = self.cast(id, values.elem.dtype())?;
         let value = Lower::row_of(row.batch, values.elem, shape, id);
@@ -254,14 +256,12 @@ impl Lower {
         let rank = value.rank();
         let pads = match ints_or(node, "pads", inputs, 1) {
             Ok(pads) => pads.ok_or_else(|| problem("no pads", INCONSISTENT))?,
-            Err(fault) => as_sizes(input(inputs, 1)?)
-                .and_then(|sizes| sizes.data.into_iter().map(|size| size.known()).collect())
-                .ok_or(fault)?,
+            Err(fault) => {
+                as_sizes(input(inputs, 1)?).and_then(|sizes| sizes.data.into_iter().map(|size| size.known()).collect()).ok_or(fault)?
+            }
         };
         let axes: Vec<usize> = match optional(inputs, 3) {
-            Some(axes) => {
-                super::ops::known(axes, "axes")?.into_iter().map(|axis| axis_of(axis, rank)).collect::<Checked<_>>()?
-            }
+            Some(axes) => super::ops::known(axes, "axes")?.into_iter().map(|axis| axis_of(axis, rank)).collect::<Checked<_>>()?,
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * axes.len() {
@@ -269,7 +269,9 @@ impl Lower {
         }
         let mode = node.text("mode", "constant");
         let with = match optional(inputs, 2) {
-            Some(value) => value.constant().and_then(Const::number).ok_or_else(|| problem("a padding value that is computed", "Use a constant"))?,
+            Some(value) => {
+                value.constant().and_then(Const::number).ok_or_else(|| problem("a padding value that is computed", "Use a constant"))?
+            }
             None => 0.0,
         };
         let mut value = value;

@@ -16,7 +16,9 @@ impl Lower {
     /// x [.., i] · weightᵀ + bias, weight [o, i].
     pub fn linear(&mut self, x: IrId, weight: Const, bias: Option<Const>) -> Checked<IrId> {
         let mut shape = self.shape(x);
-        let ([o, i], Some(last)) = (&weight.shape[..], shape.last_mut()) else { return Err(problem("a weight that is no matrix", INCONSISTENT)) };
+        let ([o, i], Some(last)) = (&weight.shape[..], shape.last_mut()) else {
+            return Err(problem("a weight that is no matrix", INCONSISTENT));
+        };
         if i != last {
             return Err(problem(format!("a product of {last} elements with a weight for {i}"), INCONSISTENT));
         }
@@ -120,7 +122,8 @@ impl Lower {
             (Some(batch), _) | (_, Some(batch)) if batch.at < rank - 2 => (Some(batch), Cut::None),
             _ => return Err(mixes("multiplies matrices")),
         };
-        let (x_id, y_id) = (self.aside(&x, batch, rank, matches!(cut, Cut::Columns))?, self.aside(&y, batch, rank, matches!(cut, Cut::Rows))?);
+        let (x_id, y_id) =
+            (self.aside(&x, batch, rank, matches!(cut, Cut::Columns))?, self.aside(&y, batch, rank, matches!(cut, Cut::Rows))?);
         let id = match (batch, cut) {
             (Some(batch), Cut::Rows) => {
                 // [.., rows, k] per row: as many matrix rows as are merged, one if none.

@@ -85,6 +85,7 @@ pub struct Lower {
     /// Name of the value under way, for labels.
     label: Rc<str>,
     visited: usize,
+    elements: usize,
     constants_left: usize,
     atoms_left: usize,
     lifted: Vec<(Const, ir::IrId)>,
@@ -111,6 +112,7 @@ impl Lower {
             functions: functions.into_iter().map(|function| (key(&function), Rc::new(function))).collect(),
             label: "".into(),
             visited: 0,
+            elements: 0,
             constants_left: CONSTANT_ELEMENTS.saturating_add(elements.saturating_mul(4)),
             atoms_left: ATOMS,
             lifted: Vec::new(),

@@ -15,7 +15,10 @@ use super::ops::{axis_of, first, input, optional};
 const INCONSISTENT: &str = "Export the model again: the graph is not consistent";
 
 fn fixed(inputs: &[Value], at: usize, what: &str) -> Checked<Const> {
-    input(inputs, at)?.constant().cloned().ok_or_else(|| problem(format!("{what} that is computed"), "Export the model with constant parameters"))
+    input(inputs, at)?
+        .constant()
+        .cloned()
+        .ok_or_else(|| problem(format!("{what} that is computed"), "Export the model with constant parameters"))
 }
 
 impl Lower {
@@ -169,10 +172,7 @@ impl Lower {
     pub fn mean_variance_normalization(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let row = self.row(first(inputs)?)?;
         let axes = node.ints("axes").unwrap_or(&[0, 2, 3]).to_vec();
-        let own = axes
-            .into_iter()
-            .map(|axis| row.own_axis(axis_of(axis, row.rank())?, "normalises"))
-            .collect::<Checked<Vec<_>>>()?;
+        let own = axes.into_iter().map(|axis| row.own_axis(axis_of(axis, row.rank())?, "normalises")).collect::<Checked<Vec<_>>>()?;
         let x = self.ir(&row)?;
         let mean = self.reduce("reduce_mean", x, &own, true)?;
         let rest = self.both("sub", x, mean)?;

@@ -24,15 +24,19 @@ pub fn optional(inputs: &[Value], at: usize) -> Option<&Value> {
 /// An axis of `rank`, negative ones counted from the end.
 pub fn axis_of(axis: i64, rank: usize) -> Checked<usize> {
     let index = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
-    index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < rank).ok_or_else(|| {
-        problem(format!("axis {axis} of a value of {rank} axes"), "Export the model again: the graph is not consistent")
-    })
+    index
+        .and_then(|index| usize::try_from(index).ok())
+        .filter(|index| *index < rank)
+        .ok_or_else(|| problem(format!("axis {axis} of a value of {rank} axes"), "Export the model again: the graph is not consistent"))
 }
 
 /// The integers of an input that must be known.
 pub fn known(value: &Value, what: &str) -> Checked<Vec<i64>> {
     match value {
-        Value::Const(constant) => constant.as_integers().map(<[i64]>::to_vec).ok_or_else(|| problem(format!("{what} that are no integers"), "Export the model again")),
+        Value::Const(constant) => constant
+            .as_integers()
+            .map(<[i64]>::to_vec)
+            .ok_or_else(|| problem(format!("{what} that are no integers"), "Export the model again")),
         Value::Sizes(_) => Err(super::align::sizes_used()),
         _ => Err(problem(format!("{what} that are computed from the inputs"), format!("Export the model with fixed {what}"))),
     }
@@ -56,9 +60,9 @@ impl Lower {
         }
         let one = |value: Checked<Value>| value.map(|value| vec![value]);
         match node.proto.op_type.as_str() {
-            "Abs" | "Exp" | "Log" | "Sqrt" | "Tanh" | "Erf" | "Floor" | "Sign" | "Sin" | "Cos" | "Tan" | "Softplus" | "Relu" | "Sigmoid"
-            | "Neg" | "Reciprocal" | "Ceil" | "Round" | "Softsign" | "LeakyRelu" | "ThresholdedRelu" | "Elu" | "Selu" | "Celu"
-            | "HardSigmoid" | "HardSwish" | "Mish" | "Gelu" => one(self.unary_op(node, inputs)),
+            "Abs" | "Exp" | "Log" | "Sqrt" | "Tanh" | "Erf" | "Floor" | "Sign" | "Sin" | "Cos" | "Tan" | "Softplus" | "Relu"
+            | "Sigmoid" | "Neg" | "Reciprocal" | "Ceil" | "Round" | "Softsign" | "LeakyRelu" | "ThresholdedRelu" | "Elu" | "Selu"
+            | "Celu" | "HardSigmoid" | "HardSwish" | "Mish" | "Gelu" => one(self.unary_op(node, inputs)),
             "Add" | "Sum" => one(self.fold_op(node, "add", inputs)),
             "Sub" => one(self.fold_op(node, "sub", inputs)),
             "Mul" => one(self.fold_op(node, "mul", inputs)),
@@ -138,12 +142,15 @@ impl Lower {
 /// Ops that have no place in a bundle's graph, each with its way out.
 fn unsupported(op: &str) -> super::super::error::Problem {
     let remedy = match op {
-        "Loop" | "SequenceEmpty" | "SequenceInsert" | "ConcatFromSequence" | "SequenceAt" | "SequenceConstruct" | "SplitToSequence" | "SequenceMap" => {
+        "Loop" | "SequenceEmpty" | "SequenceInsert" | "ConcatFromSequence" | "SequenceAt" | "SequenceConstruct" | "SplitToSequence"
+        | "SequenceMap" => {
             "nn.EmbeddingBag exports as Loop: use the Python exporter (gavel.export), which keeps bags, or export the model with nn.Embedding and a sum over the ids"
         }
         "Scan" => "Unroll the recurrence, use GRU, or use the Python exporter (gavel.export)",
         "If" => "The condition depends on the inputs: compute both branches and choose with Where",
-        "LSTM" | "RNN" => "GRU is the recurrent layer that bundles have: train with nn.GRU, or unroll the layer over its steps before the export",
+        "LSTM" | "RNN" => {
+            "GRU is the recurrent layer that bundles have: train with nn.GRU, or unroll the layer over its steps before the export"
+        }
         "StringNormalizer" | "StringConcat" | "StringSplit" | "RegexFullMatch" | "TfIdfVectorizer" => "Map strings to ids before the model",
         "ScatterND" | "ScatterElements" | "Scatter" => {
             "Writing by index is not in a bundle's graph: build the value with Concat or Where. (index_add exports wrongly in the TorchScript exporter: use the Python exporter)"

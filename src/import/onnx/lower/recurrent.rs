@@ -26,10 +26,19 @@ struct Direction {
 impl Lower {
     /// GRU in either layout and direction, with lengths and an initial state.
     pub fn gru(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Vec<Value>> {
-        let fixed = |at: usize| input(inputs, at)?.constant().cloned().ok_or_else(|| problem("weights that are computed", "Export the model with constant weights"));
+        let fixed = |at: usize| {
+            input(inputs, at)?
+                .constant()
+                .cloned()
+                .ok_or_else(|| problem("weights that are computed", "Export the model with constant weights"))
+        };
         let (w, r) = (fixed(1)?, fixed(2)?);
-        let b = optional(inputs, 3).map(|b| b.constant().cloned().ok_or_else(|| problem("biases that are computed", "Export the model with constant weights"))).transpose()?;
-        let standard = |names: &[&str]| names.chunks(2).all(|pair| pair.len() == 2 && pair[0].eq_ignore_ascii_case("sigmoid") && pair[1].eq_ignore_ascii_case("tanh"));
+        let b = optional(inputs, 3)
+            .map(|b| b.constant().cloned().ok_or_else(|| problem("biases that are computed", "Export the model with constant weights")))
+            .transpose()?;
+        let standard = |names: &[&str]| {
+            names.chunks(2).all(|pair| pair.len() == 2 && pair[0].eq_ignore_ascii_case("sigmoid") && pair[1].eq_ignore_ascii_case("tanh"))
+        };
         if !standard(&node.texts("activations")) || node.has("clip") {
             return Err(problem("activations other than sigmoid and tanh, or a clip", "Train with the standard GRU"));
         }
@@ -44,7 +53,8 @@ impl Lower {
         let ([directions, gates, i], [d2, g2, hidden]) = (&w.shape[..], &r.shape[..]) else {
             return Err(problem("weights of another rank than 3", INCONSISTENT));
         };
-        let consistent = (directions, gates) == (d2, g2) && *gates == 3 * hidden && *i == features && (1..=2).contains(directions) && *hidden > 0;
+        let consistent =
+            (directions, gates) == (d2, g2) && *gates == 3 * hidden && *i == features && (1..=2).contains(directions) && *hidden > 0;
         if !consistent || b.as_ref().is_some_and(|b| b.shape != [*directions, 2 * gates]) {
             return Err(problem(format!("weights {:?} and {:?} for {features} features", w.shape, r.shape), INCONSISTENT));
         }
@@ -81,7 +91,12 @@ impl Lower {
                 let mut step_inputs = vec![("in", Arg::Value(x_id))];
                 step_inputs.extend(h0.map(|id| ("h0", Arg::Value(id))));
                 step_inputs.extend(length.map(|id| ("length", Arg::Value(id))));
-                let tensors = [Some(("w_ih", own.w_ih.clone())), Some(("w_hh", own.w_hh.clone())), own.b_ih.clone().map(|b| ("b_ih", b)), own.b_hh.clone().map(|b| ("b_hh", b))];
+                let tensors = [
+                    Some(("w_ih", own.w_ih.clone())),
+                    Some(("w_hh", own.w_hh.clone())),
+                    own.b_ih.clone().map(|b| ("b_ih", b)),
+                    own.b_hh.clone().map(|b| ("b_hh", b)),
+                ];
                 let mut args = Vec::new();
                 if node.int("linear_before_reset", 0) == 0 {
                     args.push(("reset_after", json!(false)));

@@ -235,7 +235,9 @@ impl Lower {
         self.spend(x.len())?;
         let rank = x.shape.len();
         let stride = |lower_axis: usize| x.shape[lower_axis + 1..].iter().product::<usize>().max(1);
-        let (per, size) = if scale.len() == 1 { (1, 1) } else {
+        let (per, size) = if scale.len() == 1 {
+            (1, 1)
+        } else {
             let axis = axis_of(node.int("axis", 1), rank)?;
             if x.shape[axis] != scale.len() {
                 return Err(problem("scales that do not fit the axis", "Export the model again"));
@@ -273,7 +275,9 @@ impl Lower {
             return Err(problem("block-wise quantisation", "Export the float model"));
         }
         self.spend(x.len())?;
-        let (per, size) = if scale.len() == 1 { (1, 1) } else {
+        let (per, size) = if scale.len() == 1 {
+            (1, 1)
+        } else {
             let axis = axis_of(node.int("axis", 1), x.shape.len())?;
             if x.shape[axis] != scale.len() {
                 return Err(problem("scales that do not fit the axis", "Export the model again"));

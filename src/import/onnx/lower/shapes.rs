@@ -52,10 +52,16 @@ impl Lower {
     /// Range.
     pub fn range(&mut self, inputs: &[Value]) -> Checked<Value> {
         if inputs.iter().any(|value| matches!(value, Value::Sizes(_))) {
-            let remedy = "Indexing by row number (x[arange(batch), i]) has no place here: take elements with GatherElements along another axis";
+            let remedy =
+                "Indexing by row number (x[arange(batch), i]) has no place here: take elements with GatherElements along another axis";
             return Err(problem("a range over the number of rows", remedy));
         }
-        let number = |at: usize| input(inputs, at)?.constant().and_then(Const::number).ok_or_else(|| problem("a range whose bounds are computed", "Export the model with fixed sizes"));
+        let number = |at: usize| {
+            input(inputs, at)?
+                .constant()
+                .and_then(Const::number)
+                .ok_or_else(|| problem("a range whose bounds are computed", "Export the model with fixed sizes"))
+        };
         let (start, end, step) = (number(0)?, number(1)?, number(2)?);
         let elements = ((end - start) / step).ceil().max(0.0);
         if !(elements < 1e9) {
@@ -168,7 +174,9 @@ impl Lower {
             Some(batch) => Batch { at, ..batch },
             // The same for every row.
             None if result[at] == (Size { rows: 1, fixed: 0 }) => Batch::at(at),
-            None => return Err(problem(format!("a constant broadcast to {}", show(&result)), "Expand to the batch first, then merge axes")),
+            None => {
+                return Err(problem(format!("a constant broadcast to {}", show(&result)), "Expand to the batch first, then merge axes"));
+            }
         };
         let mut shape = Vec::with_capacity(rank);
         for (axis, size) in result.iter().enumerate() {
@@ -289,7 +297,11 @@ impl Lower {
     pub fn slice_op(&mut self, inputs: &[Value]) -> Checked<Value> {
         let mut value = first(inputs)?.clone();
         let rank = value.rank();
-        let sizes = |at: usize| as_sizes(input(inputs, at)?).map(|sizes| sizes.data).ok_or_else(|| problem("bounds that are computed from the inputs' values", "Export the model with fixed bounds, or use a mask"));
+        let sizes = |at: usize| {
+            as_sizes(input(inputs, at)?).map(|sizes| sizes.data).ok_or_else(|| {
+                problem("bounds that are computed from the inputs' values", "Export the model with fixed bounds, or use a mask")
+            })
+        };
         let (starts, ends) = (sizes(1)?, sizes(2)?);
         let axes = match inputs.get(3).filter(|axes| axes.is_there()) {
             Some(axes) => known(axes, "axes")?,
@@ -308,7 +320,10 @@ impl Lower {
             let (start, end, step) = (starts[i], ends[i], steps[i]);
             if dim.rows != 0 {
                 let all = step == 1 && start == Size::fixed(0) && (end == dim || end.known().is_some_and(|end| end >= i64::from(i32::MAX)));
-                let fixed = step == 1 && start == Size::fixed(0) && end.known().is_some() && end.known() == self.fixed_batch.map(|rows| rows as i64);
+                let fixed = step == 1
+                    && start == Size::fixed(0)
+                    && end.known().is_some()
+                    && end.known() == self.fixed_batch.map(|rows| rows as i64);
                 if !(all || fixed) {
                     return Err(mixes("takes elements"));
                 }

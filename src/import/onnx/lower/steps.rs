@@ -36,12 +36,63 @@ impl Lower {
                 return Err(problem(format!("a value of shape {shape:?} per row"), remedy));
             }
         }
-        let total: usize = self.nodes.iter().rev().take(64).map(|node| node.shape.iter().product::<usize>()).sum();
-        if self.nodes.len() >= NODES_MAX || total > GRAPH_ELEMENTS_MAX {
-            return Err(problem(format!("more than {NODES_MAX} steps, or steps too large"), "Export a smaller graph"));
+        // What no score needs is dropped later: the bound of a bundle holds for what is left.
+        self.elements = self.elements.saturating_add(shape.iter().product());
+        if self.nodes.len() >= 2 * NODES_MAX || self.elements > 4 * GRAPH_ELEMENTS_MAX {
+            let what = format!("more than {} steps, or {} elements per row in all", 2 * NODES_MAX, 4 * GRAPH_ELEMENTS_MAX);
+            return Err(problem(what, "Export a smaller graph"));
+        }
+        if let Kind::Step(step) = &kind {
+            self.check_types(step)?;
         }
         self.nodes.push(Node { kind, shape, dtype, label: self.label.clone() });
         Ok(IrId(self.nodes.len() - 1))
+    }
+
+    /// Values of one type where ops combine them, floats where ops compute floats.
+    fn check_types(&self, step: &Step) -> Checked<()> {
+        const OF_ANY_TYPE: &[&str] = &[
+            "add",
+            "sub",
+            "mul",
+            "min",
+            "max",
+            "mod",
+            "compare",
+            "and",
+            "or",
+            "xor",
+            "not",
+            "where",
+            "reduce_sum",
+            "reduce_max",
+            "reduce_min",
+            "cumsum",
+            "concat",
+            "slice",
+            "reshape",
+            "transpose",
+            "broadcast",
+            "gather_const",
+            "gather",
+            "take_along",
+            "embedding",
+            "one_hot",
+            "cast",
+        ];
+        const OF_ONE_TYPE: &[&str] = &["add", "sub", "mul", "min", "max", "mod", "compare", "concat"];
+        let reads = Kind::Step(step.clone()).reads();
+        let integers = reads.iter().filter(|id| self.dtype(**id) == DType::I64).count();
+        let of_integers = ["gru", "where"].contains(&step.op);
+        if integers > 0 && !OF_ANY_TYPE.contains(&step.op) && !of_integers {
+            return Err(problem("integers where floats are computed", "Cast to float32 before the op"));
+        }
+        let mixed = integers != 0 && integers != reads.len();
+        let fraction = integers > 0 && step.inputs.iter().any(|(_, arg)| matches!(arg, Arg::Number(number) if number.fract() != 0.0));
+        if OF_ONE_TYPE.contains(&step.op) && (mixed || fraction) {
+            return Err(problem("integers and floats in one op", "Cast one of them before the op"));
+        }
+        Ok(())
     }
 
     /// Shape of a value.
@@ -93,8 +144,7 @@ impl Lower {
 
     /// A broadcasting step of operands.
     fn operands(&mut self, step: Step, dtype: Option<DType>) -> Checked<IrId> {
-        let values: Vec<IrId> =
-            step.inputs.iter().filter_map(|(_, arg)| if let Arg::Value(id) = arg { Some(*id) } else { None }).collect();
+        let values: Vec<IrId> = step.inputs.iter().filter_map(|(_, arg)| if let Arg::Value(id) = arg { Some(*id) } else { None }).collect();
         let Some(first) = values.first() else { return Err(problem("an op of numbers alone", "Fold constants before the import")) };
         let dtype = dtype.unwrap_or(self.dtype(*first));
         let shapes: Vec<Vec<usize>> = values.iter().map(|id| self.shape(*id)).collect();
@@ -212,12 +262,8 @@ impl Lower {
             size += own[axis];
         }
         shape[axis] = size;
-        let step = Step {
-            op: "concat",
-            inputs: vec![("in", Arg::List(parts.to_vec()))],
-            args: vec![("axis", json!(axis))],
-            ..Step::default()
-        };
+        let step =
+            Step { op: "concat", inputs: vec![("in", Arg::List(parts.to_vec()))], args: vec![("axis", json!(axis))], ..Step::default() };
         self.step(step, shape, dtype)
     }
 

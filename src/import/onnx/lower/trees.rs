@@ -88,7 +88,8 @@ impl Forest {
         if place.len() != count {
             return Err(problem("a node given twice", DAMAGED));
         }
-        let child = |tree: i64, id: i64| place.get(&(tree, id)).copied().ok_or_else(|| problem(format!("no node {id} in tree {tree}"), DAMAGED));
+        let child =
+            |tree: i64, id: i64| place.get(&(tree, id)).copied().ok_or_else(|| problem(format!("no node {id} in tree {tree}"), DAMAGED));
         let mut branches = Vec::with_capacity(count);
         let mut leaf_of = HashMap::new();
         let mut roots = Vec::new();
@@ -120,7 +121,9 @@ impl Forest {
         }
         let mut forest = Forest::empty(lower, branches, roots, leaf_of.len(), targets)?;
         for i in 0..leaf_trees.len() {
-            let Some(leaf) = leaf_of.get(&(leaf_trees[i], leaf_ids[i])) else { return Err(problem("a weight of a node that is no leaf", DAMAGED)) };
+            let Some(leaf) = leaf_of.get(&(leaf_trees[i], leaf_ids[i])) else {
+                return Err(problem("a weight of a node that is no leaf", DAMAGED));
+            };
             forest.add(*leaf, leaf_targets[i], weights[i])?;
         }
         Ok(forest)
