@@ -12,5 +12,6 @@ pub mod model;
 pub mod reference;
 pub mod scheduler;
 pub mod server;
+pub mod synth;
 pub mod units;
 pub mod wire;

@@ -5,7 +5,7 @@ mod bundle_writer;
 use std::fs;
 use std::path::Path;
 
-use bundle_writer::{Draft, copy_of, f32s, f64s, i64s, load_from, safetensors};
+use bundle_writer::{Draft, copy_of, f32s, f64s, i64s, load_from, safetensors, u8s};
 use gavel::model::{Bundle, Digest, LoadError};
 use serde_json::{Value, json};
 
@@ -248,10 +248,10 @@ fn wrong_manifests() {
              spelling",
         ),
         (
-            "weighted mean",
-            ("/features/1", json!({"name": "ad", "kind": "sparse", "scope": "candidate", "table": "ad", "weighted": true, "pool": "mean"})),
-            "DIR/manifest.json: features[1]: weighted, and pool \"mean\"; expected pool \"sum\" where ids have weights. Set \
-             pool to \"sum\", or weighted to false",
+            "weighted max",
+            ("/features/1", json!({"name": "ad", "kind": "sparse", "scope": "candidate", "table": "ad", "weighted": true, "pool": "max"})),
+            "DIR/manifest.json: features[1]: weighted, and pool \"max\"; expected pool \"sum\", \"mean\" or \"none\" where ids \
+             have weights. Set another pool, or weighted to false",
         ),
         (
             "hash beyond the table",
@@ -315,7 +315,14 @@ fn wrong_manifests() {
         (
             "table dtype",
             ("/tables/0/dtype", json!("int8")),
-            "DIR/manifest.json: tables[0].dtype: \"int8\"; expected one of \"f32\". Choose one of them",
+            "DIR/manifest.json: tables[0].dtype: \"int8\"; expected one of \"f32\", \"f16\", \"bf16\", \
+             \"int8_rowwise\", \"int4_rowwise\", \"int2_rowwise\", \"int8_tbe\", \"int4_tbe\", \"int2_tbe\". Choose one of them",
+        ),
+        (
+            "table of another format",
+            ("/tables/0/dtype", json!("int4_tbe")),
+            "DIR/manifest.json: tables[0].tensor: tensor \"ad.weight\" is F32 [3, 2]; expected U8, which holds a table of \
+             dtype \"int4_tbe\". Set the table's dtype to what the tensor holds (f32), or export the weights again",
         ),
         (
             "huge table",
@@ -488,7 +495,7 @@ fn wrong_tensors() {
         (
             "infinite row",
             |draft| draft.weights[0] = f32s("ad.weight", &[3, 2], &[0.0, 0.0, 0.0, f32::INFINITY, 0.0, 0.0]),
-            "DIR/weights.safetensors: tensor \"ad.weight\": element 3 (of [3, 2]) is inf; expected finite weights. Training \
+            "DIR/weights.safetensors: tensor \"ad.weight\": element 1 of row 1 is inf; expected finite weights. Training \
              diverged or the export is broken: export a good checkpoint",
         ),
         (
@@ -500,8 +507,32 @@ fn wrong_tensors() {
         (
             "table of doubles",
             |draft| draft.weights[0] = f64s("ad.weight", &[3, 2], &[0.0; 6]),
-            "DIR/manifest.json: tables[0].tensor: tensor \"ad.weight\" is F64 [3, 2]; expected F32 [3, 2], the table's rows \
-             and dim. Correct rows and dim, or export the weights again",
+            "DIR/manifest.json: tables[0].tensor: tensor \"ad.weight\" is F64 [3, 2]; expected F32, which holds a table \
+             of dtype \"f32\". Export the weights again",
+        ),
+        (
+            "coded rows that are short",
+            |draft| {
+                draft.manifest["tables"][0]["dtype"] = json!("int8_rowwise");
+                draft.weights[0] = u8s("ad.weight", &[3, 9], &[0; 27]);
+            },
+            "DIR/manifest.json: tables[0].tensor: tensor \"ad.weight\" is U8 [3, 9]; expected U8 [3, 10 or more]: the table's \
+             rows, and the bytes of 2 codes with scale and bias. Correct rows and dim, or export the weights again",
+        ),
+        (
+            "coded rows without a scale",
+            |draft| {
+                draft.manifest["tables"][0]["dtype"] = json!("int2_tbe");
+                draft.weights[0] = u8s("ad.weight", &[3, 5], &[0, 0, 0, 0, 9, 0, 0, 0, 0, 9, 0, 0x7c, 0, 0, 9]);
+            },
+            "DIR/weights.safetensors: tensor \"ad.weight\": the scale of row 2 is inf; expected finite weights. Training \
+             diverged or the export is broken: export a good checkpoint",
+        ),
+        (
+            "layer beyond f32",
+            |draft| draft.weights[1] = f64s("w", &[1, 3], &[0.0, 1e39, 0.0]),
+            "DIR/weights.safetensors: tensor \"w\": element 1 (of [1, 3]) is inf as f32; expected finite weights. Training \
+             diverged or the export is broken: export a good checkpoint",
         ),
         (
             "layer shape",
@@ -510,14 +541,16 @@ fn wrong_tensors() {
              shape [3]. Check the layer that it belongs to, and that it is not transposed",
         ),
         (
-            "layer dtype",
-            |draft| draft.weights[1] = f64s("w", &[1, 3], &[0.0; 3]),
-            "DIR/manifest.json: graph[3].weight: tensor \"w\" is F64; expected F32. Convert the tensor before saving it",
+            "layer of bytes",
+            |draft| draft.weights[1] = u8s("w", &[1, 3], &[0; 3]),
+            "DIR/manifest.json: graph[3].weight: tensor \"w\" is U8; expected F32, F16, BF16 or F64. Convert the tensor \
+             before saving it",
         ),
         (
             "integer layer",
             |draft| draft.weights[1] = i64s("w", &[1, 3], &[0; 3]),
-            "DIR/manifest.json: graph[3].weight: tensor \"w\" is I64; expected F32. Convert the tensor before saving it",
+            "DIR/manifest.json: graph[3].weight: tensor \"w\" is I64; expected F32, F16, BF16 or F64. Convert the tensor \
+             before saving it",
         ),
         (
             "missing tensor",

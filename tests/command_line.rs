@@ -37,6 +37,9 @@ fn exit_codes() {
         (&["check", "no/such/bundle"], 1, "no/such/bundle"),
         (&["check", "tests/bundles/dlrm", "--engine", "cuda"], 78, "this build has no CUDA engine"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
+        (&["synth", "dlrm-kaggle", "--rows-cap", "5", "--out", "tests"], 1, "exists already"),
+        (&["synth", "dlrm-kaggle", "--rows-cap", "0", "--out", "x"], 2, "0 is not in"),
+        (&["synth", "dlrm-dcnv2", "--out", "x", "--onnx-fused", "y"], 2, "bags of several ids"),
         (&["config", "show", "--config", "no/such/file.toml"], 2, "no/such/file.toml"),
     ] {
         let output = gavel(args);

@@ -50,6 +50,18 @@ fn reference_reproduces_the_training_framework() {
     }
 }
 
+/// Tables in other formats: what counts are the numbers that the rows hold, as `tools/make_table_bundles.py` evaluates them in float64.
+#[test]
+fn reference_reads_every_table_format() {
+    for (name, formats) in [("dlrm_int8", 1), ("dlrm_multihot_formats", 9)] {
+        let model = open(name);
+        let found: std::collections::HashSet<_> = model.weights.tables.iter().map(|table| table.dtype).collect();
+        assert_eq!(found.len(), formats, "{name}");
+        let worst = differences(&model).into_iter().fold(0.0, f64::max);
+        assert!(worst <= 1e-9, "{name}: {worst}");
+    }
+}
+
 #[test]
 fn wire_vectors_are_exact() {
     let model = open("wire_vectors");
@@ -72,7 +84,7 @@ fn wire_vectors_are_exact() {
 #[test]
 fn every_folder_is_discovered_and_loads_with_progress() {
     let found = discover(&bundles()).expect("a models folder");
-    assert_eq!(found.len(), 17);
+    assert_eq!(found.len(), 19);
     for bundle in found {
         let options = LoadOptions { name: Some("other".into()), version: 7 };
         let mut seen = Vec::new();

@@ -9,7 +9,7 @@ use gavel::model::{LoadOptions, discover, load};
 #[test]
 fn golden_bundles_pass_their_selftests() {
     let bundles = discover(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles")).expect("bundles");
-    assert!(bundles.len() >= 17, "all golden bundles are there");
+    assert!(bundles.len() >= 19, "all golden bundles are there");
     for bundle in bundles {
         let options = LoadOptions { name: Some(bundle.name.clone()), version: bundle.version };
         let model = Arc::new(load(&bundle.path, &options, &mut |_| {}).expect("a good bundle"));

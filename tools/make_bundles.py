@@ -33,6 +33,7 @@ class Bundle:
         self.name, self.description = name, description
         self.features, self.tables, self.graph, self.outputs = [], [], [], []
         self.tensors = {}
+        self.brain_floats = set()  # names of tensors that are bf16, as u16: numpy has no such type
 
     def dense(self, name, width=1, scope="candidate", **rules):
         self.features.append({"name": name, "kind": "dense", "scope": scope} | ({"width": width} if width != 1 else {}) | rules)
@@ -89,7 +90,7 @@ class Bundle:
             selftest[f"out.{name}"] = np.ascontiguousarray(value, dtype=np.float64).reshape(-1)
 
         def file(name, tensors):
-            content = save(tensors)
+            content = with_brain_floats(save(tensors), self.brain_floats & tensors.keys())
             (folder / name).write_bytes(content)
             return {"file": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -105,6 +106,19 @@ class Bundle:
             "selftest": file("selftest.safetensors", selftest) | {"atol": atol},
         }
         (folder / "manifest.json").write_text(text(manifest))
+
+
+def with_brain_floats(content, names):
+    """A safetensors file in which the tensors of these names, written as U16, are BF16."""
+    if not names:
+        return content
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    for name in names:
+        header[name]["dtype"] = "BF16"
+    header = json.dumps(header, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def text(manifest):

@@ -8,10 +8,12 @@ pub mod exit;
 pub mod import;
 pub mod inspect;
 pub mod loading;
+pub mod plan;
 pub mod progress;
 pub mod rank;
 pub mod serve;
 pub mod settings;
+pub mod synth;
 pub mod table;
 
 use std::io::{self, Write};
@@ -43,6 +45,7 @@ enum Command {
     Rank(rank::RankArgs),
     #[command(subcommand)]
     Import(import::ImportCommand),
+    Synth(synth::SynthArgs),
     /// Shows the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -83,6 +86,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Import(command) => import::run(&command),
+        Command::Synth(args) => synth::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {
             let mut script = Vec::new();

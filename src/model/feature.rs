@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::graph::Pool;
-use super::weights::TableId;
+use super::table::TableId;
 
 /// Sent once per request, or once per candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

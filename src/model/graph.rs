@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{Comparison, Gru, LogicFn, Reduction, Trees, UnaryFn, Window};
-use super::weights::{TableId, TensorId};
+use super::table::TableId;
+use super::weights::TensorId;
 
 /// Index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,14 +41,14 @@ pub enum ValueScope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// Sum; weighted where the feature is.
+    /// Sum; each row times its weight where the feature is weighted.
     #[default]
     Sum,
-    /// Sum divided by the number of ids that count.
+    /// That sum divided by the number of ids that count (not by the sum of their weights).
     Mean,
-    /// Elementwise maximum.
+    /// Elementwise maximum; not of weighted features.
     Max,
-    /// Not combined: `[max_len, dim]`, rows behind the bag's length are zero.
+    /// Not combined: `[max_len, dim]`, rows times their weights, zeros behind the bag's length.
     None,
 }
 

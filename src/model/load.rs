@@ -21,9 +21,12 @@ use super::name::{is_model_name, model_name_rule};
 use super::resolve::{Catalogue, Resolved, TensorUse, resolve};
 use super::rows::Field;
 use super::selftest::Selftest;
+use super::table::{Table, TableDType, TableRows};
+use super::table_memory::TableArena;
 use super::tensor_file::{Entry, Header};
 use super::trees;
-use super::weights::{Table, TableMemory, Tensor, TensorDType, TensorData, Weights};
+use super::weights::{Tensor, TensorDType, TensorData, Weights};
+use super::widen;
 
 /// The file that makes a folder a bundle.
 pub const MANIFEST: &str = "manifest.json";
@@ -100,15 +103,17 @@ impl Bundle {
             files.push(WeightsFile::open(&manifest.file, &self.path, spec)?);
         }
         let catalogue = catalogue(&files)?;
+        let mut table_bytes = Vec::with_capacity(manifest.tables.len());
         for table in &manifest.tables {
-            check_table(&manifest.file, table, &catalogue)?;
+            table_bytes.push(check_table(&manifest.file, table, &catalogue)?);
         }
         let selftest = open_sized(&manifest.file, &self.path, &manifest.selftest, SELFTEST_BYTES_MAX)?;
         let Resolved { graph, tensors, trees } = resolve(manifest, &catalogue).map_err(LoadError::Manifest)?;
 
         let total = manifest.weights.iter().map(|spec| spec.bytes).sum::<u64>() + manifest.selftest.bytes;
         let mut meter = Meter { progress, bytes: 0, total };
-        let mut memory = Memory::new(&manifest.tables, &tensors);
+        let arena = TableArena::zeroed(table_bytes).map_err(|error| LoadError::io(&self.path, "no memory for its tables", error))?;
+        let mut memory = Memory::new(&manifest.tables, arena, &tensors);
         for file in files {
             file.read(&manifest.file, &mut memory, &mut meter)?;
         }
@@ -211,51 +216,70 @@ fn catalogue(files: &[WeightsFile<'_>]) -> Result<Catalogue, LoadError> {
     Ok(catalogue)
 }
 
-fn check_table(manifest: &Path, table: &TableSpec, catalogue: &Catalogue) -> Result<(), LoadError> {
-    let TableSpec { tensor, rows, dim, at, .. } = table;
-    let fault = |found: String, expected: String, remedy: String| {
-        Err(LoadError::Manifest(Fault::new(manifest, format!("{at}.tensor"), found, expected, remedy)))
+/// Bytes of a table's tensor, which must be what the manifest says.
+fn check_table(manifest: &Path, table: &TableSpec, catalogue: &Catalogue) -> Result<usize, LoadError> {
+    let TableSpec { tensor, rows, dim, dtype, at, .. } = table;
+    let fault = |at: &str, found: String, expected: String, remedy: String| {
+        Err(LoadError::Manifest(Fault::new(manifest, at, found, expected, remedy)))
     };
+    let tensor_at = format!("{at}.tensor");
     let Some((_, entry)) = catalogue.get(tensor) else {
         let remedy = did_you_mean(tensor, catalogue.keys().map(String::as_str)).unwrap_or_else(unknown_name);
-        return fault(format!("no tensor {}", quote(tensor)), "the name of a tensor in a weights file".into(), remedy);
+        return fault(&tensor_at, format!("no tensor {}", quote(tensor)), "the name of a tensor in a weights file".into(), remedy);
     };
-    if entry.dtype.0 != "F32" || entry.shape != [*rows as usize, *dim as usize] {
-        let found = format!("tensor {} is {}", quote(tensor), entry.describe());
-        return fault(
-            found,
-            format!("F32 [{rows}, {dim}], the table's rows and dim"),
-            "Correct rows and dim, or export the weights again".into(),
-        );
+    let found = format!("tensor {} is {}", quote(tensor), entry.describe());
+    let need = dtype.row_bytes(*dim as usize);
+    let (name, stored) = (dtype.name(), dtype.stored());
+    if entry.dtype.0 != stored {
+        let remedy =
+            match TableDType::ALL.iter().filter(|(_, dtype)| dtype.stored() == entry.dtype.0).map(|(name, _)| *name).collect::<Vec<_>>() {
+                names if names.is_empty() => "Export the weights again".into(),
+                names => format!("Set the table's dtype to what the tensor holds ({}), or export the weights again", names.join(", ")),
+            };
+        return fault(&tensor_at, found, format!("{stored}, which holds a table of dtype {name:?}"), remedy);
     }
-    Ok(())
+    let (rows, dim) = (*rows as usize, *dim as usize);
+    let fits = match entry.shape[..] {
+        [found_rows, row_bytes] if stored == "U8" => found_rows == rows && row_bytes >= need,
+        _ => entry.shape == [rows, dim],
+    };
+    if !fits {
+        let expected = match stored {
+            "U8" => format!("U8 [{rows}, {need} or more]: the table's rows, and the bytes of {dim} codes with scale and bias"),
+            _ => format!("{stored} [{rows}, {dim}], the table's rows and dim"),
+        };
+        return fault(&tensor_at, found, expected, "Correct rows and dim, or export the weights again".into());
+    }
+    Ok(entry.bytes as usize)
 }
 
 /// Where the numbers go.
-struct Memory {
+struct Memory<'m> {
+    specs: &'m [TableSpec],
     /// Tensor name → table that it fills.
-    table_of: HashMap<String, usize>,
+    table_of: HashMap<&'m str, usize>,
     /// Tensor name → tensor that it fills.
     tensor_of: HashMap<String, usize>,
-    tables: Vec<Option<TableMemory>>,
+    arena: TableArena,
     tensors: Vec<Option<TensorData>>,
     dtypes: Vec<TensorDType>,
     /// Which tensors may hold infinities.
     infinite: Vec<bool>,
-    /// For tensors that nobody wants: they count for the digest.
+    /// For bytes that do not stay: those of tensors that nobody wants (they count for the digest), and of elements that are converted.
     scratch: Vec<u8>,
 }
 
-impl Memory {
-    fn new(tables: &[TableSpec], tensors: &[TensorUse]) -> Memory {
+impl<'m> Memory<'m> {
+    fn new(tables: &'m [TableSpec], arena: TableArena, tensors: &[TensorUse]) -> Memory<'m> {
         Memory {
-            table_of: tables.iter().enumerate().map(|(index, table)| (table.tensor.clone(), index)).collect(),
+            specs: tables,
+            table_of: tables.iter().enumerate().map(|(index, table)| (table.tensor.as_str(), index)).collect(),
             tensor_of: tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect(),
-            tables: tables.iter().map(|_| None).collect(),
+            arena,
             tensors: tensors.iter().map(|_| None).collect(),
             dtypes: tensors.iter().map(|tensor| tensor.dtype).collect(),
             infinite: tensors.iter().map(|tensor| tensor.infinite).collect(),
-            scratch: Vec::new(),
+            scratch: vec![0; CHUNK_BYTES],
         }
     }
 
@@ -264,33 +288,39 @@ impl Memory {
         // The size of every tensor was compared with the size of the file: nothing allocates more than there is on disk.
         let count = entry.shape.iter().product::<usize>();
         let tensor = self.tensor_of.get(&entry.name).copied();
-        if let Some(table) = self.table_of.get(&entry.name) {
-            let memory_error = |error| LoadError::io(reader.path, "no memory for a table", error);
-            let mut memory = TableMemory::zeroed(count).map_err(memory_error)?;
-            reader.fill(bytemuck::cast_slice_mut(&mut memory))?;
+        if let Some(&table) = self.table_of.get(entry.name.as_str()) {
+            let bytes = self.arena.table_mut(table);
+            reader.fill(bytes)?;
             if let Some(index) = tensor {
-                self.tensors[index] = Some(TensorData::F32(memory.to_vec()));
+                let mut values = vec![0_f32; count];
+                widen::to_f32(&entry.dtype.0, bytes, &mut values);
+                self.tensors[index] = Some(TensorData::F32(values));
             }
-            let fault = not_finite(reader.path, entry, &memory, false);
-            self.tables[*table] = Some(memory);
-            return Ok(fault);
+            let TableSpec { rows, dim, dtype, .. } = self.specs[table];
+            return Ok(TableRows { bytes, rows, dim, dtype }.not_finite().map(|found| not_finite(reader.path, entry, found)));
         }
         let Some(index) = tensor else {
-            let mut left = entry.bytes;
-            self.scratch.resize(CHUNK_BYTES, 0);
-            while left > 0 {
-                let size = left.min(CHUNK_BYTES as u64);
-                reader.fill(&mut self.scratch[..size as usize])?;
-                left -= size;
-            }
+            self.through_scratch(entry, reader, |_| {})?;
             return Ok(None);
         };
         let (data, fault) = match self.dtypes[index] {
             TensorDType::F32 => {
                 let mut values = vec![0_f32; count];
-                reader.fill(bytemuck::cast_slice_mut(&mut values))?;
-                let fault = not_finite(reader.path, entry, &values, self.infinite[index]);
-                (TensorData::F32(values), fault)
+                if entry.dtype.0 == "F32" {
+                    reader.fill(bytemuck::cast_slice_mut(&mut values))?;
+                } else {
+                    let mut rest = values.as_mut_slice();
+                    self.through_scratch(entry, reader, |bytes| {
+                        let (now, later) = std::mem::take(&mut rest).split_at_mut(bytes.len() * count / entry.bytes as usize);
+                        widen::to_f32(&entry.dtype.0, bytes, now);
+                        rest = later;
+                    })?;
+                }
+                let infinite = self.infinite[index];
+                let odd = values.iter().position(|value| value.is_nan() || (value.is_infinite() && !infinite));
+                let converted = if entry.dtype.0 == "F32" { "" } else { " as f32" };
+                let found = odd.map(|index| format!("element {index} (of {:?}) is {}{converted}", entry.shape, values[index]));
+                (TensorData::F32(values), found.map(|found| not_finite(reader.path, entry, found)))
             }
             TensorDType::I64 => {
                 let mut values = vec![0_i64; count];
@@ -302,10 +332,22 @@ impl Memory {
         Ok(fault)
     }
 
+    /// Reads a tensor piece by piece, each a multiple of 8 bytes except the last.
+    fn through_scratch(&mut self, entry: &Entry, reader: &mut HashingReader<'_, '_>, mut take: impl FnMut(&[u8])) -> Result<(), LoadError> {
+        let mut left = entry.bytes;
+        while left > 0 {
+            let size = left.min(CHUNK_BYTES as u64);
+            let piece = &mut self.scratch[..size as usize];
+            reader.fill(piece)?;
+            take(piece);
+            left -= size;
+        }
+        Ok(())
+    }
+
     fn into_weights(self, manifest: &Manifest, uses: Vec<TensorUse>) -> Result<Weights, LoadError> {
         let mut weights = Weights::default();
-        for (spec, memory) in manifest.tables.iter().zip(self.tables) {
-            let Some(data) = memory else { unreachable!("every table's tensor is in the catalogue, whose files were all read") };
+        for (spec, data) in manifest.tables.iter().zip(self.arena.into_tables()) {
             weights.tables.push(Table { name: spec.name.clone(), rows: spec.rows, dim: spec.dim, dtype: spec.dtype, data });
         }
         for (TensorUse { name, shape, above, .. }, data) in uses.into_iter().zip(self.tensors) {
@@ -320,12 +362,9 @@ impl Memory {
     }
 }
 
-/// The first number that is no weight: NaN always, an infinity unless allowed.
-fn not_finite(path: &Path, entry: &Entry, values: &[f32], infinite: bool) -> Option<Box<Fault>> {
-    let index = values.iter().position(|value| if infinite { value.is_nan() } else { !value.is_finite() })?;
+fn not_finite(path: &Path, entry: &Entry, found: String) -> Box<Fault> {
     let at = format!("tensor {}", quote(&entry.name));
-    let found = format!("element {index} (of {:?}) is {}", entry.shape, values[index]);
-    Some(Fault::new(path, at, found, "finite weights", "Training diverged or the export is broken: export a good checkpoint"))
+    Fault::new(path, at, found, "finite weights", "Training diverged or the export is broken: export a good checkpoint")
 }
 
 fn check_above(manifest: &Path, tensor: &Tensor, bound: f64, at: &str) -> Result<(), LoadError> {

@@ -13,8 +13,9 @@ use super::graph::{Graph, Pool};
 use super::json::{At, Json, Object, quote};
 use super::name::{file_name, model_name, name};
 use super::resolve::{Catalogue, resolve};
+use super::table::{TableDType, TableId};
 use super::tensor_file::Entry;
-use super::weights::{TableDType, TableId, TensorDType};
+use super::weights::TensorDType;
 
 /// The format that this build reads and writes.
 pub const FORMAT: &str = "gavel/1";
@@ -37,7 +38,7 @@ pub struct FileSpec {
 pub struct TableSpec {
     /// Unique name.
     pub name: String,
-    /// The tensor [rows, dim] that holds it.
+    /// The tensor that holds it: [rows, dim], or [rows, bytes of a row] if rows are coded.
     pub tensor: String,
     /// Rows.
     pub rows: u32,
@@ -223,7 +224,7 @@ fn table_spec(at: &At<'_>) -> Result<TableSpec, Box<Fault>> {
         name: table,
         rows: object.required("rows")?.integer(1, i64::from(u32::MAX) - 1)? as u32,
         dim: object.required("dim")?.integer(1, i64::from(TABLE_DIM_MAX))? as u32,
-        dtype: object.optional("dtype").map(|at| choice(&at, &[("f32", TableDType::F32)])).transpose()?.unwrap_or(TableDType::F32),
+        dtype: object.optional("dtype").map(|at| choice(&at, &TableDType::ALL)).transpose()?.unwrap_or(TableDType::F32),
         at: at.path.clone(),
     };
     object.finish()?;
@@ -278,11 +279,11 @@ fn sparse(object: &Object<'_>, tables: &Tables<'_>) -> Result<FeatureKind, Box<F
     let pool_at = object.optional("pool");
     let pool = pool_at.as_ref().map(pool).transpose()?.unwrap_or_default();
     let weighted = object.optional("weighted").map(|at| at.boolean()).transpose()?.unwrap_or(false);
-    if weighted && pool != Pool::Sum {
+    if weighted && pool == Pool::Max {
         return Err(object.at.fault(
-            format!("weighted, and pool {:?}", pool.name()),
-            "pool \"sum\" where ids have weights",
-            "Set pool to \"sum\", or weighted to false",
+            "weighted, and pool \"max\"",
+            "pool \"sum\", \"mean\" or \"none\" where ids have weights",
+            "Set another pool, or weighted to false",
         ));
     }
     let hash = object.optional("hash").map(|at| hash(&at, spec)).transpose()?;

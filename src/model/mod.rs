@@ -19,10 +19,12 @@ mod row_files;
 mod rows;
 mod selftest;
 mod shape;
+mod table;
 mod table_memory;
 mod tensor_file;
 mod trees;
 mod weights;
+mod widen;
 
 pub use arguments::{Comparison, Gru, GruKind, LogicFn, Reduction, TreeMode, Trees, UnaryFn, Window};
 pub use blocks::{PackedRows, id_bytes};
@@ -37,8 +39,10 @@ pub use name::is_model_name;
 pub use ops::OPS;
 pub use rows::{Cell, FeatureRows, Field, FieldKind, RowError};
 pub use selftest::Selftest;
+pub use table::{Coding, Table, TableDType, TableId};
+pub use table_memory::{TableArena, TableMemory};
 pub use tensor_file::{TensorFile, TensorRef};
-pub use weights::{Table, TableDType, TableId, TableMemory, Tensor, TensorDType, TensorData, TensorId, Weights};
+pub use weights::{Tensor, TensorDType, TensorData, TensorId, Weights};
 
 /// A loaded, checked model version: immutable, shared by all shards.
 #[derive(Debug)]

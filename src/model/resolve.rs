@@ -69,6 +69,10 @@ pub(crate) fn resolve(manifest: &Manifest, catalogue: &Catalogue) -> Result<Reso
     Ok(builder.resolved)
 }
 
+/// Stored types that are f32 in memory: widened, or (f64) rounded at load.
+const FLOATS: [(&str, TensorDType); 4] =
+    [("F32", TensorDType::F32), ("F16", TensorDType::F32), ("BF16", TensorDType::F32), ("F64", TensorDType::F32)];
+
 /// A graph under construction.
 pub(super) struct Builder<'m> {
     pub(super) manifest: &'m Manifest,
@@ -147,14 +151,15 @@ impl Builder<'_> {
 
     /// The f32 tensor that is named here.
     pub(super) fn tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
-        let id = self.tensor_of_type(at, &[("F32", TensorDType::F32)])?;
+        let id = self.tensor_of_type(at, &FLOATS)?;
         self.resolved.tensors[id.0 as usize].infinite = false;
         Ok(id)
     }
 
     /// The tensor that is named here, of either type. Floats may be infinite.
     pub(super) fn any_tensor(&mut self, at: &At<'_>) -> Result<TensorId, Box<Fault>> {
-        self.tensor_of_type(at, &[("F32", TensorDType::F32), ("I64", TensorDType::I64)])
+        let [f32, f16, bf16, f64] = FLOATS;
+        self.tensor_of_type(at, &[f32, f16, bf16, f64, ("I64", TensorDType::I64)])
     }
 
     /// The i64 tensor that is named here.
@@ -180,7 +185,9 @@ impl Builder<'_> {
         let Some((_, dtype)) = accepted.iter().find(|(name, _)| *name == entry.dtype.0) else {
             let names: Vec<&str> = accepted.iter().map(|(name, _)| *name).collect();
             let found = format!("tensor {} is {}", quote(text), entry.dtype.0);
-            return Err(at.fault(found, names.join(" or "), "Convert the tensor before saving it"));
+            let (last, others) = names.split_last().expect("some type is accepted");
+            let expected = format!("{} or {last}", others.join(", "));
+            return Err(at.fault(found, expected, "Convert the tensor before saving it"));
         };
         if let Some(id) = self.tensor_ids.get(text) {
             return Ok(*id);

@@ -1,18 +1,14 @@
-//! Tensors and embedding tables in memory.
+//! Tensors in memory, and all numbers of a model.
 
 use serde::{Deserialize, Serialize};
 
-pub use super::table_memory::TableMemory;
+use super::table::{Table, TableId};
 
 /// Index into [`Weights::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorId(pub u32);
 
-/// Index into [`Weights::tables`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TableId(pub u16);
-
-/// Element type of a stored tensor.
+/// Element type of a tensor in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TensorDType {
@@ -20,14 +16,6 @@ pub enum TensorDType {
     F32,
     /// 64-bit signed integer.
     I64,
-}
-
-/// Row format of a table. f16, bf16 and the quantised formats are read by later engines; the loader refuses what no engine here reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TableDType {
-    /// dim × 4 bytes.
-    F32,
 }
 
 /// A dense tensor, row-major. No float is NaN, and only what `const` alone reads may be infinite (checked at load).
@@ -64,28 +52,6 @@ impl Tensor {
             TensorData::F32(values) => Some(values),
             TensorData::I64(_) => None,
         }
-    }
-}
-
-/// An embedding table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Table {
-    /// Name in the manifest.
-    pub name: String,
-    /// Number of rows, below `u32::MAX`.
-    pub rows: u32,
-    /// Elements per row.
-    pub dim: u32,
-    /// Row format.
-    pub dtype: TableDType,
-    /// `rows` × `dim` elements, row-major.
-    pub data: TableMemory,
-}
-
-impl Table {
-    /// Bytes of its rows.
-    pub fn bytes(&self) -> usize {
-        size_of_val::<[f32]>(&self.data)
     }
 }
 

@@ -222,17 +222,16 @@ pub(super) fn weight(model: &Model, id: TensorId) -> Tensor {
 
 /// A row of a table.
 pub(super) fn table_row(table: &Table, row: usize) -> Vec<f64> {
-    let dim = table.dim as usize;
-    table.data[row * dim..][..dim].iter().map(|x| f64::from(*x)).collect()
+    (0..table.dim as usize).map(|column| f64::from(table.value(row as u32, column))).collect()
 }
 
 /// The rows of a bag combined. Absent ids contribute nothing; an empty bag gives zeros. `len`: elements of the result.
 fn pooled(bag: &[(Option<Vec<f64>>, f64)], pool: Pool, dim: usize, len: usize) -> Vec<f64> {
     let mut result = vec![0.0; len];
     if pool == Pool::None {
-        for (position, (row, _)) in bag.iter().enumerate() {
-            if let Some(row) = row {
-                result[position * dim..][..dim].copy_from_slice(row);
+        for (position, (row, weight)) in bag.iter().enumerate() {
+            for (d, x) in row.iter().flatten().enumerate() {
+                result[position * dim + d] = x * weight;
             }
         }
         return result;
@@ -245,7 +244,7 @@ fn pooled(bag: &[(Option<Vec<f64>>, f64)], pool: Pool, dim: usize, len: usize) -
         let column = present.iter().map(|(row, weight)| (row[d], weight));
         *result = match pool {
             Pool::Max => column.map(|(x, _)| x).fold(f64::NEG_INFINITY, f64::max),
-            Pool::Mean => column.map(|(x, _)| x).sum::<f64>() / present.len() as f64,
+            Pool::Mean => column.map(|(x, weight)| x * weight).sum::<f64>() / present.len() as f64,
             _ => column.map(|(x, weight)| x * weight).sum(),
         };
     }

@@ -32,6 +32,16 @@ pub fn i64s(name: &str, shape: &[usize], values: &[i64]) -> Tensor {
     Tensor { name: name.into(), dtype: "I64", shape: shape.into(), bytes }
 }
 
+pub fn u8s(name: &str, shape: &[usize], bytes: &[u8]) -> Tensor {
+    Tensor { name: name.into(), dtype: "U8", shape: shape.into(), bytes: bytes.into() }
+}
+
+/// Of 2 bytes each: `F16` or `BF16`.
+pub fn halves(name: &str, dtype: &'static str, shape: &[usize], bits: &[u16]) -> Tensor {
+    let bytes = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    Tensor { name: name.into(), dtype, shape: shape.into(), bytes }
+}
+
 /// The bytes of a safetensors file.
 pub fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut header = serde_json::Map::new();

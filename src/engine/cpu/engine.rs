@@ -23,6 +23,7 @@ pub struct CpuEngine {
 struct Workspace {
     contexts: Block,
     tile: Block,
+    scratch: Block,
     /// Live rows of the batch, in order: contexts, then candidates.
     ranges: Vec<Range>,
 }
@@ -52,7 +53,8 @@ struct Batch {
 impl CpuEngine {
     /// An engine without models.
     pub fn new() -> Result<CpuEngine, EngineError> {
-        let workspace = Workspace { contexts: Block::zeroed("workspace", 0)?, tile: Block::zeroed("workspace", 0)?, ranges: Vec::new() };
+        let none = || Block::zeroed("workspace", 0);
+        let workspace = Workspace { contexts: none()?, tile: none()?, scratch: none()?, ranges: Vec::new() };
         Ok(CpuEngine { slots: Slots::new(), workspace, batch: None })
     }
 }
@@ -137,6 +139,7 @@ impl Workspace {
     fn fit(&mut self, program: &Program, limits: SlotLimits) -> Result<(), EngineError> {
         grow(&mut self.contexts, "workspace for context values", program.needs.bytes_per_context * limits.contexts)?;
         grow(&mut self.tile, "workspace for a tile", program.needs.tile_bytes)?;
+        grow(&mut self.scratch, "scratch memory for a kernel", program.needs.scratch_bytes)?;
         // Each segment starts at most one range of each scope.
         self.ranges.reserve((2 * limits.contexts).saturating_sub(self.ranges.len()));
         Ok(())
@@ -147,6 +150,8 @@ impl Workspace {
             constants: program.constants.as_slice::<u8>().as_ptr().cast_mut(),
             contexts: self.contexts.as_mut_slice::<u8>().as_mut_ptr(),
             tile: self.tile.as_mut_slice::<u8>().as_mut_ptr(),
+            scratch: self.scratch.as_mut_slice::<u8>().as_mut_ptr(),
+            scratch_bytes: self.scratch.len(),
         }
     }
 
@@ -239,8 +244,8 @@ mod tests {
     fn ranges_join_live_neighbours_and_skip_the_dead() {
         let range = |scope, first, rows| Range { scope, first, rows };
         let (context, candidate) = (ValueScope::Context, ValueScope::Candidate);
-        let mut workspace =
-            Workspace { contexts: Block::zeroed("", 0).expect("memory"), tile: Block::zeroed("", 0).expect("memory"), ranges: vec![] };
+        let none = || Block::zeroed("", 0).expect("memory");
+        let mut workspace = Workspace { contexts: none(), tile: none(), scratch: none(), ranges: vec![] };
         workspace.list_ranges(&[
             segment(0, 3, true),
             segment(3, 4, true),

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::precision::PrecisionReport;
 use crate::model::Model;
 
 use super::gemm::{Geometry, UNIT_NS, Unit};
 use super::kernels::Kernel;
 use super::memory::{Block, Place};
-use super::plan;
+use super::plan::{self, PlanReport, PrecisionOptions};
 use super::simd::{Simd, SimdLevel};
 use super::tile::Tile;
 
@@ -28,6 +29,40 @@ pub struct Program {
     /// Columns of the answer.
     pub(super) outputs: Vec<Place>,
     pub(super) needs: Needs,
+    pub(super) report: PlanReport,
+    /// What was decided for dense layers; `None` where all are f32 because that was asked for.
+    pub(super) precision: Option<PrecisionReport>,
+}
+
+/// What is computed once per request instead of once per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hoist {
+    /// Nothing, not even values of the context: to measure what hoisting saves.
+    Nothing,
+    /// Values of the context; and parts of layers and interactions that depend on the context alone, where that is faster.
+    WherePaying,
+    /// The same, wherever it is possible: to test it on small models.
+    Everything,
+}
+
+/// How a model is planned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Instructions to use.
+    pub simd: Simd,
+    /// What is computed once per request.
+    pub hoist: Hoist,
+    /// Compute well-known patterns of ops by one kernel each.
+    pub fuse: bool,
+    /// Number format of dense layers.
+    pub precision: PrecisionOptions,
+}
+
+impl Options {
+    /// Everything on, for these instructions.
+    pub fn new(simd: Simd) -> Options {
+        Options { simd, hoist: Hoist::WherePaying, fuse: true, precision: PrecisionOptions::default() }
+    }
 }
 
 /// Workspace that a program asks for.
@@ -37,6 +72,8 @@ pub struct Needs {
     pub bytes_per_context: usize,
     /// Bytes of a full tile.
     pub tile_bytes: usize,
+    /// Bytes that the kernel with the largest need keeps while it runs.
+    pub scratch_bytes: usize,
 }
 
 /// Rows that are carried through all steps together: enough that weights are read from cache for many rows, few enough that their values
@@ -51,7 +88,12 @@ impl Program {
 
     /// Plans `model` for these instructions.
     pub fn for_level(model: &Arc<Model>, simd: Simd) -> Result<Program, EngineError> {
-        plan::plan(model, simd)
+        Program::planned(model, &Options::new(simd))
+    }
+
+    /// Plans `model` in this way: to compare plans.
+    pub fn planned(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+        plan::plan(model, options)
     }
 
     /// The model.
@@ -68,7 +110,23 @@ impl Program {
     }
     /// Bytes of packed weights and constants, held once per process.
     pub fn shared_bytes(&self) -> usize {
-        self.packed.len() + self.constants.len()
+        let steps = self.context.iter().chain(&self.candidate);
+        self.packed.len() + self.constants.len() + steps.map(Step::weight_bytes).sum::<usize>()
+    }
+    /// What was decided for dense layers, where another precision than f32 was asked for.
+    pub fn precision(&self) -> Option<&PrecisionReport> {
+        self.precision.as_ref()
+    }
+    /// The kernels' names, in order.
+    #[cfg(test)]
+    pub fn kernels(&self) -> String {
+        let name = |step: &Step| format!("{:?}", step.kernel).split(['(', ' ']).next().unwrap_or_default().to_owned();
+        self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What it does, for people.
+    pub fn report(&self) -> &PlanReport {
+        &self.report
     }
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
@@ -100,11 +158,23 @@ impl Step {
         Step { kernel, rows_per_unit, ns_per_row }
     }
 
+    /// Bytes of weights that it holds itself.
+    fn weight_bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Int8Linear(linear) => linear.matrix.bytes(),
+            _ => 0,
+        }
+    }
+
     /// One unit of work. Gives where the next one starts (`None`: the step is done) and about how many nanoseconds this one took.
     pub fn run(&self, tile: &Tile, cursor: Cursor) -> (Option<Cursor>, u64) {
         if let Kernel::Linear(linear) = &self.kernel {
             let (next, macs) = linear.run_unit(tile, cursor.0);
             return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
+        }
+        if let Kernel::Int8Linear(linear) = &self.kernel {
+            let (next, ns) = linear.run_unit(tile, cursor.0);
+            return (next.map(Cursor), OVERHEAD_NS + ns);
         }
         let row = cursor.0.row;
         let rows = self.rows_per_unit.min(tile.rows - row);
@@ -112,6 +182,11 @@ impl Step {
         let next = row + rows;
         let cost = OVERHEAD_NS + (self.ns_per_row * rows as f32) as u64;
         ((next < tile.rows).then_some(Cursor(Unit { panel: 0, row: next })), cost)
+    }
+
+    /// Scratch memory that its kernel asks for.
+    pub fn scratch_bytes(&self) -> usize {
+        self.kernel.scratch_bytes()
     }
 
     /// Everything at once: while a program is made.

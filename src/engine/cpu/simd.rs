@@ -5,7 +5,7 @@
 pub enum SimdLevel {
     /// What every CPU of the target has (SSE2 on x86-64). Products and sums are rounded apart.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -20,7 +20,7 @@ impl SimdLevel {
         match self {
             SimdLevel::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            SimdLevel::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx512 => {
                 SimdLevel::Avx2.is_available()
@@ -70,24 +70,6 @@ impl Simd {
         self.0
     }
 }
-
-/// Asks for `count` elements from `first` on to be brought into the cache. Out of bounds: nothing.
-#[inline(always)]
-pub fn prefetch(values: &[f32], first: usize, count: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(values) = values.get(first..first + count) {
-        for line in values.chunks(LINE) {
-            // SAFETY: a hint; the address lies within the slice.
-            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, first, count);
-}
-
-/// f32 per cache line.
-#[cfg(target_arch = "x86_64")]
-const LINE: usize = 16;
 
 /// How a body rounds a·b + c.
 pub trait MulAdd {

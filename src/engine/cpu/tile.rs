@@ -40,6 +40,10 @@ pub struct Memory {
     pub contexts: *mut u8,
     /// [`Region::Tile`].
     pub tile: *mut u8,
+    /// For what a kernel keeps while it runs.
+    pub scratch: *mut u8,
+    /// Bytes of it.
+    pub scratch_bytes: usize,
 }
 
 impl<'a> Tile<'a> {
@@ -73,6 +77,15 @@ impl<'a> Tile<'a> {
         let base = base.wrapping_add(place.offset).cast::<T>().wrapping_add(first * place.stride);
         // SAFETY: as for `source`; values that live at the same time have disjoint elements, and a step writes one value.
         unsafe { Target::new(base, place.stride, place.len, self.rows) }
+    }
+
+    /// The first `bytes` of scratch memory, on a page boundary, with whatever an earlier kernel left there. A kernel takes it once.
+    #[allow(clippy::mut_from_ref)]
+    pub fn scratch(&self, bytes: usize) -> &mut [f32] {
+        assert!(bytes <= self.memory.scratch_bytes, "the program asked for its kernels' scratch memory");
+        // SAFETY: as many bytes of the workspace, which start as zeros and which no value lies in; a step is run by one thread, and takes
+        // its scratch memory once.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.scratch.cast(), bytes / size_of::<f32>()) }
     }
 
     /// The batch's rows of a scope.

@@ -81,6 +81,11 @@ pub fn row_major(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// Whether an array of shape `from` broadcasts to `to`.
+pub fn spreads(from: &[usize], to: &[usize]) -> bool {
+    from.len() <= to.len() && from.iter().rev().zip(to.iter().rev()).all(|(from, to)| from == to || *from == 1)
+}
+
 /// Strides with which an array of shape `from` is read as `to` under numpy's broadcasting: aligned at the end, 0 where repeated.
 pub fn broadcast(from: &[usize], to: &[usize]) -> Vec<usize> {
     assert!(from.len() <= to.len(), "broadcasting never drops an axis");

@@ -7,7 +7,8 @@ use crate::model::graph::{DType, Op, Pool, ShapeBuf, ValueId};
 use crate::model::json::{At, Object};
 use crate::model::manifest::pool;
 use crate::model::resolve::Builder;
-use crate::model::weights::{TableId, TensorDType};
+use crate::model::table::TableId;
+use crate::model::weights::TensorDType;
 
 use super::{Checked, Made, checked_number, dtype, sizes, typed_number};
 
@@ -108,10 +109,10 @@ impl Builder<'_> {
         let pool = pool_at.map_or(*pool, |(_, pool)| *pool);
         if let Some((at, _)) = pool_at
             && *weighted
-            && pool != Pool::Sum
+            && pool == Pool::Max
         {
-            let found = format!("pool {:?} of the weighted feature {:?}", pool.name(), feature.name);
-            return Err(at.fault(found, "\"sum\" where ids have weights", "Remove the key"));
+            let found = format!("pool \"max\" of the weighted feature {:?}", feature.name);
+            return Err(at.fault(found, "\"sum\", \"mean\" or \"none\" where ids have weights", "Choose another pool"));
         }
         let dim = spec.dim as usize;
         let shape = if pool == Pool::None { vec![feature.max_len as usize, dim] } else { vec![dim] };

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use crate::batch::{Inputs, Layout, Rows, Starts};
 use crate::engine::EngineError;
-use crate::engine::cpu::memory::{Place, Region};
+use crate::engine::cpu::gemm::Packer;
+use crate::engine::cpu::memory::{Block, Place, Region};
+use crate::engine::cpu::program::Step;
 use crate::engine::cpu::simd::Simd;
 use crate::engine::cpu::tile::{Memory, Tile};
 use crate::model::{DType, Model, Tensor, TensorData, ValueScope};
@@ -55,7 +57,8 @@ pub fn evaluate<'a>(
     places.out.1 = places.block.reserve(out.len() * out.element_bytes());
     let mut steps = Vec::new();
     if out.len() > 0 {
-        emit(task, values, &mut places, layout, model, &mut steps);
+        // What depends on weights alone is never a packed product.
+        emit(task, values, &mut places, &mut Packer::new(simd), layout, model, &mut steps);
     }
     let at = places.out.1;
     let mut block = places.block.into_block("constants")?;
@@ -69,6 +72,8 @@ pub fn evaluate<'a>(
         int_width: 0,
         ints: &[],
     };
+    let scratch_bytes = steps.iter().map(Step::scratch_bytes).max().unwrap_or(0);
+    let mut scratch = Block::zeroed("scratch memory", scratch_bytes)?;
     let memory = block.as_mut_slice::<u8>().as_mut_ptr();
     let tile = Tile {
         simd,
@@ -79,7 +84,13 @@ pub fn evaluate<'a>(
         inputs: Inputs { contexts: none, candidates: none, row_context: &[], segments: &[] },
         weights: &model.weights,
         packed: &[],
-        memory: Memory { constants: memory, contexts: std::ptr::null_mut(), tile: std::ptr::null_mut() },
+        memory: Memory {
+            constants: memory,
+            contexts: std::ptr::null_mut(),
+            tile: std::ptr::null_mut(),
+            scratch: scratch.as_mut_slice::<u8>().as_mut_ptr(),
+            scratch_bytes,
+        },
     };
     for step in &steps {
         step.run_all(&tile);

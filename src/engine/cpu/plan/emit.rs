@@ -1,14 +1,18 @@
 //! Tasks to kernels: places, strided loops, cost.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::batch::{IdTarget, Layout};
-use crate::engine::cpu::gemm::Linear;
+use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
+use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
+use crate::engine::cpu::kernels::chain::{Chain, ChainOp, Instruction, OPERANDS};
 use crate::engine::cpu::kernels::copy::{Copy, Gather};
+use crate::engine::cpu::kernels::fm::Fm;
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
-use crate::engine::cpu::kernels::lookup::Lookup;
+use crate::engine::cpu::kernels::interaction::{Blocks, Interaction};
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
 use crate::engine::cpu::kernels::normalize::{AxisView, BatchNorm, L2Norm, Softmax};
 use crate::engine::cpu::kernels::reduce::Sum;
@@ -16,26 +20,35 @@ use crate::engine::cpu::kernels::unary::{Cast, Unary, UnaryF32, UnaryI64};
 use crate::engine::cpu::memory::{Place, Region};
 use crate::engine::cpu::program::Step;
 use crate::engine::cpu::walk::{Dim, Walk, broadcast, row_major};
-use crate::model::{DType, Model, Pool, ValueScope};
+use crate::model::{DType, Model, ValueScope};
 
 use super::place::Placing;
 use super::task::{PlanValue, Task, ValueIndex, Work};
 
-/// Adds the steps of a task (none if its result is already in place).
-pub fn emit(task: &Task, values: &[PlanValue], places: &mut dyn Placing, layout: &Layout, model: &Model, steps: &mut Vec<Step>) {
-    Emitter { task, values, places, layout, model, steps }.emit();
+/// Adds the steps of a task (none if its result is already in place); matrices go to the packer.
+pub fn emit<'p>(
+    task: &'p Task<'p>,
+    values: &[PlanValue],
+    places: &mut dyn Placing,
+    packer: &mut Packer<'p>,
+    layout: &Layout,
+    model: &Model,
+    steps: &mut Vec<Step>,
+) {
+    Emitter { task, values, places, packer, layout, model, steps }.emit();
 }
 
-struct Emitter<'e> {
-    task: &'e Task,
-    values: &'e [PlanValue],
-    places: &'e mut dyn Placing,
-    layout: &'e Layout,
-    model: &'e Model,
-    steps: &'e mut Vec<Step>,
+pub(super) struct Emitter<'e, 'p> {
+    pub(super) task: &'p Task<'p>,
+    pub(super) values: &'e [PlanValue],
+    pub(super) places: &'e mut dyn Placing,
+    pub(super) packer: &'e mut Packer<'p>,
+    pub(super) layout: &'e Layout,
+    pub(super) model: &'e Model,
+    pub(super) steps: &'e mut Vec<Step>,
 }
 
-impl Emitter<'_> {
+impl Emitter<'_, '_> {
     fn emit(&mut self) {
         let out = self.places.of(self.task.out);
         let len = out.len as f32;
@@ -58,24 +71,56 @@ impl Emitter<'_> {
                 let (scope, bag) = (self.model.features[*feature].scope, self.bag(*feature));
                 self.push(Kernel::Length(Length { scope, bag, out }), 4.0);
             }
-            Work::Lookup { feature, table, pool } => {
-                let declared = &self.model.features[*feature];
-                // Weights belong to sums; the other pools have no use for them.
-                let weighted = declared.is_weighted() && *pool == Pool::Sum;
-                let (scope, bag) = (declared.scope, self.bag(*feature));
-                let dim = self.model.weights.table(*table).dim as f32;
-                let kernel = Kernel::Lookup(Lookup { scope, bag, table: *table, pool: *pool, weighted, out });
-                self.push(kernel, 4.0 + declared.max_len as f32 * (10.0 + dim * NS_COPY));
-            }
-            Work::Linear { x, matrix, bias, activation } => {
-                let (x, inner) = (self.places.of(*x), out.len / matrix.n);
-                let kernel = Linear { x, out, matrix: *matrix, bias: bias.clone(), activation: *activation, inner };
+            Work::Lookup { .. } => unreachable!("lookups are emitted together, by `lookups`"),
+            Work::Linear { x, matrix, bias, addend, activation } => {
+                let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
+                let packed = self.packer.add(matrix.k, matrix.n, |k, n| matrix.at(k, n));
+                let mut bias = bias.clone();
+                bias.resize(packed.padded, 0.0);
+                let kernel = Linear { x, out, matrix: packed, bias, addend, activation: *activation, inner };
                 self.push(Kernel::Linear(kernel), 0.0);
+            }
+            Work::Observe { x, largest } => {
+                let kernel = Observe { x: self.places.of(*x), largest: Arc::clone(largest) };
+                self.push(Kernel::Observe(kernel), 0.0);
+            }
+            Work::Quantize { x, factors, matrix, dot } => {
+                let x = self.places.of(*x);
+                let kernel = Quantize {
+                    x,
+                    out,
+                    factors: Arc::clone(factors),
+                    ranges: matrix.ranges.clone(),
+                    levels: dot.levels(),
+                    inner: x.len / matrix.k,
+                };
+                let ns = kernel.ns_per_row();
+                self.push(Kernel::Quantize(kernel), ns);
+            }
+            Work::Int8Linear { x, matrix, dot, bias, addend, activation } => {
+                let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
+                let mut bias = bias.clone();
+                bias.resize(matrix.padded, 0.0);
+                let kernel = Int8Linear { x, out, matrix: Arc::clone(matrix), dot: *dot, bias, addend, activation: *activation, inner };
+                self.push(Kernel::Int8Linear(kernel), 0.0);
+            }
+            Work::Interaction { vectors, dim, split, pairs } => {
+                let blocks = Blocks::new(vectors.len(), *split, pairs).expect("the pass that made this task looked at the sizes");
+                let vectors =
+                    vectors.iter().map(|vector| self.places.of(vector.value).part(vector.first, *dim, size_of::<f32>())).collect();
+                let ns = (pairs.len() * dim) as f32 * NS_PACKED + len * NS_ELEMENT;
+                self.push(Kernel::Interaction(Interaction { vectors, dim: *dim, out, blocks }), ns);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
+            Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
+            Work::Fm { x, sums } => {
+                let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
+                let kernel = Fm { x: self.places.of(*x), sums: sums.map(|sums| self.places.of(sums)), out };
+                self.push(Kernel::Fm(kernel), ns);
+            }
             Work::Unary { function, x } => {
-                let ns = if *function == UnaryF32::Sigmoid { NS_EXP } else { NS_ELEMENT };
+                let ns = if matches!(function, UnaryF32::Sigmoid | UnaryF32::Function(_)) { NS_EXP } else { NS_ELEMENT };
                 let kernel = Kernel::UnaryF32(Unary::new(*function, self.places.of(*x), out));
                 self.push(kernel, 2.0 + len * ns);
             }
@@ -134,10 +179,11 @@ impl Emitter<'_> {
                 };
                 self.push(Kernel::BatchNorm(kernel), 4.0 + len * NS_ELEMENT);
             }
+            Work::Generic(generic) => self.generic(generic, out),
         }
     }
 
-    fn push(&mut self, kernel: Kernel, ns_per_row: f32) {
+    pub(super) fn push(&mut self, kernel: Kernel, ns_per_row: f32) {
         self.steps.push(Step::new(kernel, ns_per_row));
     }
 
@@ -181,12 +227,35 @@ impl Emitter<'_> {
             .collect();
         let (a, b) = (self.places.of(a), self.places.of(b));
         let walk = self.walk([&out, &a, &b], &dims);
-        let ns = if op == BinaryOp::Pow { NS_POW } else { NS_ELEMENT };
+        let ns = if matches!(op, BinaryOp::Pow | BinaryOp::Mod) { NS_POW } else { NS_ELEMENT };
         let kernel = match self.values[self.task.out].dtype {
             DType::F32 => Kernel::BinaryF32(Binary { op, a, b, out, walk, element: PhantomData }),
             DType::I64 => Kernel::BinaryI64(Binary { op, a, b, out, walk, element: PhantomData }),
         };
         self.push(kernel, 2.0 + out.len as f32 * ns);
+    }
+
+    fn chain(&mut self, leaves: &[ValueIndex], steps: &[Instruction], out: Place) {
+        let shape = &self.values[self.task.out].shape;
+        let mut strides = vec![row_major(shape)];
+        strides.extend(leaves.iter().map(|&leaf| broadcast(&self.values[leaf].shape, shape)));
+        let step = |operand: usize, axis: usize| strides.get(operand).map_or(0, |strides| strides[axis]);
+        let dims: Vec<Dim<OPERANDS>> =
+            (0..shape.len()).map(|axis| Dim { size: shape[axis], strides: std::array::from_fn(|operand| step(operand, axis)) }).collect();
+        let leaves: Vec<Place> = leaves.iter().map(|&leaf| self.places.of(leaf)).collect();
+        let rows: [usize; OPERANDS] = std::array::from_fn(|operand| match operand {
+            0 => out.stride,
+            _ => leaves.get(operand - 1).map_or(0, |leaf| leaf.stride),
+        });
+        let merge = leaves.iter().all(|leaf| !self.is_indexed(leaf));
+        let walk = Some(Walk::new(merge.then_some(rows), &dims)).filter(Chain::takes).unwrap_or_else(|| Walk::new(None, &dims));
+        let ns = |step: &Instruction| match step.op {
+            ChainOp::Binary(BinaryOp::Pow) => NS_POW,
+            ChainOp::Unary(UnaryF32::Sigmoid) => NS_EXP,
+            _ => NS_ELEMENT / 2.0,
+        };
+        let ns: f32 = 4.0 + out.len as f32 * (NS_ELEMENT + steps.iter().map(ns).sum::<f32>());
+        self.push(Kernel::Chain(Box::new(Chain { leaves, steps: steps.to_vec(), out, walk })), ns);
     }
 
     fn sum(&mut self, x: ValueIndex, axes: &[usize], out: Place) {
@@ -288,8 +357,8 @@ impl Emitter<'_> {
 
 /// Rough costs in nanoseconds, only to cut work into units: a memory-to-memory element, an arithmetic one, an exponential, a power,
 /// a multiply-add of a packed product.
-const NS_COPY: f32 = 0.2;
-const NS_ELEMENT: f32 = 0.25;
-const NS_EXP: f32 = 1.0;
-const NS_POW: f32 = 15.0;
+pub(super) const NS_COPY: f32 = 0.2;
+pub(super) const NS_ELEMENT: f32 = 0.25;
+pub(super) const NS_EXP: f32 = 1.0;
+pub(super) const NS_POW: f32 = 15.0;
 const NS_PACKED: f32 = 0.05;

@@ -1,32 +1,39 @@
 //! Nodes to tasks: dead code out, constants computed, small patterns folded.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
-use crate::engine::cpu::gemm::{Activation, Packer};
+use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
+use crate::engine::cpu::program::{Hoist, Options};
 use crate::engine::cpu::simd::Simd;
-use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, ValueId, ValueScope};
+use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, UnaryFn, ValueId, ValueScope};
 
 use super::constant::{Constant, evaluate};
-use super::task::{PlanValue, Task, ValueIndex, Work};
+use super::task::{Note, PlanValue, Task, ValueIndex, Work};
+use super::weights::LayerMatrix;
 
 /// What lowering gives.
 pub struct Lowered<'a> {
     /// The graph's values, then the planner's own.
     pub values: Vec<PlanValue>,
     /// In execution order; none makes a constant.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<Task<'a>>,
     /// Columns of the answer.
     pub outputs: Vec<ValueIndex>,
     /// Values of constant scope that were needed.
     pub constants: HashMap<ValueIndex, Constant<'a>>,
+    /// What values are called in reports.
+    pub names: HashMap<ValueIndex, String>,
+    /// First of the planner's own values.
+    pub own: ValueIndex,
 }
 
-/// Lowers a model's graph; matrices to pack go to the packer.
-pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lowered<'a>, Packer<'a>), EngineError> {
+/// Lowers a model's graph.
+pub fn lower<'a>(model: &'a Model, layout: &'a Layout, options: &Options) -> Result<Lowered<'a>, EngineError> {
     let graph = &model.graph;
     let mut values: Vec<PlanValue> = graph
         .values
@@ -35,17 +42,17 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lo
         .collect();
     for node in &graph.nodes {
         let inputs = node.op.inputs().into_iter().map(|id| values[index(id)].scope).max();
-        values[index(node.out)].scope = scope_of_leaf(model, &node.op).max(inputs.unwrap_or(ValueScope::Constant));
+        values[index(node.out)].scope = scope_of_leaf(model, &node.op, options).max(inputs.unwrap_or(ValueScope::Constant));
     }
     let uses = Uses::new(model);
     let outputs = graph.outputs.iter().map(|output| index(output.value)).collect();
+    let names = graph.values.iter().map(|value| value.name.clone()).enumerate().collect();
     let mut lowering = Lowering {
         model,
         layout,
-        simd,
+        simd: options.simd,
         uses,
-        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new() },
-        packer: Packer::new(simd),
+        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names, own: graph.values.len() },
         absorbed: vec![false; graph.nodes.len()],
     };
     // Constants first: patterns look at their values, wherever in the graph they are made.
@@ -57,18 +64,18 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, simd: Simd) -> Result<(Lo
             }
         }
     }
-    Ok((lowering.lowered, lowering.packer))
+    Ok(lowering.lowered)
 }
 
-fn index(id: ValueId) -> ValueIndex {
+pub(super) fn index(id: ValueId) -> ValueIndex {
     id.0 as usize
 }
 
 /// What a leaf depends on; other ops depend on what their inputs do.
-fn scope_of_leaf(model: &Model, op: &Op) -> ValueScope {
+fn scope_of_leaf(model: &Model, op: &Op, options: &Options) -> ValueScope {
     let of = |feature: usize| match model.features[feature].scope {
-        Scope::Context => ValueScope::Context,
-        Scope::Candidate => ValueScope::Candidate,
+        Scope::Context if options.hoist != Hoist::Nothing => ValueScope::Context,
+        Scope::Context | Scope::Candidate => ValueScope::Candidate,
     };
     match op {
         Op::Dense { features } => features.iter().map(|&feature| of(feature)).max().unwrap_or(ValueScope::Constant),
@@ -107,13 +114,12 @@ impl Uses {
     }
 }
 
-struct Lowering<'a> {
-    model: &'a Model,
+pub(super) struct Lowering<'a> {
+    pub(super) model: &'a Model,
     layout: &'a Layout,
     simd: Simd,
     uses: Uses,
     lowered: Lowered<'a>,
-    packer: Packer<'a>,
     /// Nodes that became part of an earlier task.
     absorbed: Vec<bool>,
 }
@@ -122,35 +128,35 @@ struct Lowering<'a> {
 struct Layer<'a> {
     x: ValueIndex,
     out: ValueIndex,
-    k: usize,
-    n: usize,
-    weight: Box<dyn Fn(usize, usize) -> f32 + 'a>,
+    matrix: LayerMatrix<'a>,
     /// Factor per column, from a batch norm.
     scale: Option<Vec<f64>>,
     bias: Vec<f64>,
     activation: Activation,
+    /// What was folded in.
+    notes: Vec<Note>,
 }
 
 impl<'a> Lowering<'a> {
-    fn value(&self, value: ValueIndex) -> &PlanValue {
+    pub(super) fn value(&self, value: ValueIndex) -> &PlanValue {
         &self.lowered.values[value]
     }
 
     /// A value of the planner's own.
-    fn add_value(&mut self, shape: Vec<usize>, dtype: DType, scope: ValueScope) -> ValueIndex {
+    pub(super) fn add_value(&mut self, shape: Vec<usize>, dtype: DType, scope: ValueScope) -> ValueIndex {
         self.lowered.values.push(PlanValue { shape, dtype, scope });
         self.lowered.values.len() - 1
     }
 
-    fn add_constant(&mut self, shape: Vec<usize>, dtype: DType, constant: Constant<'a>) -> ValueIndex {
+    pub(super) fn add_constant(&mut self, shape: Vec<usize>, dtype: DType, constant: Constant<'a>) -> ValueIndex {
         let value = self.add_value(shape, dtype, ValueScope::Constant);
         self.lowered.constants.insert(value, constant);
         value
     }
 
     /// Adds a task, or computes it now if it depends on constants alone.
-    fn push(&mut self, out: ValueIndex, work: Work) -> Result<(), EngineError> {
-        let task = Task { out, work };
+    pub(super) fn push(&mut self, out: ValueIndex, work: Work<'a>) -> Result<(), EngineError> {
+        let task = Task::new(out, work);
         if self.value(out).scope == ValueScope::Constant {
             let constant = evaluate(&task, &self.lowered.values, &self.lowered.constants, self.model, self.layout, self.simd)?;
             self.lowered.constants.insert(out, constant);
@@ -160,7 +166,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn tensor(&self, tensor: TensorId) -> &'a [f32] {
+    pub(super) fn tensor(&self, tensor: TensorId) -> &'a [f32] {
         self.model.weights.tensor(tensor).as_f32().expect("the shape pass checked that this tensor holds floats")
     }
 
@@ -226,10 +232,12 @@ impl<'a> Lowering<'a> {
                 Work::BatchNorm { x: index(*x), axis: *axis, mean: self.tensor(*mean).to_vec(), scale: to_f32(&scale), bias: to_f32(&bias) }
             }
             Op::L2Norm { x, axis, eps } => Work::L2Norm { x: index(*x), axis: *axis, eps: *eps as f32 },
-            op => {
-                let reason = format!("it has no op {:?} (value {:?})", op.name(), self.model.graph.value(node.out).name);
-                return Err(EngineError::Unavailable { engine: "cpu", reason, remedy: "upgrade the server".into() });
-            }
+            Op::Min { a, b } => return self.binary(BinaryOp::Min, out, *a, *b),
+            Op::Max { a, b } => return self.binary(BinaryOp::Max, out, *a, *b),
+            Op::Mod { a, b } => return self.binary(BinaryOp::Mod, out, *a, *b),
+            Op::Unary { function: UnaryFn::Sqrt, x } => Work::Unary { function: UnaryF32::Sqrt, x: index(*x) },
+            Op::Unary { function, x } => Work::Unary { function: UnaryF32::Function(*function), x: index(*x) },
+            op => return self.generic(out, op),
         };
         self.push(out, work)
     }
@@ -245,7 +253,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn clamp(&self, x: ValueIndex, min: Option<f64>, max: Option<f64>) -> Work {
+    fn clamp(&self, x: ValueIndex, min: Option<f64>, max: Option<f64>) -> Work<'a> {
         let (min, max) = (min.unwrap_or(f64::NEG_INFINITY), max.unwrap_or(f64::INFINITY));
         match self.value(x).dtype {
             DType::F32 => Work::Unary { function: UnaryF32::Clamp { min: min as f32, max: max as f32 }, x },
@@ -253,7 +261,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn slice(&self, x: ValueIndex, axis: usize, start: usize, step: usize) -> Work {
+    fn slice(&self, x: ValueIndex, axis: usize, start: usize, step: usize) -> Work<'a> {
         let shape = &self.value(x).shape;
         if step == 1 && shape[..axis].iter().all(|&size| size == 1) {
             return Work::View { x, first: start * shape[axis + 1..].iter().product::<usize>() };
@@ -261,7 +269,7 @@ impl<'a> Lowering<'a> {
         Work::Slice { x, axis, start, step }
     }
 
-    fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work {
+    pub(super) fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work<'a> {
         let shape = &self.value(x).shape;
         // Axes of size 1 may move freely.
         if perm.iter().filter(|&&axis| shape[axis] != 1).is_sorted() {
@@ -271,7 +279,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The value behind an operand, of this type.
-    fn operand(&mut self, operand: Operand, dtype: DType) -> Result<ValueIndex, EngineError> {
+    pub(super) fn operand(&mut self, operand: Operand, dtype: DType) -> Result<ValueIndex, EngineError> {
         match operand {
             Operand::Scalar(scalar) => {
                 let constant = match dtype {
@@ -290,7 +298,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn binary(&mut self, op: BinaryOp, out: ValueIndex, a: Operand, b: Operand) -> Result<(), EngineError> {
+    pub(super) fn binary(&mut self, op: BinaryOp, out: ValueIndex, a: Operand, b: Operand) -> Result<(), EngineError> {
         let dtype = self.value(out).dtype;
         let (a, b) = (self.operand(a, dtype)?, self.operand(b, dtype)?);
         let exponent = match (op, self.lowered.constants.get(&b)) {
@@ -331,8 +339,8 @@ impl<'a> Lowering<'a> {
         }
         let weights = self.tensor(weight);
         let bias = bias.map_or(vec![0.0; n], |bias| self.tensor(bias).iter().map(|&bias| f64::from(bias)).collect());
-        let weight = Box::new(move |at: usize, column: usize| weights[column * k + at]);
-        self.layer(Layer { x, out, k, n, weight, scale: None, bias, activation: Activation::None })
+        let matrix = LayerMatrix::by_column(weights, k, n);
+        self.layer(Layer { x, out, matrix, scale: None, bias, activation: Activation::None, notes: Vec::new() })
     }
 
     /// A product with a constant matrix is a linear layer; anything else is computed per row.
@@ -352,9 +360,13 @@ impl<'a> Lowering<'a> {
             [.., k, n] => (*k, *n),
             [] => unreachable!("the shape pass refuses scalars in a matrix product"),
         };
-        let by_column = transpose_b || right.shape.len() == 1;
-        let weight = Box::new(move |at: usize, column: usize| if by_column { weights[column * k + at] } else { weights[at * n + column] });
-        self.layer(Layer { x: a, out, k, n, weight, scale: None, bias: vec![0.0; n], activation: Activation::None })
+        let matrix = match (weights, transpose_b || right.shape.len() == 1) {
+            (Cow::Borrowed(weights), true) => LayerMatrix::by_column(weights, k, n),
+            (Cow::Borrowed(weights), false) => LayerMatrix::by_column(weights, n, k).transposed(),
+            (Cow::Owned(weights), true) => LayerMatrix::computed(k, n, |at, column| weights[column * k + at]),
+            (Cow::Owned(weights), false) => LayerMatrix::computed(k, n, |at, column| weights[at * n + column]),
+        };
+        self.layer(Layer { x: a, out, matrix, scale: None, bias: vec![0.0; n], activation: Activation::None, notes: Vec::new() })
     }
 
     /// Folds what follows into the layer, as long as nobody else reads what lies between.
@@ -365,16 +377,19 @@ impl<'a> Lowering<'a> {
                 break;
             }
             self.absorbed[reader] = true;
+            layer.notes.push(Note::Fused(self.model.graph.nodes[reader].op.name().to_owned()));
             layer.out = index(self.model.graph.nodes[reader].out);
         }
-        let Layer { x, out, k, n, weight, scale, bias, activation } = layer;
+        let Layer { x, out, matrix, scale, bias, activation, notes } = layer;
         let matrix = match scale {
-            None => self.packer.add(k, n, weight),
-            Some(scale) => self.packer.add(k, n, move |at, column| (f64::from(weight(at, column)) * scale[column]) as f32),
+            None => matrix,
+            Some(scale) => matrix.scaled(&scale),
         };
-        let mut bias = to_f32(&bias);
-        bias.resize(matrix.padded, 0.0);
-        self.push(out, Work::Linear { x, matrix, bias, activation })
+        if self.value(out).len() > 0 {
+            let work = Work::Linear { x, matrix, bias: to_f32(&bias), addend: None, activation };
+            self.lowered.tasks.push(Task { out, work, notes });
+        }
+        Ok(())
     }
 
     /// Whether `node`, the only reader of the layer's output, became part of the layer.
@@ -382,7 +397,7 @@ impl<'a> Lowering<'a> {
         match &node.op {
             Op::Add { a, b } => {
                 let other = if *a == Operand::Value(ValueId(layer.out as u32)) { b } else { a };
-                let Some(addend) = self.per_column(*other, layer.n) else { return false };
+                let Some(addend) = self.per_column(*other, layer.matrix.n) else { return false };
                 // One number per column, or one: the sum has no more elements than the product.
                 debug_assert_eq!(self.value(index(node.out)).len(), self.value(layer.out).len());
                 layer.bias.iter_mut().zip(addend).for_each(|(bias, addend)| *bias += addend);
@@ -426,6 +441,6 @@ impl<'a> Lowering<'a> {
     }
 }
 
-fn to_f32(values: &[f64]) -> Vec<f32> {
+pub(super) fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }

@@ -125,21 +125,33 @@ impl Homes {
         homes
     }
 
-    /// Lets the inputs of a concatenation be computed where it wants them, if each is a piece in one go, of the same scope, whole, and not
-    /// part of another one yet. The others are copied.
+    /// Lets the inputs of a concatenation be computed where it wants them, if each (or some neighbours together) is a piece in one go, of the
+    /// same scope, whole, and not part of another one yet. The others are copied.
     fn join(&mut self, lowered: &Lowered, out: ValueIndex, xs: &[ValueIndex], axis: usize) {
         let values = &lowered.values;
         if values[out].shape[..axis].iter().any(|&size| size != 1) {
             return;
         }
         let mut first = 0;
-        for &x in xs {
+        for (position, &x) in xs.iter().enumerate() {
             let (root, at) = self.of(x);
-            if values[x].scope == values[out].scope && at == 0 && values[root].len() == values[x].len() && root != out {
+            if values[x].scope == values[out].scope && at == 0 && root != out && self.covers(lowered, &xs[position..], root) {
                 self.parents.insert(root, (out, first));
             }
             first += values[x].len();
         }
+    }
+
+    /// Whether the first of these values, side by side, are the whole of `root`.
+    fn covers(&self, lowered: &Lowered, xs: &[ValueIndex], root: ValueIndex) -> bool {
+        let mut end = 0;
+        for &x in xs {
+            if end == lowered.values[root].len() || self.of(x) != (root, end) {
+                break;
+            }
+            end += lowered.values[x].len();
+        }
+        end == lowered.values[root].len()
     }
 
     /// The root of a value, and the value's first element in it.

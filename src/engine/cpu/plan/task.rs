@@ -1,9 +1,17 @@
 //! Tasks: the graph's nodes as the planner rewrites them.
 
-use crate::engine::cpu::gemm::{Activation, Matrix};
+use std::sync::Arc;
+
+use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
+use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
+
+use super::generic::Generic;
+use super::origins::Piece;
+use super::weights::LayerMatrix;
 
 /// Index into [`super::lower::Lowered::values`]; the graph's values come first.
 pub type ValueIndex = usize;
@@ -35,17 +43,37 @@ impl PlanValue {
 
 /// Computes `out`.
 #[derive(Debug)]
-pub struct Task {
+pub struct Task<'a> {
     /// What it makes.
     pub out: ValueIndex,
     /// How.
-    pub work: Work,
+    pub work: Work<'a>,
+    /// What the planner did to it, for the plan's report.
+    pub notes: Vec<Note>,
+}
+
+/// What the planner did to a task, or why it did nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Other ops became part of it: which.
+    Fused(String),
+    /// Work moved from candidates to the request: which.
+    Hoisted(String),
+    /// A special kernel was possible in principle: why it was not taken.
+    Generic(String),
+}
+
+impl<'a> Task<'a> {
+    /// A task without notes.
+    pub fn new(out: ValueIndex, work: Work<'a>) -> Task<'a> {
+        Task { out, work, notes: Vec::new() }
+    }
 }
 
 /// What a task does. Shapes are those of the values.
 #[derive(Debug)]
 #[allow(missing_docs)] // arguments are those of `model::Op`
-pub enum Work {
+pub enum Work<'a> {
     Dense {
         features: Vec<usize>,
     },
@@ -60,12 +88,42 @@ pub enum Work {
         table: TableId,
         pool: Pool,
     },
-    /// Product with packed weights.
+    /// Product with weights, which are packed when the task becomes a kernel. `bias`: one per column. `addend`: a value `[n]` (or as many
+    /// elements as the result) added to each row before the activation, as the part of a layer that was computed elsewhere.
     Linear {
         x: ValueIndex,
-        matrix: Matrix,
+        matrix: LayerMatrix<'a>,
         bias: Vec<f32>,
+        addend: Option<ValueIndex>,
         activation: Activation,
+    },
+    /// Writes down how large a layer's inputs are; makes nothing.
+    Observe {
+        x: ValueIndex,
+        largest: Largest,
+    },
+    /// Rows of the matrix's inputs, each input times its factor, to 8-bit codes and scales.
+    Quantize {
+        x: ValueIndex,
+        factors: Arc<Vec<f32>>,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+    },
+    /// [`Work::Linear`] over what `Quantize` made.
+    Int8Linear {
+        x: ValueIndex,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
+    },
+    /// Dot products of pairs of vectors of `dim` elements. Vectors from `split` on are the candidates'.
+    Interaction {
+        vectors: Vec<Piece>,
+        dim: usize,
+        split: usize,
+        pairs: Vec<[usize; 2]>,
     },
     MatMul {
         a: ValueIndex,
@@ -81,6 +139,16 @@ pub enum Work {
     Unary {
         function: UnaryF32,
         x: ValueIndex,
+    },
+    /// Elementwise ops in one walk; leaves broadcast to the result.
+    Chain {
+        leaves: Vec<ValueIndex>,
+        steps: Vec<Instruction>,
+    },
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`. `sums` `[2 · inner]`: Σ x and Σ x² of more fields.
+    Fm {
+        x: ValueIndex,
+        sums: Option<ValueIndex>,
     },
     ClampI64 {
         x: ValueIndex,
@@ -137,16 +205,24 @@ pub enum Work {
         scale: Vec<f32>,
         bias: Vec<f32>,
     },
+    /// An op that no pass looks into.
+    Generic(Generic),
 }
 
-impl Work {
+impl Work<'_> {
     /// The values it reads.
     pub fn inputs(&self) -> Vec<ValueIndex> {
         match self {
             Work::Dense { .. } | Work::Integer { .. } | Work::Length { .. } | Work::Lookup { .. } => vec![],
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
-            Work::Linear { x, .. }
+            Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
+            Work::Chain { leaves, .. } => leaves.clone(),
+            Work::Generic(generic) => generic.inputs(),
+            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
+            Work::Fm { x, sums } => std::iter::once(*x).chain(*sums).collect(),
+            Work::Observe { x, .. }
+            | Work::Quantize { x, .. }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }

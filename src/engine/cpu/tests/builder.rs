@@ -1,5 +1,7 @@
 //! Models in code: shapes worked out, weights random.
 
+mod infer;
+
 use std::sync::Arc;
 
 use crate::model::*;
@@ -50,9 +52,39 @@ impl ModelBuilder {
     }
 
     pub fn table(&mut self, rows: u32, dim: u32) -> TableId {
-        let data: Vec<f32> = (0..rows * dim).map(|_| self.random.unit() as f32).collect();
+        self.table_of(TableDType::F32, rows, dim)
+    }
+
+    /// Numbers in ±1; coded rows have up to 3 bytes of padding.
+    pub fn table_of(&mut self, dtype: TableDType, rows: u32, dim: u32) -> TableId {
+        let coding = dtype.coding(dim as usize);
+        let row_bytes = dtype.row_bytes(dim as usize) + if coding.is_some() { self.random.below(4) } else { 0 };
+        let mut data = Vec::new();
+        for _ in 0..rows {
+            let Some(coding) = coding else {
+                for _ in 0..dim {
+                    let value = self.random.unit() as f32;
+                    match dtype {
+                        TableDType::F32 => data.extend(value.to_le_bytes()),
+                        TableDType::F16 => data.extend(half::f16::from_f32(value).to_le_bytes()),
+                        _ => data.extend(half::bf16::from_f32(value).to_le_bytes()),
+                    }
+                }
+                continue;
+            };
+            let mut row: Vec<u8> = (0..row_bytes).map(|_| self.random.below(256) as u8).collect();
+            let most = ((1 << coding.bits) - 1) as f64;
+            let (scale, bias) = ((self.random.unit() / most) as f32, (self.random.unit() / 2.0) as f32);
+            let header = if coding.half {
+                [half::f16::from_f32(scale).to_le_bytes(), half::f16::from_f32(bias).to_le_bytes()].concat()
+            } else {
+                [scale.to_le_bytes(), bias.to_le_bytes()].concat()
+            };
+            row[coding.scale..coding.scale + header.len()].copy_from_slice(&header);
+            data.extend(row);
+        }
         let name = format!("t{}", self.weights.tables.len());
-        self.weights.tables.push(Table { name, rows, dim, dtype: TableDType::F32, data: data.as_slice().into() });
+        self.weights.tables.push(Table { name, rows, dim, dtype, data: data.as_slice().into() });
         TableId(self.weights.tables.len() as u16 - 1)
     }
 
@@ -156,7 +188,14 @@ impl ModelBuilder {
                 }
                 (out, DType::F32)
             }
-            Op::Add { a, b } | Op::Sub { a, b } | Op::Mul { a, b } | Op::Div { a, b } | Op::Pow { a, b } => {
+            Op::Add { a, b }
+            | Op::Sub { a, b }
+            | Op::Mul { a, b }
+            | Op::Div { a, b }
+            | Op::Pow { a, b }
+            | Op::Min { a, b }
+            | Op::Max { a, b }
+            | Op::Mod { a, b } => {
                 let of = |operand: &Operand| match operand {
                     Operand::Value(id) => (shape(id), Some(dtype(id))),
                     Operand::Scalar(_) => (vec![], None),
@@ -196,6 +235,7 @@ impl ModelBuilder {
             Op::Reshape { .. } | Op::Broadcast { .. } | Op::Fill { .. } | Op::Iota { .. } | Op::Cast { .. } => {
                 panic!("these take their shape from `op_as`")
             }
+            op => self.infer_more(op),
         }
     }
 

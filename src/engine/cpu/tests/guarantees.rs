@@ -28,15 +28,15 @@ fn a_row_scores_the_same_bits_alone_and_in_any_company() {
     for (seed, model) in models().iter().enumerate() {
         let together = random::requests(model, seed as u64, 163);
         let limits = batches::limits(&together);
-        for simd in levels() {
-            let mut bench = Bench::new(model, simd, limits);
+        for options in levels().flat_map(super::plans) {
+            let mut bench = Bench::planned(model, &options, limits);
             let (scores, _) = bench.run(&together, Instant::NEVER);
             let outputs = model.graph.outputs.len();
             for (request, scores) in together.iter().zip(&bits(&scores)).filter(|(request, _)| !request.dead) {
                 for (candidate, scores) in request.candidates.iter().zip(scores.chunks_exact(outputs)) {
                     let alone = Request { context: request.context.clone(), candidates: vec![candidate.clone()], dead: false };
                     let (alone, _) = bench.run(&[alone], Instant::NEVER);
-                    assert_eq!(bits(&alone)[0], scores, "{:?} {:#?}", simd.level(), model.graph);
+                    assert_eq!(bits(&alone)[0], scores, "{options:?} {:#?}", model.graph);
                 }
             }
         }

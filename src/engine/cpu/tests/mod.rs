@@ -3,10 +3,14 @@
 mod batches;
 mod builder;
 mod families;
+mod generic;
 mod guarantees;
+mod interaction;
 mod kernels;
 mod oracle;
+mod passes;
 mod random;
+mod tables;
 
 use std::sync::Arc;
 
@@ -15,7 +19,7 @@ use crate::engine::{Engine, Prepared, SlotId, Step};
 use crate::model::Model;
 use crate::units::{Clock, Instant};
 
-use super::{CpuEngine, Program, Simd};
+use super::{CpuEngine, Hoist, Options, Program, Simd};
 use batches::Request;
 
 /// Every level of this machine; says which are missing.
@@ -35,7 +39,11 @@ struct Bench {
 
 impl Bench {
     fn new(model: &Arc<Model>, simd: Simd, limits: SlotLimits) -> Bench {
-        let program = Prepared::Cpu(Arc::new(Program::for_level(model, simd).expect("memory")));
+        Bench::planned(model, &Options::new(simd), limits)
+    }
+
+    fn planned(model: &Arc<Model>, options: &Options, limits: SlotLimits) -> Bench {
+        let program = Prepared::Cpu(Arc::new(Program::planned(model, options).expect("memory")));
         let mut engine = CpuEngine::new().expect("memory");
         let slot = engine.attach(&program, 1, limits).expect("memory")[0];
         Bench { engine, slot, clock: Clock::start() }
@@ -65,19 +73,29 @@ impl Bench {
     }
 }
 
-/// Runs requests on every level and compares each score with the oracle's.
+/// Plans with and without passes.
+fn plans(simd: Simd) -> [Options; 4] {
+    let usual = Options::new(simd);
+    [
+        usual,
+        Options { hoist: Hoist::Everything, ..usual },
+        Options { hoist: Hoist::Nothing, ..usual },
+        Options { hoist: Hoist::Nothing, fuse: false, ..usual },
+    ]
+}
+
+/// Runs requests on every level, with and without passes, and compares each score with the oracle's.
 fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
     let expected = oracle::scores(model, requests);
-    for simd in levels() {
-        let (scores, _) = Bench::new(model, simd, batches::limits(requests)).run(requests, Instant::NEVER);
+    for options in levels().flat_map(plans) {
+        let (scores, _) = Bench::planned(model, &options, batches::limits(requests)).run(requests, Instant::NEVER);
         for (request, (scores, expected)) in scores.iter().zip(&expected).enumerate() {
             assert_eq!(scores.len(), expected.len());
             for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
                 let error = (f64::from(score) - expected).abs();
                 assert!(
                     error <= tolerance * expected.abs().max(1.0),
-                    "{:?}: request {request}, score {at}: {score} for {expected}\n{:#?}",
-                    simd.level(),
+                    "{options:?}: request {request}, score {at}: {score} for {expected}\n{:#?}",
                     model.graph
                 );
             }

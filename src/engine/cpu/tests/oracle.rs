@@ -1,5 +1,7 @@
 //! A slow f64 evaluation, one row at a time, element by element through multi-indices. Shares nothing with the engine.
 
+mod more;
+
 use crate::batch::NO_ROW;
 use crate::model::*;
 
@@ -190,24 +192,24 @@ fn node_value(model: &Model, node: &Node, values: &[Option<Array>], context: &[C
                 x.at(index) / square.sqrt().max(*eps)
             })
         }
+        op => more::value(model, op, out, &value),
     }
 }
 
 fn lookup(model: &Model, cell: &Cell, table: TableId, pool: Pool, out: &Value) -> Array {
     let table = model.weights.table(table);
-    let dim = table.dim as usize;
-    let element = |id: u32, column: usize| f64::from(table.data[id as usize * dim + column]);
+    let element = |id: u32, column: usize| f64::from(table.value(id, column));
     let present: Vec<(u32, f64)> =
         cell.ids.iter().zip(&cell.weights).filter(|(id, _)| **id != NO_ROW).map(|(&id, &weight)| (id, f64::from(weight))).collect();
     Array::make(&out.shape, |index| {
         let column = index[index.len() - 1];
         match pool {
             Pool::None => match cell.ids.get(index[0]) {
-                Some(&id) if id != NO_ROW => element(id, column),
+                Some(&id) if id != NO_ROW => element(id, column) * f64::from(cell.weights[index[0]]),
                 _ => 0.0,
             },
             Pool::Sum => present.iter().map(|&(id, weight)| element(id, column) * weight).sum(),
-            Pool::Mean => present.iter().map(|&(id, _)| element(id, column)).sum::<f64>() / present.len().max(1) as f64,
+            Pool::Mean => present.iter().map(|&(id, weight)| element(id, column) * weight).sum::<f64>() / present.len().max(1) as f64,
             Pool::Max if present.is_empty() => 0.0,
             Pool::Max => present.iter().map(|&(id, _)| element(id, column)).fold(f64::NEG_INFINITY, f64::max),
         }

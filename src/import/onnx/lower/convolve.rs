@@ -39,11 +39,11 @@ impl Window {
         }
         let (strides, dilations) = (sizes(node, "strides", d, 1)?, sizes(node, "dilations", d, 1)?);
         let mut pads = sizes(node, "pads", 2 * d, 0)?;
-        for axis in 0..d {
+        for (axis, size) in spatial.iter().enumerate() {
             let reach = (kernel[axis] - 1) * dilations[axis] + 1;
             // The output is as long as the input over the stride; an odd pad goes behind (upper) or before (lower).
-            let total = (spatial[axis].div_ceil(strides[axis]) - 1) * strides[axis] + reach;
-            let total = total.saturating_sub(spatial[axis]);
+            let total = (size.div_ceil(strides[axis]) - 1) * strides[axis] + reach;
+            let total = total.saturating_sub(*size);
             match node.text("auto_pad", "NOTSET") {
                 "SAME_UPPER" => (pads[axis], pads[d + axis]) = (total / 2, total - total / 2),
                 "SAME_LOWER" => (pads[axis], pads[d + axis]) = (total - total / 2, total / 2),

@@ -83,7 +83,7 @@ impl Lower {
                 Some(_) => return Err(refused()),
                 None => product,
             };
-            if total % product != 0 {
+            if !total.is_multiple_of(product) {
                 // A fixed batch may be spelled out beside the -1.
                 sizes[at] = self.fixed_rest(&sizes, total);
                 if sizes[at].is_none() {
@@ -113,7 +113,7 @@ impl Lower {
         let (left, right) = (plain(&sizes[..at])?, plain(&sizes[at + 1..])?);
         let product = |shape: &[usize]| super::super::nd::count(shape).ok_or_else(refused);
         let (left_elements, right_elements) = (product(&left)?, product(&right)?);
-        if left_elements == 0 || before % left_elements != 0 {
+        if left_elements == 0 || !before.is_multiple_of(left_elements) {
             return Err(refused());
         }
         let outer = before / left_elements;
@@ -280,7 +280,7 @@ fn fixed_shape(target: &[Size], elements: usize) -> Checked<Vec<usize>> {
     let unknown = target.iter().filter(|size| **size == Size::fixed(-1)).count();
     let fits = match unknown {
         0 => known == elements,
-        1 => known != 0 && elements % known == 0,
+        1 => known != 0 && elements.is_multiple_of(known),
         _ => false,
     };
     if !fits {

@@ -64,7 +64,7 @@ impl Lower {
         };
         let (start, end, step) = (number(0)?, number(1)?, number(2)?);
         let elements = ((end - start) / step).ceil().max(0.0);
-        if !(elements < 1e9) {
+        if elements.is_nan() || elements >= 1e9 {
             return Err(problem(format!("a range of {elements} elements"), INCONSISTENT));
         }
         self.spend(elements as usize)?;

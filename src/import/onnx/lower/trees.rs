@@ -193,8 +193,7 @@ impl Forest {
 
     /// One target only.
     fn only(mut self, target: usize) -> Forest {
-        let pick = |all: &[f64]| all.iter().skip(target).step_by(self.targets).copied().collect();
-        self.leaves = pick(&self.leaves);
+        self.leaves = self.leaves.iter().skip(target).step_by(self.targets).copied().collect();
         self.targets = 1;
         self
     }

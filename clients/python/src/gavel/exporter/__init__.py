@@ -1,0 +1,1 @@
+"""From a PyTorch model to a bundle: trace, canonical ops, features, checks."""

@@ -1,0 +1,130 @@
+"""A torch.export program as a `Trace`."""
+
+import operator
+import re
+
+import numpy as np
+
+from .errors import ExportError
+from .trace import Node, Ref, Rows, Trace, Unknown
+
+FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
+
+
+def trace_of(program, batch, prefix="model."):
+    """`program`: a torch.export.ExportedProgram; `batch`: expressions that are its number of rows; `prefix`: of names of
+    parameters and modules, left out."""
+    import torch
+
+    signature = program.graph_signature
+    targets = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers) | dict(signature.inputs_to_lifted_tensor_constants)
+    user = [name for name in signature.user_inputs]
+    nodes, constants, outputs = [], {}, []
+    values = program.state_dict | program.constants
+
+    def size(x):
+        return size_of(x, batch)
+
+    def argument(x):
+        if isinstance(x, torch.fx.Node):
+            return Ref(x.name)
+        if isinstance(x, (list, tuple)):
+            return [argument(item) for item in x]
+        if isinstance(x, torch.dtype):
+            return str(x).removeprefix("torch.")
+        if isinstance(x, torch.SymInt):
+            return size(x)
+        if isinstance(x, (int, float, bool, str)) or x is None:
+            return x
+        return str(x)
+
+    for fx in program.graph.nodes:
+        value = fx.meta.get("val")
+        node = Node(fx.name, fx.op, module=module_of(fx, prefix), source=source_of(fx))
+        if isinstance(value, torch.Tensor):
+            node.shape, node.dtype = tuple(size(s) for s in value.shape), str(value.dtype).removeprefix("torch.")
+        elif isinstance(value, (torch.SymInt, int)) and not isinstance(value, bool):
+            node.size = size(value)
+        elif isinstance(value, (torch.SymFloat, torch.SymBool, float, bool)):
+            node.size = value if isinstance(value, (float, bool)) else Unknown(str(value))
+        if fx.op == "placeholder":
+            if fx.name in targets:
+                node.op, node.target = "parameter", targets[fx.name].removeprefix(prefix)
+                constants[node.target] = array_of(values[targets[fx.name]])
+            elif fx.name in user:
+                node.op = "input"
+            else:
+                node.op, node.target = "parameter", fx.name
+                constants[fx.name] = None
+        elif fx.op == "output":
+            outputs = [(f"{i}", argument(x)) for i, x in enumerate(fx.args[0])]
+        elif fx.op == "call_function":
+            schema = getattr(fx.target, "_schema", None)
+            if fx.target is operator.getitem:
+                node.op, node.args = "getitem", {"of": argument(fx.args[0]), "index": fx.args[1]}
+            elif schema is not None:
+                names = [a.name for a in schema.arguments]
+                node.op = str(fx.target)
+                node.args = dict(zip(names, map(argument, fx.args))) | {key: argument(x) for key, x in fx.kwargs.items()}
+            else:
+                node.op = getattr(fx.target, "__name__", str(fx.target))
+                if node.size is None and value is not None:
+                    raise ExportError(
+                        f"the traced model holds {node.op}, a piece of control flow",
+                        "take torch.cond, loops over tensors and the like out of forward",
+                        module=node.module,
+                        source=node.source,
+                    )
+        else:
+            raise ExportError(f"the traced model holds a node of kind {fx.op}", "this is a fault of the exporter: report it with the model")
+        nodes.append(node)
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        raise ExportError(f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs")
+    return Trace(nodes, constants, user, outputs)
+
+
+def size_of(x, batch):
+    """A size as int, Rows or Unknown."""
+    node = getattr(x, "node", None)
+    if node is None:
+        return int(x)
+    expression = node.expr
+    if expression.is_number:
+        return int(expression)
+    for rows in batch:
+        factor = expression / rows
+        factor = factor if factor.is_number else factor.expand().simplify()
+        if factor.is_number and factor.is_integer:
+            return Rows(int(factor))
+    return Unknown(str(expression))
+
+
+def array_of(tensor):
+    """numpy of a parameter: bf16 and f16 are widened."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return np.require(tensor.numpy(), requirements="C")
+
+
+def module_of(fx, prefix):
+    stack = fx.meta.get("nn_module_stack")
+    if not stack:
+        return None
+    path = list(stack.values())[-1][0]
+    if "empty_nn_module_stack" in path:
+        return None
+    path = re.sub(r"@\d+$", "", path)
+    return path.removeprefix(prefix) if path != prefix.rstrip(".") else ""
+
+
+def source_of(fx):
+    """The innermost line of code outside of torch itself."""
+    frames = FRAME.findall(fx.meta.get("stack_trace") or "")
+    for file, line, function in reversed(frames):
+        if "/torch/" not in file and "/gavel/exporter/" not in file:
+            return f"{file}:{line} in {function}"
+    return None

@@ -1,0 +1,486 @@
+"""Plumbing, constants, and moves of elements: nothing here computes."""
+
+import numpy as np
+
+from .canonical import Ids, RowNumbers, kind_of, operator, touches
+from .errors import ExportError
+from .layout import Row, Value, shape_of
+from .trace import Rows, Unknown
+
+
+@operator(
+    "contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "lift", "lift_fresh", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "view_as_real_copy", "requires_grad_", "resolve_conj", "resolve_neg", "data", "set_grad",
+)
+def same(c, node, a):
+    if a.get("train") is True:
+        raise ExportError("dropout is active", "call model.eval() before exporting")
+    return a.get("self", a.get("input"))
+
+
+@operator("native_dropout")
+def native_dropout(c, node, a):
+    if a.get("train"):
+        raise ExportError("dropout is active", "call model.eval() before exporting")
+    return [a["input"], None]
+
+
+@operator("_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_async", "_assert_scalar", "guards")
+def nothing(c, node, a):
+    return None
+
+
+@operator("to", "_to_copy", "type_as", "cpu", "float", "double", "half", "bfloat16", "long", "int", "bool", "to_dense")
+def convert(c, node, a):
+    x = a.get("self", a.get("input"))
+    if isinstance(x, IdsList):
+        return x
+    if not isinstance(x, Value):
+        if kind_of(node.dtype) != "i" and not isinstance(x, (Ids,)):
+            return c.as_value(x)
+        return x
+    if node.dtype in ("float16", "bfloat16"):
+        c.warn(f"a cast to {node.dtype} inside the model was left out: gavel computes in f32")
+    if node.dtype in ("int8", "int16", "uint8"):
+        c.warn(f"a cast to {node.dtype} inside the model was taken as one to int64: values beyond its range do not wrap")
+    kind = kind_of(node.dtype)
+    if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
+        return Value(x.term, x.dims, kind)
+    return c.to_kind(x, kind)
+
+
+class IdsList:
+    """Jagged inputs on top of each other: [features, batch] of offsets, for instance."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+
+# Constants.
+
+
+def dims_of(c, node, sizes=None):
+    """Dims of what a factory makes: rows where the size is the batch's."""
+    dims = []
+    for size in node.shape:
+        if isinstance(size, Unknown):
+            raise ExportError(f"a tensor is made with a size that depends on data ({size})", "make its size fixed")
+        dims.append(Row(1, size.factor) if isinstance(size, Rows) else size)
+    if sum(isinstance(d, Row) for d in dims) > 1:
+        raise touches("makes a table of rows by rows of")
+    return dims
+
+
+def filled(c, node, value):
+    dims, kind = dims_of(c, node), kind_of(node.dtype)
+    array = np.full(shape_of(dims), value, np.float64 if kind == "f" else np.int64)
+    return Value(c.graph.constant(array, literal=True), dims, kind)
+
+
+@operator("zeros", "zeros_like", "new_zeros", "zero", "empty", "empty_like", "new_empty", "zeros.default")
+def zeros(c, node, a):
+    return filled(c, node, 0)
+
+
+@operator("ones", "ones_like", "new_ones")
+def ones(c, node, a):
+    return filled(c, node, 1)
+
+
+@operator("full", "full_like", "new_full", "scalar_tensor", "fill")
+def full(c, node, a):
+    value = a.get("fill_value", a.get("value", a.get("s")))
+    if isinstance(value, Value):
+        value = c.array(value, "the value of a fill").reshape(()).item()
+    if isinstance(value, (Rows, Unknown)):
+        c.as_value(value)
+    return filled(c, node, value)
+
+
+@operator("arange", "range")
+def arange(c, node, a):
+    start, end, step = a.get("start", 0), a["end"], a.get("step", 1)
+    if any(isinstance(x, (Rows, Unknown)) for x in (start, end, step)):
+        size = node.shape[0] if node.shape else None
+        if start == 0 and isinstance(end, Rows) and isinstance(step, int) and end.factor % step == 0:
+            return RowNumbers(0, step) if end.factor == step else RowNumbers(0, step)
+        if isinstance(size, Rows) and isinstance(step, int):
+            return RowNumbers(start, step)
+        if start == 0 and isinstance(step, int) and isinstance(end, Unknown):
+            return RowNumbers(0, step, 1)
+        raise ExportError(f"arange({start}, {end}, {step}) depends on the batch", "rows come in any number: use fixed sizes")
+    return c.constant(np.arange(start, end, step).astype(np.float64 if kind_of(node.dtype) == "f" else np.int64), kind_of(node.dtype))
+
+
+@operator("linspace")
+def linspace(c, node, a):
+    return c.constant(np.linspace(a["start"], a["end"], a["steps"]), kind_of(node.dtype))
+
+
+@operator("eye")
+def eye(c, node, a):
+    return c.constant(np.eye(*[s for s in node.shape]), kind_of(node.dtype))
+
+
+@operator("triu_indices", "tril_indices")
+def triangle_indices(c, node, a):
+    make = np.triu_indices if "triu" in node.op else np.tril_indices
+    row, col = a["row"], a["col"]
+    return c.constant(np.stack(make(row, a.get("offset", 0), col)).astype(np.int64))
+
+
+@operator("triu", "tril")
+def triangle(c, node, a):
+    from .ops_elementwise import where
+
+    x = c.as_value(a["self"])
+    x.axis(-1, "takes a triangle of"), x.axis(-2, "takes a triangle of")
+    mask = np.tri(x.dims[-2], x.dims[-1], a.get("diagonal", 0) - (1 if "triu" in node.op else 0), dtype=bool)
+    mask = c.constant(~mask if "triu" in node.op else mask)
+    out = where(c, mask, x, 0.0 if x.kind == "f" else 0)
+    return Value(out.term, out.dims, x.kind)
+
+
+# Shapes.
+
+
+@operator("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias", "_reshape_copy")
+def reshape(c, node, a):
+    x = a.get("self", a.get("input"))
+    if isinstance(x, RowNumbers):
+        raise ExportError("the number of a row in its batch is used as data", "leave the row's number out")
+    if isinstance(x, Ids):
+        return x
+    x = c.as_value(x)
+    if node.op.startswith("aten.view.dtype"):
+        raise ExportError("the bits of a tensor are read as another type")
+    return c.reshape(x, node.shape, "a reshape")
+
+
+@operator("squeeze", "unsqueeze")
+def squeeze(c, node, a):
+    x = a["self"]
+    if isinstance(x, Ids):
+        return x
+    return c.reshape(c.as_value(x), node.shape, "a reshape")
+
+
+@operator("permute")
+def permute(c, node, a):
+    x = c.as_value(a["self"])
+    return c.permute(x, [d % x.rank for d in a["dims"]])
+
+
+@operator("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "movedim", "moveaxis", "adjoint")
+def transpose(c, node, a):
+    x = c.as_value(a["self"])
+    name, perm = node.op.split(".")[1].rstrip("_"), list(range(x.rank))
+    if name in ("t", "mT", "adjoint"):
+        if x.rank > 1:
+            perm[-1], perm[-2] = perm[-2], perm[-1]
+    elif name == "numpy_T":
+        perm.reverse()
+    elif name in ("movedim", "moveaxis"):
+        source, target = ([d] if isinstance(d, int) else list(d) for d in (a["source"], a["destination"]))
+        source, target = [d % x.rank for d in source], [d % x.rank for d in target]
+        rest = [d for d in perm if d not in source]
+        for to, of in sorted(zip(target, source)):
+            rest.insert(to, of)
+        perm = rest
+    else:
+        i, j = (x.dim(a.get(key, a.get(other))) for key, other in (("dim0", "axis0"), ("dim1", "axis1")))
+        perm[i], perm[j] = perm[j], perm[i]
+    return c.permute(x, perm)
+
+
+@operator("expand", "expand_as", "broadcast_to")
+def expand(c, node, a):
+    x = c.as_value(a["self"])
+    return c.expand(x, dims_of_like(c, node, x), "expand")
+
+
+def dims_of_like(c, node, x):
+    """Dims that the node's shape says, with the layout of x's row dimension where sizes agree."""
+    dims = dims_of(c, node)
+    for i in range(1, x.rank + 1):
+        own = x.dims[-i]
+        if isinstance(own, Row) and isinstance(dims[-i], Row) and own.outer * own.inner == dims[-i].inner:
+            dims[-i] = own
+    return dims
+
+
+@operator("repeat", "tile")
+def repeat(c, node, a):
+    x, repeats = c.as_value(a["self"]), list(a.get("repeats", a.get("dims")))
+    repeats = [1] * (x.rank - len(repeats)) + repeats
+    while x.rank < len(repeats):
+        x = c.unsqueeze(x, 0)
+    for dim, n in enumerate(repeats):
+        if n == 1 and not isinstance(n, Rows):
+            continue
+        size = x.dims[dim]
+        if isinstance(size, Row):
+            raise touches("repeats") if size.outer != 1 or not isinstance(n, int) else touches("repeats")
+        if size == 1:
+            dims = list(x.dims)
+            dims[dim] = Row(1, n.factor) if isinstance(n, Rows) else n
+            x = c.expand(x, dims, "repeat")
+        elif isinstance(n, int):
+            x = c.concat([x] * n, dim)
+        else:
+            y = c.unsqueeze(x, dim)
+            dims = list(y.dims)
+            dims[dim] = Row(1, n.factor)
+            y = c.expand(y, dims, "repeat")
+            shape = list(x.dims)
+            shape[dim] = Rows(n.factor * size)
+            x = c.reshape(y, [Rows(d.outer * d.inner) if isinstance(d, Row) else d for d in shape], "repeat")
+    return x
+
+
+@operator("repeat_interleave")
+def repeat_interleave(c, node, a):
+    x, n, dim = c.as_value(a["self"]), a.get("repeats"), a.get("dim")
+    if not isinstance(n, int):
+        n = c.array(n, "the repeats of repeat_interleave").reshape(-1)
+        if len(set(n.tolist())) != 1:
+            raise ExportError("repeat_interleave with different repeats", "repeat each element equally often")
+        n = int(n[0])
+    if dim is None:
+        raise touches("flattens")
+    dim = x.dim(dim)
+    y = c.unsqueeze(x, dim + 1)
+    dims = list(y.dims)
+    dims[dim + 1] = n
+    return c.reshape(c.expand(y, dims, "repeat"), node.shape, "repeat")
+
+
+@operator("cat", "concat", "concatenate")
+def cat(c, node, a):
+    return c.concat([c.as_value(x) for x in a["tensors"]], a.get("dim", a.get("axis", 0)))
+
+
+@operator("stack")
+def stack(c, node, a):
+    if all(isinstance(x, Ids) for x in a["tensors"]):
+        return IdsList(a["tensors"])
+    values = [c.as_value(x) for x in a["tensors"]]
+    dim = a.get("dim", 0) % (values[0].rank + 1)
+    return c.concat([c.unsqueeze(x, dim) for x in values], dim)
+
+
+@operator("hstack", "vstack", "dstack", "column_stack")
+def named_stack(c, node, a):
+    values = [c.as_value(x) for x in a["tensors"]]
+    name = node.op.split(".")[1]
+    if name == "column_stack":
+        values = [c.unsqueeze(x, 1) if x.rank == 1 else x for x in values]
+    elif name != "hstack":
+        raise ExportError(f"{name} has no counterpart", "use torch.cat or torch.stack with a dim")
+    return c.concat(values, 0 if values[0].rank == 1 else 1)
+
+
+@operator("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes")
+def split(c, node, a):
+    x, dim = c.as_value(a["self"]), a.get("dim", 0)
+    dim = x.dim(dim)
+    size, d = None, x.dims[dim]
+    name = node.op.split(".")[1]
+    if isinstance(d, Row):
+        pieces = a.get("split_size", a.get("split_sizes", a.get("chunks")))
+        if "chunk" in name and d.outer % pieces == 0:
+            sizes = [Rows(d.outer * d.inner // pieces)] * pieces
+        elif isinstance(pieces, Rows):
+            sizes = [pieces] * (d.outer * d.inner // pieces.factor)
+        elif isinstance(pieces, list) and all(isinstance(p, Rows) for p in pieces):
+            sizes = pieces
+        else:
+            raise touches("splits")
+        out, at = [], 0
+        for piece in sizes:
+            out.append(c.slice_rows(x, dim, Rows(at) if at else 0, Rows(at + piece.factor), 1))
+            at += piece.factor
+        return out
+    if name == "tensor_split":
+        raise ExportError("tensor_split has no counterpart in a bundle", "use torch.split")
+    if "chunk" in name:
+        size = -(-d // a["chunks"])
+    else:
+        size = a.get("split_size", a.get("split_sizes", a.get("sizes")))
+    if isinstance(size, int):
+        sizes = [min(size, d - at) for at in range(0, d, size)]
+    else:
+        sizes = list(size)
+    out, at = [], 0
+    for n in sizes:
+        out.append(c.slice(x, dim, at, at + n))
+        at += n
+    return out
+
+
+@operator("unbind")
+def unbind(c, node, a):
+    x, dim = a["self"], a.get("dim", 0)
+    if isinstance(x, IdsList) and dim == 0:
+        return x.parts
+    x = c.as_value(x)
+    dim = x.dim(dim)
+    if isinstance(x.dims[dim], Row):
+        raise touches("takes apart")
+    return [c.select(x, dim, i) for i in range(x.dims[dim])]
+
+
+@operator("select.int", "select_copy")
+def select(c, node, a):
+    if isinstance(a["self"], IdsList) and a["dim"] == 0:
+        return a["self"].parts[a["index"]]
+    return c.select(c.as_value(a["self"]), a["dim"], a["index"])
+
+
+@operator("slice.Tensor", "slice_copy", "narrow")
+def slice_(c, node, a):
+    x, dim = a["self"], a.get("dim", 0)
+    if isinstance(x, Ids):
+        return x
+    if isinstance(x, RowNumbers):
+        return x
+    x = c.as_value(x)
+    start = a.get("start")
+    end = start + a["length"] if "narrow" in node.op else a.get("end")
+    d = x.dims[x.dim(dim)]
+    if not isinstance(d, Row) and isinstance(end, int):
+        end = min(end, d)
+    if not isinstance(d, Row) and any(isinstance(x, (Rows, Unknown)) for x in (start, end)):
+        raise ExportError(f"a slice {start}:{end} whose bounds depend on the batch", "slice with fixed bounds")
+    return c.slice(x, dim, start, end, a.get("step", 1) or 1)
+
+
+@operator("flip")
+def flip(c, node, a):
+    x = c.as_value(a["self"])
+    for dim in a["dims"]:
+        x = gather_const(c, x, dim, list(reversed(range(x.dims[x.dim(dim)] if not isinstance(x.dims[x.dim(dim)], Row) else 0))))
+    return x
+
+
+@operator("roll")
+def roll(c, node, a):
+    x = c.as_value(a["self"])
+    dims = a.get("dims") or []
+    if not dims:
+        raise touches("rolls")
+    for shift, dim in zip(a["shifts"], dims):
+        x.axis(dim, "rolls")
+        x = gather_const(c, x, dim, np.roll(np.arange(x.dims[x.dim(dim)]), shift).tolist())
+    return x
+
+
+def gather_const(c, x, dim, indices):
+    dim = x.dim(dim)
+    axis = x.axis(dim, "picks from")
+    size = x.dims[dim]
+    if any(not -size <= i < size for i in indices):
+        raise ExportError(f"an index {indices} is out of range for a dimension of {size}")
+    term = c.graph.gather_const(x.term, axis, indices)
+    return Value(term, x.dims[:dim] + (len(indices),) + x.dims[dim + 1 :], x.kind)
+
+
+@operator("index_select")
+def index_select(c, node, a):
+    x, index = c.as_value(a["self"]), c.as_value(a["index"])
+    if x.constant and not index.constant:
+        return lookup_constant(c, x, index, a["dim"])
+    return gather_const(c, x, a["dim"], c.array(index, "the index of index_select").tolist())
+
+
+def lookup_constant(c, x, index, dim):
+    from .ops_lookup import take
+
+    return take(c, x, index, dim)
+
+
+@operator("diagonal")
+def diagonal(c, node, a):
+    x = c.as_value(a["self"])
+    i, j = x.dim(a.get("dim1", 0)), x.dim(a.get("dim2", 1))
+    x.axis(i, "takes the diagonal of"), x.axis(j, "takes the diagonal of")
+    rows, cols, offset = x.dims[i], x.dims[j], a.get("offset", 0)
+    picks = [r * cols + r + offset for r in range(rows) if 0 <= r + offset < cols]
+    rest = [d for d in range(x.rank) if d not in (i, j)]
+    moved = c.permute(x, rest + [i, j])
+    flat = Value(c.graph.reshape(moved.term, moved.term.shape[:-2] + (rows * cols,)), moved.dims[:-2] + (rows * cols,), x.kind)
+    return gather_const(c, flat, -1, picks)
+
+
+@operator("index.Tensor")
+def index(c, node, a):
+    """x[.., i, j, ..]: fixed indices pick elements; indices of the request itself look up."""
+    x, indices = c.as_value(a["self"]), a["indices"]
+    given = [d for d, i in enumerate(indices) if i is not None]
+    values = [c.as_value(indices[d]) for d in given]
+    if any(v.kind == "b" for v in values):
+        if all(v.constant for v in values) and len(values) == 1 and values[0].rank == 1:
+            values = [c.constant(np.nonzero(values[0].term.array)[0])]
+        else:
+            raise ExportError("a mask picks elements: the result's size depends on data", "use torch.where or multiply with the mask")
+    if not all(v.constant for v in values):
+        if len(values) == 1:
+            return lookup_constant(c, x, values[0], given[0])
+        raise ExportError("several indices that depend on the inputs", "use torch.gather along one dimension")
+    arrays = np.broadcast_arrays(*[v.term.array for v in values])
+    if given != list(range(given[0], given[0] + len(given))):
+        raise ExportError("indices for dimensions that are not neighbours", "index one dimension after the other")
+    for d in given:
+        x.axis(d, "picks rows from")
+    sizes = [x.dims[d] for d in given]
+    for array, size in zip(arrays, sizes):
+        if array.size and not (-size <= array.min() and array.max() < size):
+            raise ExportError(f"an index is out of range for a dimension of {size}")
+    flat = np.ravel_multi_index([array % size for array, size in zip(arrays, sizes)], sizes)
+    first, last = given[0], given[-1]
+    dims = x.dims[:first] + (int(np.prod(sizes)),) + x.dims[last + 1 :]
+    merged = Value(c.graph.reshape(x.term, shape_of(dims)), dims, x.kind)
+    picked = gather_const(c, merged, first, flat.ravel().tolist())
+    dims = x.dims[:first] + tuple(flat.shape) + x.dims[last + 1 :]
+    return Value(c.graph.reshape(picked.term, shape_of(dims)), dims, x.kind)
+
+
+@operator("meshgrid")
+def meshgrid(c, node, a):
+    arrays = [c.array(x, "a grid") for x in a["tensors"]]
+    return [c.constant(x) for x in np.meshgrid(*arrays, indexing=a.get("indexing", "ij"))]
+
+
+@operator("copy")
+def copy(c, node, a):
+    return c.expand(c.as_value(a["src"]), list(c.as_value(a["self"]).dims), "copy")
+
+
+@operator("slice_scatter", "select_scatter")
+def scatter(c, node, a):
+    """x with a slice replaced: what functionalised assignments to slices become."""
+    x, src, dim = c.as_value(a["self"]), c.as_value(a["src"]), a.get("dim", 0)
+    dim = x.dim(dim)
+    d = x.dims[dim]
+    if "select" in node.op:
+        start = a["index"] % d if not isinstance(d, Row) else None
+        end, step, src = (start + 1 if start is not None else None), 1, c.unsqueeze(src, dim)
+        if start is None:
+            raise touches("writes one row of")
+    else:
+        start, end, step = a.get("start") or 0, a.get("end"), a.get("step", 1)
+        if isinstance(d, Row):
+            if start == 0 and (end is None or end == Rows(d.outer * d.inner) or isinstance(end, int) and end >= 2**62) and step == 1:
+                return src
+            raise touches("writes some rows of")
+        end = d if end is None else min(end, d)
+        if step != 1:
+            raise ExportError("an assignment to a slice with a step", "assign to neighbouring elements")
+    src = c.to_kind(src, x.kind)
+    parts = [c.slice(x, dim, 0, start)] if start else []
+    parts += [src] + ([c.slice(x, dim, end, d)] if end < d else [])
+    row = next((v.row for v in (src, x) if v.row is not None), None)
+    if row is not None:
+        dims = next(v for v in (src, x) if v.row is not None).dims[row]
+        parts = [p if p.row is not None else c.expand(p, p.dims[:row] + (dims,) + p.dims[row + 1 :], "assignment") for p in parts]
+    return c.concat(parts, dim)

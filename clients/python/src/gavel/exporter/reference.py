@@ -1,0 +1,86 @@
+"""What torch says: the traced program run in float64, and the user's own model as it is."""
+
+import copy
+
+import torch
+
+from .errors import ExportError
+
+DOUBLES_BYTES_MAX = 1 << 29  # models up to this size are also run as a whole in float64
+
+
+class Float64(torch.fx.Interpreter):
+    """Runs a program with every float as float64. Tables stay as they are: only the rows looked up are widened."""
+
+    LOOKUPS = {torch.ops.aten.embedding.default}
+
+    def call_function(self, target, args, kwargs):
+        wide = lambda x: torch.float64 if x in (torch.float32, torch.float16, torch.bfloat16) else x
+        args = [wide(x) if isinstance(x, torch.dtype) else x for x in args]
+        kwargs = {key: wide(x) if isinstance(x, torch.dtype) else x for key, x in kwargs.items()}
+        if str(target).startswith("aten._assert_tensor_metadata"):
+            return None
+        if target in self.LOOKUPS:
+            return widened(target(*args, **kwargs))
+        args, kwargs = torch.utils._pytree.tree_map(widened, (tuple(args), kwargs))
+        return super().call_function(target, args, kwargs)
+
+
+def widened(x):
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def program_outputs(program, tensors):
+    """The program's flat outputs in float64: list of arrays."""
+    module = program.graph_module
+    signature, values = program.graph_signature, program.state_dict | program.constants
+    targets = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers) | dict(signature.inputs_to_lifted_tensor_constants)
+    user, arguments = iter(tensors), []
+    for node in module.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if node.name in targets:
+            arguments.append(values[targets[node.name]])
+        else:
+            arguments.append(widened(next(user)))
+    with torch.no_grad():
+        return [x.detach().numpy() for x in Float64(module).run(*arguments)]
+
+
+def model_outputs(model, inputs, tensors, double, what="rows made from the example inputs"):
+    """The user's own model: list of arrays, None if it cannot run in float64."""
+    from .inputs import flatten_outputs
+
+    if double:
+        size = sum(t.numel() * t.element_size() for t in list(model.parameters()) + list(model.buffers()))
+        if size > DOUBLES_BYTES_MAX:
+            return None
+        try:
+            model = copy.deepcopy(model).double()
+        except Exception:
+            return None
+        tensors = [widened(x) for x in tensors]
+    else:
+        tensors = [x.float() if x.is_floating_point() else x for x in tensors]
+    names, out = [], []
+    try:
+        with torch.no_grad():
+            flatten_outputs("", model(*inputs.original(tensors, False)), names, out)
+    except Exception as error:
+        if double:
+            return None
+        reason = str(error) or type(error).__name__
+        remedy = "pass inputs as forward takes them" if "its" in what else "pass selftest_inputs that it can score"
+        raise ExportError(f"the model fails on {what}: {reason}", remedy, source=place_of(error)) from error
+    return [x.detach().double().numpy() for x in out]
+
+
+def place_of(error):
+    """The innermost line of code outside of torch and the exporter that an error passed."""
+    found, tb = None, error.__traceback__
+    while tb is not None:
+        file = tb.tb_frame.f_code.co_filename
+        if "/torch/" not in file and "/gavel/exporter/" not in file:
+            found = f"{file}:{tb.tb_lineno} in {tb.tb_frame.f_code.co_name}"
+        tb = tb.tb_next
+    return found
