@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gavel::config::{Address, Config};
-use gavel::engine::EngineKind;
+use gavel::engine::{EngineKind, PrepareOptions};
 use gavel::metrics::Registry;
 use gavel::model::{LoadOptions, Model, load};
 use gavel::server::placement::Placement;
@@ -47,7 +47,7 @@ pub fn start(backend: IoBackend, cpu: usize, spin: Span, model: &Arc<Model>) -> 
     config.general.spin_us = spin.as_us();
     config.timeouts.drain_ms = 200;
     let placement = Placement { shards: vec![Some(cpu)], control: Vec::new(), message: String::new() };
-    let plan = Plan { placement, io: backend, engine: EngineKind::Null, notes: Vec::new() };
+    let plan = Plan { placement, io: backend, engine: EngineKind::Null, prepare: PrepareOptions::default(), notes: Vec::new() };
     let clock = Clock::start();
     let mut server = Server::start(&config, &plan, Registry::new(clock, 4), clock).unwrap();
     server.publish(model).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
-use gavel::engine::{EngineKind, Replay, prepare};
+use gavel::engine::{EngineKind, Prepared, Replay, prepare};
 use gavel::model::Model;
 
 /// Candidates of the request that is benched.
@@ -50,10 +50,14 @@ pub struct Requests {
 impl Requests {
     /// For `rows` candidates; the first is filled in, and has run.
     pub fn new(model: &Arc<Model>, rows: usize) -> Requests {
-        let prepared = prepare(EngineKind::Cpu, model).expect("memory");
+        Requests::to(&prepare(EngineKind::Cpu, model).expect("memory"), rows)
+    }
+
+    /// The same, for a model that is prepared.
+    pub fn to(prepared: &Prepared, rows: usize) -> Requests {
         let layout = prepared.layout();
         let ids = layout.context.fixed_ids.max(rows * layout.candidate.fixed_ids).max(1);
-        let replay = Replay::new(&prepared, SlotLimits { contexts: 1, rows, ids }).expect("memory");
+        let replay = Replay::new(prepared, SlotLimits { contexts: 1, rows, ids }).expect("memory");
         let mut requests = Requests { replay, rows, random: Random(1) };
         requests.fill();
         requests.run();

@@ -47,6 +47,11 @@ pub(super) fn check(config: &Config) -> Vec<(&'static str, String)> {
         faults.push(("timeouts.idle_ms", format!("{} is below timeouts.hello_ms = {}", timeouts.idle_ms, timeouts.hello_ms)));
     }
 
+    for (key, limit) in [("precision_shift", general.precision_shift), ("precision_auc", general.precision_auc)] {
+        if !(0.0..=1.0).contains(&limit) {
+            faults.push((key, format!("{limit} is not from 0 to 1: it is a difference of probabilities")));
+        }
+    }
     if matches!(general.admin, Address::Unix(_)) {
         faults.push(("admin", "must be host:port: probes and scrapers speak TCP".into()));
     }

@@ -47,6 +47,18 @@ choices! {
 }
 
 choices! {
+    /// In what numbers dense layers are computed, where that keeps answers within the limits.
+    PrecisionChoice {
+        /// 32-bit floats.
+        F32 = "f32",
+        /// 8-bit integers.
+        Int8 = "int8",
+        /// 16-bit floats as weights.
+        F16 = "f16",
+    }
+}
+
+choices! {
     /// What the sockets run on, as asked for.
     IoChoice {
         /// io_uring, or epoll where the kernel or the container refuses it.

@@ -103,6 +103,7 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::Integer(number) => {
             i64::from_str_radix(number.as_str(), number.radix()).map_or(Raw::Other("integer beyond 64 bits"), Raw::Integer)
         }
+        DeValue::Float(number) => number.as_str().replace('_', "").parse().map_or(Raw::Other("float"), Raw::Float),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Array(array) => Raw::List(array.iter().map(|value| raw(value.get_ref())).collect()),
         other => Raw::Other(other.type_str()),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, PrecisionChoice, Shards};
 use super::layers::{Layers, Origin, Problem};
 use super::value::{Value, check_range};
 
@@ -108,6 +108,15 @@ settings! {
         engine: EngineChoice = EngineChoice::Auto;
             "What computes: `auto`, `cpu`, `cuda`, or `null` (a constant, to measure the server itself)."
             "`auto` says at start what it took. Name the engine in production, so that a missing device is an error and not a slow server."
+        precision: PrecisionChoice = PrecisionChoice::F32;
+            "In what numbers dense layers are computed: `f32`, `int8` or `f16` (weights of 16 bits, arithmetic of 32)."
+            "f32 is exact. The others are for throughput: layers that would move answers further than the next two settings allow, measured on the selftest at load, stay in f32."
+        precision_shift: f64 = 0.005;
+            "How far reduced precision may move a probability on any row of a model's selftest."
+            "A bid is proportional to the probability; half a percent of its range is below what retraining moves. `gavel check --precision int8` shows what a model needs."
+        precision_auc: f64 = 0.002;
+            "How far reduced precision may move the AUC on a model's selftest (`docs/operations.md` says how it is measured)."
+            "Ranking suffers less than probabilities do; this catches the model where it does not."
         io: IoChoice = IoChoice::Auto;
             "What the sockets run on: `auto`, `uring` or `epoll`."
             "`auto` takes io_uring where it is allowed and says loudly when it is not. `uring` exits with 78 instead of falling back."

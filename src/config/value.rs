@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, PrecisionChoice, Shards};
 
 /// A value as it was given, not yet of any type.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub enum Raw {
     String(String),
     /// A TOML integer.
     Integer(i64),
+    /// A TOML float.
+    Float(f64),
     /// A TOML boolean.
     Boolean(bool),
     /// A TOML array, or a flag given several times.
@@ -28,6 +30,7 @@ impl Raw {
         match self {
             Raw::Text(text) | Raw::String(text) => format!("{text:?}"),
             Raw::Integer(number) => number.to_string(),
+            Raw::Float(number) => number.to_string(),
             Raw::Boolean(value) => value.to_string(),
             Raw::List(_) => "an array".into(),
             Raw::Other(name) => format!("a TOML {name}"),
@@ -84,6 +87,23 @@ macro_rules! integers {
 }
 integers!(u32, usize);
 
+/// A finite number.
+impl Value for f64 {
+    fn read(raw: &Raw) -> Result<f64, String> {
+        let number = match raw {
+            Raw::Float(number) => Some(*number),
+            Raw::Integer(number) => Some(*number as f64),
+            Raw::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        number.filter(|number| number.is_finite()).ok_or_else(|| format!("expected a number, found {}", raw.describe()))
+    }
+    fn to_toml(&self) -> String {
+        // With a point: TOML tells floats from integers.
+        format!("{self:?}")
+    }
+}
+
 macro_rules! named {
     ($($type:ty),*) => {$(
         impl Value for $type {
@@ -99,7 +119,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(EngineChoice, IoChoice, PinChoice, LogFormat, LogLevel);
+named!(EngineChoice, PrecisionChoice, IoChoice, PinChoice, LogFormat, LogLevel);
 
 impl Value for Shards {
     fn read(raw: &Raw) -> Result<Shards, String> {
@@ -189,6 +209,22 @@ mod tests {
         assert_eq!(check_range(&5u32, Some(&(1..=4))), Err("expected a whole number from 1 to 4, found 5".into()));
         assert_eq!(check_range(&5u32, Some(&(1..=5))), Ok(()));
         assert_eq!(check_range(&5u32, None), Ok(()));
+    }
+
+    #[test]
+    fn numbers_with_a_fraction() {
+        for (raw, expected) in [
+            (Raw::Float(0.005), Some(0.005)),
+            (Raw::Integer(1), Some(1.0)),
+            (text(" 5e-3 "), Some(0.005)),
+            (text("inf"), None),
+            (Raw::Float(f64::NAN), None),
+            (Raw::String("0.1".into()), None),
+            (text(""), None),
+        ] {
+            assert_eq!(f64::read(&raw).ok(), expected, "{raw:?}");
+        }
+        assert_eq!((0.005f64.to_toml(), 1.0f64.to_toml()), ("0.005".into(), "1.0".into()));
     }
 
     #[test]

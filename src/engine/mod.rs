@@ -8,6 +8,7 @@
 pub mod cpu;
 pub mod cuda;
 mod null;
+pub mod precision;
 mod replay;
 pub mod selftest;
 mod slots;
@@ -68,6 +69,14 @@ pub enum EngineError {
         /// What to do.
         remedy: String,
     },
+    /// Reduced precision of dense layers.
+    #[error("precision {precision}: {reason}")]
+    Precision {
+        /// As asked for.
+        precision: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Memory for slots, weights or workspace.
     #[error("out of memory: {what} needs {bytes} bytes: {source}")]
     Memory {
@@ -125,6 +134,14 @@ impl Prepared {
         }
     }
 
+    /// What was decided for dense layers, where another precision than f32 was asked for.
+    pub fn precision(&self) -> Option<&precision::PrecisionReport> {
+        match self {
+            Prepared::Cpu(program) => program.precision(),
+            Prepared::Null(_) => None,
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         match self {
@@ -134,10 +151,26 @@ impl Prepared {
     }
 }
 
-/// Makes a model ready for an engine. Start-up and reload only; once per process, whatever the number of shards.
+/// How a model is made ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PrepareOptions {
+    /// Number format of dense layers.
+    pub precision: cpu::PrecisionOptions,
+}
+
+/// [`prepare_with`] the defaults: everything in f32.
 pub fn prepare(kind: EngineKind, model: &Arc<Model>) -> Result<Prepared, EngineError> {
+    prepare_with(kind, model, &PrepareOptions::default())
+}
+
+/// Makes a model ready for an engine. Start-up and reload only; once per process, whatever the number of shards. The null engine has no
+/// options.
+pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptions) -> Result<Prepared, EngineError> {
     Ok(match kind {
-        EngineKind::Cpu => Prepared::Cpu(Arc::new(cpu::Program::new(model)?)),
+        EngineKind::Cpu => {
+            let options = cpu::Options { precision: options.precision, ..cpu::Options::new(cpu::Simd::detect()) };
+            Prepared::Cpu(Arc::new(cpu::Program::planned(model, &options)?))
+        }
         EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
     })
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::batch::{Blocks, Need, Request, Slot, SlotLimits, admit, measure};
-use crate::model::{FeatureRows, Model};
+use crate::model::{FeatureRows, Model, Output};
 
+use super::precision::{PrecisionReport, Shift, ShiftLimits};
 use super::replay::{BatchFailed, Replay};
 use super::{EngineError, Prepared};
 
@@ -15,6 +16,8 @@ pub struct Report {
     pub rows: usize,
     /// Per output: its name and the largest absolute difference.
     pub outputs: Vec<(String, f64)>,
+    /// Per output: how far answers moved, where dense layers are computed in reduced precision.
+    pub shifts: Option<Vec<Shift>>,
     /// Largest absolute difference between a row in the batch and the same row alone, over all outputs.
     pub alone: f64,
 }
@@ -52,6 +55,21 @@ pub enum SelftestError {
         /// By the bundle's tolerance, at this value.
         allowed: f64,
     },
+    /// Reduced precision moves answers further than was allowed.
+    #[error(
+        "selftest: output {output} moves by {shift} in {precision}, allowed are {allowed}; raise precision_shift or precision_auc if that is \
+         acceptable, or take precision f32"
+    )]
+    Shift {
+        /// Which output.
+        output: String,
+        /// As configured.
+        precision: &'static str,
+        /// Measured.
+        shift: Shift,
+        /// The limits.
+        allowed: ShiftLimits,
+    },
     /// A row's score depends on the rows that it was computed with.
     #[error("selftest: row {row}: {found} in a batch, {alone} alone; an op of the graph mixes rows, and such a model cannot be batched")]
     Mixed {
@@ -83,7 +101,8 @@ const ROWS: usize = 256;
 /// Of the rows, so many are also computed alone.
 const ROWS_ALONE: usize = 16;
 
-/// Replays the selftest of `model` and compares with what it records.
+/// Replays the selftest of `model` and compares with what it records: within the bundle's tolerance, or, if dense layers are computed in
+/// reduced precision, within the limits of their shift.
 pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestError> {
     let selftest = &model.selftest;
     let names: Vec<&str> = model.graph.outputs.iter().map(|output| output.name.as_str()).collect();
@@ -93,13 +112,14 @@ pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestErro
         for (output, found) in found.iter().enumerate() {
             let expected = selftest.expected[output][row];
             let error = (f64::from(*found) - expected).abs();
-            if !selftest.tolerance.accepts(f64::from(*found), expected) {
+            if prepared.precision().is_none() && !selftest.tolerance.accepts(f64::from(*found), expected) {
                 let allowed = selftest.tolerance.allowed(expected);
                 return Err(SelftestError::Mismatch { output: names[output].into(), row, found: *found, expected, allowed });
             }
             outputs[output].1 = outputs[output].1.max(error);
         }
     }
+    let shifts = prepared.precision().map(|report| check_shifts(model, report, &scores)).transpose()?;
     let mut alone = 0f64;
     for row in (0..selftest.rows()).step_by(selftest.rows().div_ceil(ROWS_ALONE)) {
         let single = score_rows(prepared, model, &selftest.inputs.subset(&[row]))?;
@@ -113,7 +133,20 @@ pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestErro
             alone = alone.max(difference);
         }
     }
-    Ok(Report { rows: selftest.rows(), outputs, alone })
+    Ok(Report { rows: selftest.rows(), outputs, shifts, alone })
+}
+
+/// How far each output moved, if that is allowed.
+fn check_shifts(model: &Model, report: &PrecisionReport, scores: &[f32]) -> Result<Vec<Shift>, SelftestError> {
+    let rows: Vec<usize> = (0..model.selftest.rows()).collect();
+    let check = |(output, declared): (usize, &Output)| {
+        let (shift, limits) = (Shift::of_output(model, &rows, scores, output), report.limits);
+        if limits.accept(&shift) {
+            return Ok(shift);
+        }
+        Err(SelftestError::Shift { output: declared.name.clone(), precision: report.precision.name(), shift, allowed: limits })
+    };
+    model.graph.outputs.iter().enumerate().map(check).collect()
 }
 
 /// Scores of rows that have a context each, `[rows][outputs]`.

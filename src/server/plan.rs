@@ -1,7 +1,9 @@
 //! What a server will run on, decided and explained before anything is started: shards and CPUs, the sockets' backend, the engine.
 
-use crate::config::{Config, EngineChoice, Shards};
-use crate::engine::EngineKind;
+use crate::config::{Config, EngineChoice, PrecisionChoice, Shards};
+use crate::engine::cpu::PrecisionOptions;
+use crate::engine::precision::{Precision, ShiftLimits};
+use crate::engine::{EngineKind, PrepareOptions};
 use crate::server::placement::{Cpus, Placement};
 use crate::server::preflight::{self, IoBackend};
 
@@ -14,6 +16,8 @@ pub struct Plan {
     pub io: IoBackend,
     /// What computes.
     pub engine: EngineKind,
+    /// How models are made ready for it.
+    pub prepare: PrepareOptions,
     /// What an operator should read, most important first; true = a warning.
     pub notes: Vec<(bool, String)>,
 }
@@ -28,6 +32,9 @@ impl Plan {
     pub fn for_machine(config: &Config) -> Result<Plan, Unfit> {
         let mut notes = Vec::new();
         let engine = choose_engine(config.general.engine, &mut notes)?;
+        let general = &config.general;
+        let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
+        let prepare = prepare_options(engine, general.precision, limits)?;
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
         notes.push((io.warn, io.message));
         let cpus = Cpus::detect().map_err(|error| Unfit(format!("the process's CPU affinity cannot be read: {error}")))?;
@@ -37,7 +44,7 @@ impl Plan {
         };
         let placement = cpus.place(asked, config.general.pin);
         notes.push((false, placement.message.clone()));
-        Ok(Plan { placement, io: io.backend, engine, notes })
+        Ok(Plan { placement, io: io.backend, engine, prepare, notes })
     }
 }
 
@@ -55,6 +62,22 @@ pub fn choose_engine(choice: EngineChoice, notes: &mut Vec<(bool, String)>) -> R
         }
         EngineChoice::Cuda => return Err(Unfit(CUDA_REFUSED.into())),
     })
+}
+
+/// How an engine makes models ready in this precision; the null engine has none.
+pub fn prepare_options(engine: EngineKind, choice: PrecisionChoice, limits: ShiftLimits) -> Result<PrepareOptions, Unfit> {
+    let precision = match choice {
+        PrecisionChoice::F32 => Precision::F32,
+        PrecisionChoice::Int8 => Precision::Int8,
+        PrecisionChoice::F16 => Precision::F16,
+    };
+    if engine == EngineKind::Null && precision != Precision::F32 {
+        return Err(Unfit(format!(
+            "precision {}: the null engine computes nothing; leave precision at f32, or take engine cpu",
+            precision.name()
+        )));
+    }
+    Ok(PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: false } })
 }
 
 const AUTO_NOTE: &str = "engine auto: taking cpu (this build has no GPU engine; --engine cpu says the same without this line)";

@@ -1,13 +1,15 @@
 //! From a loaded model to one that shards serve: layout and signature for clients, a program for the engine, and the selftest that must pass.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, feature_flag};
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
+use crate::engine::precision::Precision;
 use crate::engine::selftest::{self, Report, SelftestError};
-use crate::engine::{self, EngineError, EngineKind, Prepared};
+use crate::engine::{self, EngineError, EngineKind, PrepareOptions, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
 use crate::model::{Feature, FeatureKind, FieldKind, IdType, MissingRule, Model, NanRule, OutputKind, RangeRule, Scope};
 use crate::server::shard::{Published, answer_bytes_max};
@@ -82,14 +84,37 @@ pub enum PublishError {
 
 /// Plans the model for the engine, replays its selftest there (the null engine, which computes nothing, is excused), gives it a place in the
 /// metrics and encodes its description.
-pub fn prepare(model: &Arc<Model>, engine: EngineKind, limits: &Limits, registry: &Registry) -> Result<Published, PublishError> {
+pub fn prepare(
+    model: &Arc<Model>,
+    engine: EngineKind,
+    options: &PrepareOptions,
+    limits: &Limits,
+    registry: &Registry,
+) -> Result<Published, PublishError> {
     let (name, version) = (model.name.clone(), model.version);
-    let prepared = engine::prepare(engine, model).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
+    let began = Instant::now();
+    let prepared =
+        engine::prepare_with(engine, model, options).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
     let report = match engine {
         EngineKind::Null => None,
         EngineKind::Cpu => Some(selftest::replay(&prepared, model)),
     };
     let report = report.transpose().map_err(|source| PublishError::Selftest { model: name, version, source })?;
+    if let Some(decided) = prepared.precision() {
+        let (name, version, ms) = (&model.name, model.version, began.elapsed().as_millis() as u64);
+        tracing::info!(model = name, version, ms, "{decided}; the selftest is held to a shift of {}", decided.limits);
+        for layer in decided.layers.iter().filter(|layer| layer.precision == Precision::F32) {
+            tracing::info!(
+                model = name,
+                version,
+                layer = layer.name,
+                inputs = layer.k,
+                outputs = layer.n,
+                "stays in f32: {}",
+                layer.reason
+            );
+        }
+    }
     publish(model, prepared, report, limits, registry)
 }
 
@@ -221,7 +246,7 @@ mod tests {
         for (send_bytes, fits) in [(2 * bytes, true), (2 * bytes - 1, false)] {
             let registry = Registry::new(Clock::start(), 1);
             let limits = Limits { send_bytes, ..Limits::default() };
-            match prepare(&model, EngineKind::Null, &limits, &registry) {
+            match prepare(&model, EngineKind::Null, &PrepareOptions::default(), &limits, &registry) {
                 Ok(_) => assert!(fits, "{send_bytes}"),
                 Err(error) => assert!(!fits && error.to_string().contains("raise limits.send_bytes"), "{send_bytes}: {error}"),
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as SystemInstant};
 
 use crate::config::{Address, Config, Limits};
 use crate::connection::Timeouts;
-use crate::engine::{self, EngineKind};
+use crate::engine::{self, EngineKind, PrepareOptions};
 use crate::metrics::Registry;
 use crate::model::Model;
 use crate::server::listen::{Acceptor, ListenError, Listeners, ShardIntake, bind};
@@ -48,12 +48,14 @@ pub struct Server {
     reports: mpsc::Receiver<ShardReport>,
     registry: Arc<Registry>,
     engine: EngineKind,
+    prepare: PrepareOptions,
     config: Config,
 }
 
 /// Makes a loaded model ready for the shards; see [`Server::preparation`].
 pub struct Preparation {
     engine: EngineKind,
+    options: PrepareOptions,
     limits: Limits,
     registry: Arc<Registry>,
 }
@@ -61,7 +63,7 @@ pub struct Preparation {
 impl Preparation {
     /// Plans the model, replays its selftest, encodes its description. Takes as long as the model is large.
     pub fn run(&self, model: &Arc<Model>) -> Result<Published, PublishError> {
-        prepare(model, self.engine, &self.limits, &self.registry)
+        prepare(model, self.engine, &self.options, &self.limits, &self.registry)
     }
 }
 
@@ -130,8 +132,8 @@ impl Server {
         }
         drop(sender);
         let entrance = Some(Entrance { listeners, intakes, cpus: plan.placement.control.clone() });
-        let (engine, config) = (plan.engine, config.clone());
-        let mut server = Server { addresses, entrance, acceptor: None, shards, reports, registry, engine, config };
+        let (engine, prepare, config) = (plan.engine, plan.prepare, config.clone());
+        let mut server = Server { addresses, entrance, acceptor: None, shards, reports, registry, engine, prepare, config };
         server.await_shards()?;
         Ok(server)
     }
@@ -163,7 +165,7 @@ impl Server {
 
     /// The part of [`Server::publish`] that takes long and needs no shard, for another thread.
     pub fn preparation(&self) -> Preparation {
-        Preparation { engine: self.engine, limits: self.config.limits.clone(), registry: Arc::clone(&self.registry) }
+        Preparation { engine: self.engine, options: self.prepare, limits: self.config.limits.clone(), registry: Arc::clone(&self.registry) }
     }
 
     /// Returns when every shard serves a prepared model, when a shard fails, or soon after `stopped` says so.

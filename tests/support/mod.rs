@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gavel::config::{Config, IoChoice};
-use gavel::engine::EngineKind;
+use gavel::engine::{EngineKind, PrepareOptions};
 use gavel::metrics::Registry;
 use gavel::model::{Cell, FeatureRows, LoadOptions, Model, Scope, discover, load};
 use gavel::server::placement::Placement;
@@ -68,7 +68,7 @@ pub fn start(backend: IoBackend, engine: EngineKind, shards: usize, config: Conf
     let clock = Clock::start();
     let registry = Registry::new(clock, config.limits.models);
     let placement = Placement { shards: vec![None; shards], control: Vec::new(), message: String::new() };
-    let plan = Plan { placement, io: backend, engine, notes: Vec::new() };
+    let plan = Plan { placement, io: backend, engine, prepare: PrepareOptions::default(), notes: Vec::new() };
     let mut server = Server::start(&config, &plan, Arc::clone(&registry), clock).unwrap();
     for model in models {
         server.publish(model).unwrap();

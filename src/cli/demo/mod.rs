@@ -17,7 +17,7 @@ use gavel_client::{Address, Options};
 use super::exit::{Exit, Failure};
 use super::progress::{Progress, Unit};
 use super::table::TextTable;
-use crate::config::{Config, IoChoice};
+use crate::config::{Config, IoChoice, PrecisionChoice};
 use crate::engine::selftest::Report;
 use crate::metrics::Registry;
 use crate::model::{LoadOptions, Model, load};
@@ -37,6 +37,9 @@ pub struct DemoArgs {
     /// What the sockets run on: auto, uring or epoll
     #[arg(long, default_value = "auto")]
     io: IoChoice,
+    /// In what numbers dense layers are computed: f32, int8 or f16
+    #[arg(long, default_value = "f32")]
+    precision: PrecisionChoice,
     /// How many impressions; all 12,000 if not given
     #[arg(long, value_name = "N")]
     impressions: Option<usize>,
@@ -55,6 +58,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let mut config = Config::default();
     config.general.listen = vec!["127.0.0.1:0".parse().map_err(Failure::new)?];
     config.general.io = args.io;
+    config.general.precision = args.precision;
     config.timeouts.drain_ms = 2_000;
     let plan = Plan::for_machine(&config).map_err(Failure::environment)?;
     println!("gavel demo: a server and a client in this process, over TCP on loopback\n");

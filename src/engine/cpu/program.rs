@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::precision::PrecisionReport;
 use crate::model::Model;
 
 use super::gemm::{Geometry, UNIT_NS, Unit};
 use super::kernels::Kernel;
 use super::memory::{Block, Place};
-use super::plan;
+use super::plan::{self, PlanReport, PrecisionOptions};
 use super::simd::{Simd, SimdLevel};
 use super::tile::Tile;
 
@@ -28,6 +29,9 @@ pub struct Program {
     /// Columns of the answer.
     pub(super) outputs: Vec<Place>,
     pub(super) needs: Needs,
+    pub(super) report: PlanReport,
+    /// What was decided for dense layers; `None` where all are f32 because that was asked for.
+    pub(super) precision: Option<PrecisionReport>,
 }
 
 /// What is computed once per request instead of once per candidate.
@@ -42,7 +46,7 @@ pub enum Hoist {
 }
 
 /// How a model is planned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Instructions to use.
     pub simd: Simd,
@@ -50,12 +54,14 @@ pub struct Options {
     pub hoist: Hoist,
     /// Compute well-known patterns of ops by one kernel each.
     pub fuse: bool,
+    /// Number format of dense layers.
+    pub precision: PrecisionOptions,
 }
 
 impl Options {
     /// Everything on, for these instructions.
     pub fn new(simd: Simd) -> Options {
-        Options { simd, hoist: Hoist::WherePaying, fuse: true }
+        Options { simd, hoist: Hoist::WherePaying, fuse: true, precision: PrecisionOptions::default() }
     }
 }
 
@@ -104,7 +110,12 @@ impl Program {
     }
     /// Bytes of packed weights and constants, held once per process.
     pub fn shared_bytes(&self) -> usize {
-        self.packed.len() + self.constants.len()
+        let steps = self.context.iter().chain(&self.candidate);
+        self.packed.len() + self.constants.len() + steps.map(Step::weight_bytes).sum::<usize>()
+    }
+    /// What was decided for dense layers, where another precision than f32 was asked for.
+    pub fn precision(&self) -> Option<&PrecisionReport> {
+        self.precision.as_ref()
     }
     /// The kernels' names, in order.
     #[cfg(test)]
@@ -113,6 +124,10 @@ impl Program {
         self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
     }
 
+    /// What it does, for people.
+    pub fn report(&self) -> &PlanReport {
+        &self.report
+    }
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())
@@ -143,11 +158,28 @@ impl Step {
         Step { kernel, rows_per_unit, ns_per_row }
     }
 
+    /// Bytes of weights that it holds itself.
+    fn weight_bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Int8Linear(linear) => linear.matrix.bytes(),
+            Kernel::HalfLinear(linear) => linear.matrix.bytes(),
+            _ => 0,
+        }
+    }
+
     /// One unit of work. Gives where the next one starts (`None`: the step is done) and about how many nanoseconds this one took.
     pub fn run(&self, tile: &Tile, cursor: Cursor) -> (Option<Cursor>, u64) {
         if let Kernel::Linear(linear) = &self.kernel {
             let (next, macs) = linear.run_unit(tile, cursor.0);
             return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
+        }
+        let reduced = match &self.kernel {
+            Kernel::Int8Linear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            Kernel::HalfLinear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            _ => None,
+        };
+        if let Some((next, ns)) = reduced {
+            return (next.map(Cursor), OVERHEAD_NS + ns);
         }
         let row = cursor.0.row;
         let rows = self.rows_per_unit.min(tile.rows - row);

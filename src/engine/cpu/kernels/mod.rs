@@ -1,18 +1,32 @@
 //! Kernels by family. Each reads and writes [`Place`](super::memory::Place)s of the rows of one [`Tile`].
 
+pub mod attention;
 pub mod binary;
 pub mod chain;
 pub mod copy;
 pub mod fm;
+pub mod fold;
+pub mod gru;
 pub mod input;
 pub mod interaction;
+pub mod layer_norm;
 pub mod lookup;
 pub mod matmul;
 pub mod normalize;
+pub mod pad;
+pub mod pick;
 pub mod reduce;
+pub mod running;
+pub mod top;
+pub mod trees;
+pub mod truth;
 pub mod unary;
+pub mod window;
+mod zip;
 
 use super::gemm::Linear;
+use super::gemm::half::HalfLinear;
+use super::gemm::int8::{Int8Linear, Observe, Quantize};
 use super::tile::Tile;
 
 /// One operation with its places.
@@ -28,6 +42,14 @@ pub enum Kernel {
     Lookups(lookup::Lookups),
     /// Packed matrix product with its epilogue.
     Linear(Linear),
+    /// Rows to 8-bit codes.
+    Quantize(Quantize),
+    /// How large a layer's inputs get.
+    Observe(Observe),
+    /// Product of 8-bit codes with its epilogue.
+    Int8Linear(Int8Linear),
+    /// Product with weights of 16 bits.
+    HalfLinear(HalfLinear),
     /// Dot products of pairs of vectors.
     Interaction(interaction::Interaction),
     /// Product of two computed matrices.
@@ -64,6 +86,14 @@ pub enum Kernel {
     L2Norm(normalize::L2Norm),
     /// Along one axis.
     BatchNorm(normalize::BatchNorm),
+    /// An op that no pass looks into.
+    Generic(Box<dyn Generic>),
+}
+
+/// A kernel of its own.
+pub trait Generic: std::fmt::Debug + Send + Sync {
+    /// Runs on all rows of the tile.
+    fn run(&self, tile: &Tile);
 }
 
 impl Kernel {
@@ -83,6 +113,10 @@ impl Kernel {
             Kernel::Length(kernel) => kernel.run(tile),
             Kernel::Lookups(kernel) => kernel.run(tile),
             Kernel::Linear(kernel) => kernel.run(tile),
+            Kernel::Quantize(kernel) => kernel.run(tile),
+            Kernel::Observe(kernel) => kernel.run(tile),
+            Kernel::Int8Linear(kernel) => kernel.run(tile),
+            Kernel::HalfLinear(kernel) => kernel.run(tile),
             Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
@@ -101,6 +135,7 @@ impl Kernel {
             Kernel::Softmax(kernel) => kernel.run(tile),
             Kernel::L2Norm(kernel) => kernel.run(tile),
             Kernel::BatchNorm(kernel) => kernel.run(tile),
+            Kernel::Generic(kernel) => kernel.run(tile),
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Tasks: the graph's nodes as the planner rewrites them.
 
+use std::sync::Arc;
+
 use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::gemm::half::HalfMatrix;
+use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
+use super::generic::Generic;
 use super::origins::Piece;
 use super::weights::LayerMatrix;
 
@@ -93,12 +98,41 @@ pub enum Work<'a> {
         addend: Option<ValueIndex>,
         activation: Activation,
     },
+    /// Writes down how large a layer's inputs are; makes nothing.
+    Observe {
+        x: ValueIndex,
+        largest: Largest,
+    },
+    /// Rows of the matrix's inputs, each input times its factor, to 8-bit codes and scales.
+    Quantize {
+        x: ValueIndex,
+        factors: Arc<Vec<f32>>,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+    },
+    /// [`Work::Linear`] over what `Quantize` made.
+    Int8Linear {
+        x: ValueIndex,
+        matrix: Arc<Int8Matrix>,
+        dot: Dot,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
+    },
     /// Dot products of pairs of vectors of `dim` elements. Vectors from `split` on are the candidates'.
     Interaction {
         vectors: Vec<Piece>,
         dim: usize,
         split: usize,
         pairs: Vec<[usize; 2]>,
+    },
+    /// [`Work::Linear`] over weights of 16 bits.
+    HalfLinear {
+        x: ValueIndex,
+        matrix: Arc<HalfMatrix>,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
     },
     MatMul {
         a: ValueIndex,
@@ -120,9 +154,10 @@ pub enum Work<'a> {
         leaves: Vec<ValueIndex>,
         steps: Vec<Instruction>,
     },
-    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`. `sums` `[2 · inner]`: Σ x and Σ x² of more fields.
     Fm {
         x: ValueIndex,
+        sums: Option<ValueIndex>,
     },
     ClampI64 {
         x: ValueIndex,
@@ -179,6 +214,8 @@ pub enum Work<'a> {
         scale: Vec<f32>,
         bias: Vec<f32>,
     },
+    /// An op that no pass looks into.
+    Generic(Generic),
 }
 
 impl Work<'_> {
@@ -190,8 +227,13 @@ impl Work<'_> {
             Work::Concat { xs, .. } => xs.clone(),
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
-            Work::Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
-            Work::Fm { x }
+            Work::Generic(generic) => generic.inputs(),
+            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } | Work::HalfLinear { x, addend, .. } => {
+                std::iter::once(*x).chain(*addend).collect()
+            }
+            Work::Fm { x, sums } => std::iter::once(*x).chain(*sums).collect(),
+            Work::Observe { x, .. }
+            | Work::Quantize { x, .. }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }
