@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gavel::engine::{self, EngineKind, selftest};
 use gavel::model::{LoadOptions, Scope, load};
-use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, SynthError, Tables, write_bundle, write_onnx};
+use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, SynthError, TableFormat, Tables, write_bundle, write_onnx};
 
 fn recipe(family: Family, rows_cap: u32, context: ContextShare) -> Recipe {
     let mut shape = Shape::new(family, rows_cap);
@@ -15,7 +15,7 @@ fn recipe(family: Family, rows_cap: u32, context: ContextShare) -> Recipe {
         shape.interaction = Interaction::Cross { layers, rank: 16 };
         shape.top = vec![32, 16, 1];
     }
-    Recipe { shape, seed: 7, context, selftest_rows: 9 }
+    Recipe { shape, seed: 7, context, tables: TableFormat::F32, selftest_rows: 9 }
 }
 
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -69,7 +69,21 @@ fn a_recipe_gives_the_same_bytes_and_caps_keep_rows() {
     };
     let (small, large) = (table(&a), table(&larger));
     assert_eq!((small.rows, large.rows), (30, 31));
-    assert_eq!(small.data.as_slice(), &large.data.as_slice()[..30 * 16]);
+    assert_eq!(small.data.as_slice(), &large.data.as_slice()[..30 * 16 * 4]);
+}
+
+#[test]
+fn table_formats_are_computed_as_recorded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for tables in [TableFormat::F16, TableFormat::Bf16, TableFormat::Int8Rowwise] {
+        let out = folder.path().join(tables.name());
+        let recipe = Recipe { tables, ..recipe(Family::DlrmDcnv2, 60, ContextShare::None) };
+        write_bundle(&recipe, &out, &mut |_, _| {}).expect("a bundle");
+        let model = Arc::new(load(&out, &LoadOptions::default(), &mut |_| {}).expect("it loads"));
+        let prepared = engine::prepare(EngineKind::Cpu, &model).expect("memory");
+        let report = selftest::replay(&prepared, &model).expect("it passes");
+        assert!(report.worst() < 2e-6, "{tables:?}: {report}");
+    }
 }
 
 #[test]

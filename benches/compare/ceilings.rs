@@ -29,9 +29,7 @@ pub fn measure(time: Duration, rounds: usize, read_bytes: &[usize], gather: &[[u
     let largest = read_bytes.iter().copied().chain(gather.iter().map(|[table, _]| *table)).max().unwrap_or(0);
     let buffer = Buffer::new(largest)?;
     let read = |bytes: &usize| {
-        let floats = &buffer.floats()[..bytes / 4];
-        let work = || kernels::sum(black_box(floats)) as u64;
-        let mut found = summary((0..rounds).map(|_| rate(time, counted(work, *bytes as u64))).collect());
+        let mut found = summary((0..rounds).map(|_| buffer.read_rate(*bytes, time)).collect());
         found["bytes"] = json!(bytes);
         found
     };
@@ -91,15 +89,27 @@ fn indices(rows: usize) -> Vec<u32> {
 }
 
 /// Memory in huge pages, written once.
-struct Buffer(MmapMut);
+pub struct Buffer(MmapMut);
 
 impl Buffer {
-    fn new(bytes: usize) -> io::Result<Buffer> {
+    /// Of so many bytes.
+    pub fn new(bytes: usize) -> io::Result<Buffer> {
         let mut memory = MmapMut::map_anon(bytes.max(1))?;
         // Without huge pages the figures say so by being lower.
         let _ = memory.advise(Advice::HugePage);
         bytemuck::cast_slice_mut::<u8, f32>(&mut memory[..bytes / 4 * 4]).fill(1e-9);
         Ok(Buffer(memory))
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// GB/s of reading its first `bytes` bytes again and again for `time`.
+    pub fn read_rate(&self, bytes: usize, time: Duration) -> f64 {
+        let floats = &self.floats()[..bytes / 4];
+        rate(time, counted(|| kernels::sum(black_box(floats)) as u64, bytes as u64))
     }
 
     fn floats(&self) -> &[f32] {

@@ -33,11 +33,16 @@ def describe():
 
 def ceilings(gavel, models, quick):
     """Measured on the pinned core: multiply-adds, reads of cache and weight sizes, rows out of tables of the models' sizes, sgemm."""
-    reads = sorted({512 << 10, 8 * MIB, 512 * MIB if not quick else 64 * MIB, *(model.weight_bytes // 512 * 512 for model in models)})
+    reads = sorted({512 << 10, 8 * MIB, 512 * MIB if not quick else 64 * MIB, *(whole(model.weight_bytes) for model in models)})
     gather = [[model.table_bytes // model.row_bytes * model.row_bytes, model.row_bytes] for model in models]
     found = gavel.ask(do="ceilings", ms=10 if quick else 60, rounds=3 if quick else 7, read_bytes=reads, gather=gather)
     found["sgemm"] = sgemm(1024 if quick else 2048)
     return found
+
+
+def whole(count):
+    """Bytes in whole turns of the reading loop."""
+    return count // 512 * 512
 
 
 def sgemm(n):
@@ -54,7 +59,7 @@ def sgemm(n):
 
 def floor_us(model, batch, found):
     """Microseconds a batch cannot do without: arithmetic at the rate of a good sgemm, or the weights read once, and the tables' rows."""
-    read = next(entry for entry in found["read"] if entry["bytes"] == model.weight_bytes // 512 * 512)
+    read = next(entry for entry in found["read"] if entry["bytes"] == whole(model.weight_bytes))
     rows = next(entry for entry in found["gather"] if entry["row_bytes"] == model.row_bytes and entry["table_bytes"] == model.table_bytes)
     arithmetic = 2 * model.macs * batch / sgemm_rate(found) / 1e3
     weights = model.weight_bytes / read["median"] / 1e3

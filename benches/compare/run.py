@@ -50,12 +50,12 @@ class Run:
     def model(self, name, context="none"):
         """Made once, then found again."""
         cap = self.args.rows_cap
-        folder = self.work / f"{name}-cap{cap or 'usual'}-seed{self.args.seed}-{context}"
+        folder = self.work / f"{name}-rows{SELFTEST_ROWS}-cap{cap or 'usual'}-seed{self.args.seed}-{context}"
         fused = name == "dlrm-kaggle"
         model = lambda: Model(name, folder / "bundle", folder / "model.onnx", folder / "fused.onnx" if fused else None)
         if not (folder / "whole").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            command = [self.binary, "synth", name, "--seed", str(self.args.seed), "--context", context]
+            command = [self.binary, "synth", name, "--seed", str(self.args.seed), "--context", context, "--selftest-rows", str(SELFTEST_ROWS)]
             command += ["--out", str(folder / "bundle"), "--onnx", str(folder / "model.onnx")]
             command += ["--onnx-fused", str(folder / "fused.onnx")] if fused else []
             command += ["--rows-cap", str(cap)] if cap else []
@@ -83,9 +83,10 @@ class Run:
         self.data["versions"] = dict(onnxruntime=onnxruntime.__version__, openvino=openvino.__version__)
         return f"onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__.split('-')[0]}"
 
-    def peak(self, _=None):
-        """This moment's FMA rate: the best instruction set."""
-        return max(rate for name, rate in self.gavel.ask(do="peak", ms=8).items() if name.startswith("f32"))
+    def moment(self, model):
+        """What the machine does right now: the FMA rate of the best instruction set, and reading a buffer of the weights' size."""
+        peak = max((rate for name, rate in self.gavel.ask(do="peak", ms=8).items() if name.startswith("f32")), default=0)
+        return dict(peak=peak, read=self.gavel.ask(do="read", bytes=machine.whole(model.weight_bytes), ms=8)["rate"])
 
     def engines(self):
         """gavel, and the fastest way to run each peer, for every model and batch."""
@@ -100,6 +101,7 @@ class Run:
             self.say(
                 f"{name}, {args.precision}, {args.threads} thread(s): {model.macs / 1e6:.2f} million multiply-adds a row, weights "
                 f"{machine.size(model.weight_bytes)}, tables {machine.size(model.table_bytes)}, {model.ids} ids a row; gavel's steps {about['steps']}"
+                + (f"; {about['precision']}" if "precision" in about else "")
             )
             rows = []
             for batch in args.batches:
@@ -121,7 +123,7 @@ class Run:
         sets = min(len(inputs), max(4, 2048 // batch))
         ours = contestants[0].scores(sets)
         differences = {other.label: float(np.abs(other.scores(sets) - ours).max()) for other in contestants[1:]}
-        before = lambda contestant: self.peak() if contestant is contestants[0] else None
+        before = lambda contestant: self.moment(model) if contestant is contestants[0] else None
         with Watch(cpus, self.pids) as watch:
             found = interleave(contestants, args.rounds, args.ms, 2, before)
         for contestant in contestants:
@@ -134,11 +136,13 @@ class Run:
             entry[clock] = {contestant.label: rates(found, contestant.label, clock) for contestant in contestants}
             entry[f"{clock}_ratio"] = {other.label: ratio(found, "gavel", other.label, clock) for other in contestants[1:]}
         entry["copy_us"] = float(np.median([one["copy_us"] for one in own]))
-        entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"] / args.threads for one in own])
+        if all(one["before"]["peak"] for one in own):
+            entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"]["peak"] / args.threads for one in own])
+        weights_s = [model.weight_bytes / one["before"]["read"] / 1e9 for one in own]
+        entry["of_weights"] = spread([batch / (one["cpu"] / args.threads) / weights for one, weights in zip(own, weights_s)])
         rate = entry[self.clock]["gavel"]["median"] / args.threads
         entry["us"] = batch / rate * 1e6
         entry["of_floor"] = entry["us"] / floor["floor"]
-        entry["of_weights"] = entry["us"] / floor["weights"]
         if args.precision == "f32":
             for label, difference in differences.items():
                 if not difference <= AGREE:
@@ -164,7 +168,7 @@ class Run:
         self.say("", f"  rates by {'CPU time' if clock == 'cpu' else 'wall time'}; ratios are gavel over the other within a round: median [quartiles]; (wall: ..) by wall time")
         for row in rows:
             head = f"  batch {row['batch']:>4}: gavel {row[clock]['gavel']['median']:>9,.0f} rows/s, {row['us']:,.1f} µs a batch + {row['copy_us']:.1f} µs to check and copy in; "
-            head += f"{100 * row['of_peak']['median']:.0f} % of FMA peak, {row['of_floor']:.2f} x floor, {row['of_weights']:.2f} x reading the weights; foreign load {row['foreign']:.2f}"
+            head += f"{share(row)}{row['of_floor']:.2f} x floor, {row['of_weights']['median']:.2f} x reading the weights; foreign load {row['foreign']:.2f}"
             self.say(head)
             for label, against in row[f"{clock}_ratio"].items():
                 wall = row["wall_ratio"][label]
@@ -175,29 +179,37 @@ class Run:
         self.say("")
 
     def hoisting(self):
-        """Requests of 64 candidates: context features once a request, against the same model with every feature in every row."""
+        """Requests of 64 candidates with half of the features in the context: the plan as it is served, against the same plan with everything computed
+        once a candidate; and against the model whose every feature travels with every row."""
         self.data["hoisting"] = []
         for name in self.args.models:
             half, none = self.model(name, "half"), self.model(name)
             inputs = half.inputs(CANDIDATES, sets_of(CANDIDATES))
-            loaded = {model.bundle: self.gavel.load(model, self.args.precision)[0] for model in (half, none)}
-            hoisted = self.gavel.runner(loaded[half.bundle], half, inputs, CANDIDATES, self.cpus[:1], "hoisted")
-            plain = self.gavel.runner(loaded[none.bundle], none, inputs, CANDIDATES, self.cpus[:1], "unhoisted")
+            ways = {"hoisted": (half, True), "unhoisted": (half, False), "no context": (none, True)}
+            runners = []
+            for label, (model, hoist) in ways.items():
+                loaded = self.gavel.load(model, self.args.precision, hoist)[0]
+                runners.append(self.gavel.runner(loaded, model, inputs, CANDIDATES, self.cpus[:1], label))
             sets = min(64, len(inputs))
-            difference = float(np.abs(hoisted.scores(sets) - plain.scores(sets)).max())
+            scores = [runner.scores(sets) for runner in runners]
+            difference = max(float(np.abs(scores[0] - other).max()) for other in scores[1:])
             with Watch(self.cpus[:1], self.pids) as watch:
-                found = interleave([hoisted, plain], self.args.rounds, self.args.ms, 2)
-            hoisted.close(), plain.close()
+                found = interleave(runners, self.args.rounds, self.args.ms, 2)
+            for runner in runners:
+                runner.close()
             entry = dict(model=name, candidates=CANDIDATES, difference=difference, foreign=watch.foreign, rounds=found)
             for clock in ("wall", "cpu"):
+                entry[clock] = {label: rates(found, label, clock) for label in ways}
                 entry[f"{clock}_ratio"] = ratio(found, "hoisted", "unhoisted", clock)
+                entry[f"{clock}_ratio_no_context"] = ratio(found, "hoisted", "no context", clock)
             self.data["hoisting"].append(entry)
             if self.args.precision == "f32" and not difference <= AGREE:
                 self.data["faults"].append(f"{name}: hoisted and unhoisted scores differ by {difference:.1e}")
-            by_cpu, by_wall = entry["cpu_ratio"], entry["wall_ratio"]
+            by_cpu, by_wall, apart = entry["cpu_ratio"], entry["wall_ratio"], entry["cpu_ratio_no_context"]
             self.say(
                 f"hoisting, {name}, half of the features are the context's, {CANDIDATES} candidates: {by_cpu['median']:.2f} x "
-                f"[{by_cpu['low']:.2f} .. {by_cpu['high']:.2f}] the unhoisted rate (wall: {by_wall['median']:.2f}), scores differ by at most {difference:.1e}"
+                f"[{by_cpu['low']:.2f} .. {by_cpu['high']:.2f}] the same plan unhoisted (wall: {by_wall['median']:.2f}), {apart['median']:.2f} x the model without a context; "
+                f"{entry['cpu']['hoisted']['median']:,.0f} rows/s, scores differ by at most {difference:.1e}"
             )
         self.say("")
 
@@ -228,6 +240,14 @@ class Run:
             )
         self.say("")
 
+
+def share(row):
+    peak = row.get("of_peak")
+    return f"{100 * peak['median']:.0f} % of FMA peak [{100 * peak['low']:.0f} .. {100 * peak['high']:.0f}], " if peak else ""
+
+
+# Rows that a reduced precision is measured on.
+SELFTEST_ROWS = 128
 
 # Candidates of a request in the parts about hoisting and threads.
 CANDIDATES = 64

@@ -10,6 +10,14 @@ pub fn exp<M: MulAdd>(x: f32) -> f32 {
     // Comparisons written so that NaN passes both.
     let x = if x > EXP_MAX { EXP_MAX } else { x };
     let x = if x < EXP_MIN { EXP_MIN } else { x };
+    let (sum, shifted) = exp_parts::<M>(x);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(ONE_BITS));
+    sum * power
+}
+
+/// eˣ = sum · 2ⁿ for |x| below 2²¹: gives the sum, and a number whose lowest bits are those of n.
+#[inline(always)]
+pub fn exp_parts<M: MulAdd>(x: f32) -> (f32, f32) {
     // Adding 1.5·2²³ rounds to an integer that then stands in the low bits.
     let shifted = M::mul_add(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
@@ -19,8 +27,7 @@ pub fn exp<M: MulAdd>(x: f32) -> f32 {
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = M::mul_add(sum, r, coefficient);
     }
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(ONE_BITS));
-    sum * power
+    (sum, shifted)
 }
 
 /// 1 / (1 + e⁻ˣ), relative error below 3e-7 for x > −87.
@@ -80,7 +87,7 @@ const LANES: usize = 16;
 const EXP_MIN: f32 = -87.33;
 const EXP_MAX: f32 = 88.37;
 /// 1.5 · 2²³.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; the high one has so few bits that n times it is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -13,35 +13,43 @@ use crate::engine::EngineError;
 /// Zeroed memory of its own, on a page boundary; pages are taken when first written.
 pub struct Block {
     memory: MmapMut,
+    /// Where it starts in the mapping: on a boundary of huge pages, if it may have some.
+    start: usize,
+    bytes: usize,
 }
 
 impl Block {
     /// `bytes` of zeros for `what` (named in the error).
     pub fn zeroed(what: &str, bytes: usize) -> Result<Block, EngineError> {
-        let memory = MmapMut::map_anon(bytes.max(1)).map_err(|source| EngineError::Memory { what: what.to_owned(), bytes, source })?;
+        // Whole huge pages, and room to begin at one.
+        let is_huge = cfg!(target_os = "linux") && bytes >= HUGE_FROM_BYTES;
+        let size = if is_huge { bytes.next_multiple_of(HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES } else { bytes.max(1) };
+        let memory = MmapMut::map_anon(size).map_err(|source| EngineError::Memory { what: what.to_owned(), bytes, source })?;
+        let address = memory.as_ptr().addr();
+        let start = if is_huge { address.next_multiple_of(HUGE_PAGE_BYTES) - address } else { 0 };
         #[cfg(target_os = "linux")]
-        if bytes >= HUGE_PAGE_BYTES {
+        if is_huge {
             // A wish: where there are no huge pages, small ones do.
-            let _ = memory.advise(memmap2::Advice::HugePage);
+            let _ = memory.advise_range(memmap2::Advice::HugePage, start, bytes.next_multiple_of(HUGE_PAGE_BYTES));
         }
-        Ok(Block { memory })
+        Ok(Block { memory, start, bytes })
     }
 
     /// Bytes.
     pub fn len(&self) -> usize {
-        self.memory.len()
+        self.bytes
     }
 
     /// All of it as elements.
     pub fn as_slice<T: Pod>(&self) -> &[T] {
-        let count = self.memory.len() / size_of::<T>();
-        bytemuck::cast_slice(&self.memory[..count * size_of::<T>()])
+        let count = self.bytes / size_of::<T>();
+        bytemuck::cast_slice(&self.memory[self.start..][..count * size_of::<T>()])
     }
 
     /// All of it as elements.
     pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
-        let count = self.memory.len() / size_of::<T>();
-        bytemuck::cast_slice_mut(&mut self.memory[..count * size_of::<T>()])
+        let count = self.bytes / size_of::<T>();
+        bytemuck::cast_slice_mut(&mut self.memory[self.start..][..count * size_of::<T>()])
     }
 }
 
@@ -161,3 +169,5 @@ impl<'a, T: Pod> Target<'a, T> {
 
 /// Size of a huge page on x86-64 and most arm64 systems.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Smaller blocks stay on small pages: a huge one would mostly be empty.
+const HUGE_FROM_BYTES: usize = 1 << 20;

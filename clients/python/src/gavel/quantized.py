@@ -40,7 +40,8 @@ def dequantize(rows, dtype, dim):
         scale, bias = (np.ascontiguousarray(rows[:, at : at + 4]).view(np.float32) for at in (width, width + 4))
     else:
         codes, scale, bias = rows[:, :width], half(rows[:, width : width + 2]), half(rows[:, width + 2 : width + 4])
-    return unpacked(codes, bits)[:, :dim].astype(np.float32) * scale + bias
+    # Rounded once, as a fused multiply-add does.
+    return (unpacked(codes, bits)[:, :dim].astype(np.float64) * scale + bias).astype(np.float32)
 
 
 def bytes_of(x):

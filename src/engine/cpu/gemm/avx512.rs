@@ -1,9 +1,11 @@
-//! Micro-kernels for AVX-512: up to 14 rows × 32 columns in 28 of the 32 registers; few rows take several panels at once, so that enough
-//! chains of multiply-adds are under way to hide their latency.
+//! Micro-kernels for AVX-512: up to 14 rows × 32 columns in 28 of the 32 registers.
+//!
+//! Rows that fit one micro-kernel pass over the weights once, and ask for them a little ahead: the stream that the CPU follows by itself stops
+//! at pages. More rows pass over a panel several times, and spread the asking for the panel behind it over all passes.
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Block, Geometry, row_blocks};
+use super::{Block, Geometry, ahead, row_blocks};
 use crate::engine::cpu::simd::SimdLevel;
 
 const GEOMETRY: Geometry = Geometry::of(SimdLevel::Avx512);
@@ -14,38 +16,13 @@ const VECTOR: usize = GEOMETRY.vector;
 /// As [`super::product`]; the CPU has AVX-512F.
 #[target_feature(enable = "avx512f")]
 pub unsafe fn product(block: &Block) {
-    let mut column = 0;
-    while column < block.n {
-        let whole = (block.n - column) / PANEL;
-        // SAFETY: the caller's promise; the columns asked for lie within the block.
+    for column in (0..block.n).step_by(PANEL) {
+        // SAFETY: the caller's promise; the panel lies within the block.
         unsafe {
-            column += match (block.m, whole) {
-                (1, 4..) => tiles::<1, 2, 4>(block, 0, column),
-                (2, 4..) => tiles::<2, 2, 4>(block, 0, column),
-                (3, 4..) => tiles::<3, 2, 4>(block, 0, column),
-                (1..=6, 2..) => few(block, column),
-                _ if block.n - column > VECTOR => panel::<2>(block, column),
-                _ => panel::<1>(block, column),
-            };
-        }
-    }
-}
-
-/// Two panels of at most six rows.
-///
-/// # Safety
-/// The panels lie within the block, which has at most six rows; AVX-512F.
-#[target_feature(enable = "avx512f")]
-unsafe fn few(block: &Block, column: usize) -> usize {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match block.m {
-            1 => tiles::<1, 2, 2>(block, 0, column),
-            2 => tiles::<2, 2, 2>(block, 0, column),
-            3 => tiles::<3, 2, 2>(block, 0, column),
-            4 => tiles::<4, 2, 2>(block, 0, column),
-            5 => tiles::<5, 2, 2>(block, 0, column),
-            _ => tiles::<6, 2, 2>(block, 0, column),
+            match block.n - column > VECTOR {
+                true => panel::<2>(block, column),
+                false => panel::<1>(block, column),
+            }
         }
     }
 }
@@ -55,81 +32,111 @@ unsafe fn few(block: &Block, column: usize) -> usize {
 /// # Safety
 /// The panel lies within the block; AVX-512F.
 #[target_feature(enable = "avx512f")]
-unsafe fn panel<const VECTORS: usize>(block: &Block, column: usize) -> usize {
-    for (row, rows) in row_blocks(block.m, GEOMETRY.rows) {
+unsafe fn panel<const VECTORS: usize>(block: &Block, column: usize) {
+    if block.m <= GEOMETRY.rows {
         // SAFETY: the caller's promise.
-        unsafe {
-            match rows {
-                1 => tiles::<1, VECTORS, 1>(block, row, column),
-                2 => tiles::<2, VECTORS, 1>(block, row, column),
-                3 => tiles::<3, VECTORS, 1>(block, row, column),
-                4 => tiles::<4, VECTORS, 1>(block, row, column),
-                5 => tiles::<5, VECTORS, 1>(block, row, column),
-                6 => tiles::<6, VECTORS, 1>(block, row, column),
-                7 => tiles::<7, VECTORS, 1>(block, row, column),
-                8 => tiles::<8, VECTORS, 1>(block, row, column),
-                9 => tiles::<9, VECTORS, 1>(block, row, column),
-                10 => tiles::<10, VECTORS, 1>(block, row, column),
-                11 => tiles::<11, VECTORS, 1>(block, row, column),
-                12 => tiles::<12, VECTORS, 1>(block, row, column),
-                13 => tiles::<13, VECTORS, 1>(block, row, column),
-                _ => tiles::<14, VECTORS, 1>(block, row, column),
-            };
-        }
+        return unsafe { rows::<VECTORS, true>(block, 0, block.m, column, ahead(block.m)) };
     }
-    VECTORS * VECTOR
+    // Where the next panel starts, and which part of it this pass asks for.
+    let (next, blocks) = (block.k * VECTORS * VECTOR, block.m.div_ceil(GEOMETRY.rows));
+    for (at, (row, count)) in row_blocks(block.m, GEOMETRY.rows).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { rows::<VECTORS, false>(block, row, count, column, next + next * at / blocks) };
+    }
 }
 
-/// `ROWS` rows × `PANELS` panels of `VECTORS` vectors. Returns the columns it took.
+/// # Safety
+/// As [`tile`], for `count` rows.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn rows<const VECTORS: usize, const ONCE: bool>(block: &Block, row: usize, count: usize, column: usize, ahead: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match count {
+            1 => tile::<1, VECTORS, ONCE>(block, row, column, ahead),
+            2 => tile::<2, VECTORS, ONCE>(block, row, column, ahead),
+            3 => tile::<3, VECTORS, ONCE>(block, row, column, ahead),
+            4 => tile::<4, VECTORS, ONCE>(block, row, column, ahead),
+            5 => tile::<5, VECTORS, ONCE>(block, row, column, ahead),
+            6 => tile::<6, VECTORS, ONCE>(block, row, column, ahead),
+            7 => tile::<7, VECTORS, ONCE>(block, row, column, ahead),
+            8 => tile::<8, VECTORS, ONCE>(block, row, column, ahead),
+            9 => tile::<9, VECTORS, ONCE>(block, row, column, ahead),
+            10 => tile::<10, VECTORS, ONCE>(block, row, column, ahead),
+            11 => tile::<11, VECTORS, ONCE>(block, row, column, ahead),
+            12 => tile::<12, VECTORS, ONCE>(block, row, column, ahead),
+            13 => tile::<13, VECTORS, ONCE>(block, row, column, ahead),
+            _ => tile::<14, VECTORS, ONCE>(block, row, column, ahead),
+        }
+    }
+}
+
+/// `ROWS` rows × `VECTORS` vectors. With `ONCE`, every line of the panel asks for the one `ahead` elements behind it; otherwise the lines from
+/// `ahead` on are asked for at half that speed.
 ///
 /// # Safety
-/// Rows and panels lie within the block; AVX-512F.
+/// Rows and panel lie within the block; AVX-512F.
 #[target_feature(enable = "avx512f")]
-unsafe fn tiles<const ROWS: usize, const VECTORS: usize, const PANELS: usize>(block: &Block, row: usize, column: usize) -> usize {
-    let mut sums = [[[_mm512_setzero_ps(); VECTORS]; PANELS]; ROWS];
-    let width = VECTORS * VECTOR;
-    // SAFETY: reads are of `k` elements of rows of `a`, of the panels' `k` rows, of `bias` and `addends`; writes are masked to the `n` columns of `c`.
+unsafe fn tile<const ROWS: usize, const VECTORS: usize, const ONCE: bool>(block: &Block, row: usize, column: usize, ahead: usize) {
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    let rest = block.n - column;
+    let mask: [__mmask16; VECTORS] = std::array::from_fn(|vector| match rest.saturating_sub(vector * VECTOR) {
+        VECTOR.. => !0,
+        columns => (1 << columns) - 1,
+    });
+    // SAFETY: reads are of `k` elements of rows of `a`, of the panel's `k` rows, of the bias; of addends and `c`, only
+    // the `n` columns are touched.
     unsafe {
-        let a = block.a.add(row * block.a_stride);
-        let b = block.b.add(column * block.k);
-        for k in 0..block.k {
-            for panel in 0..PANELS {
-                let b = b.add((panel * block.k + k) * width);
+        let c = block.c.add(row * block.c_stride + column);
+        if block.resume {
+            for r in 0..ROWS {
                 for vector in 0..VECTORS {
-                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + vector * VECTOR).cast());
-                }
-                let mut weights = [_mm512_setzero_ps(); VECTORS];
-                for (vector, weights) in weights.iter_mut().enumerate() {
-                    *weights = _mm512_loadu_ps(b.add(vector * VECTOR));
-                }
-                for r in 0..ROWS {
-                    let x = _mm512_set1_ps(*a.add(r * block.a_stride + k));
-                    for vector in 0..VECTORS {
-                        sums[r][panel][vector] = _mm512_fmadd_ps(x, weights[vector], sums[r][panel][vector]);
-                    }
+                    sums[r][vector] = _mm512_maskz_loadu_ps(mask[vector], c.add(r * block.c_stride + vector * VECTOR));
                 }
             }
         }
-        for panel in 0..PANELS {
-            for vector in 0..VECTORS {
-                let at = column + panel * width + vector * VECTOR;
-                let bias = _mm512_loadu_ps(block.bias.add(at));
-                let rest = block.n - at;
-                let mask = if rest >= VECTOR { !0 } else { (1u16 << rest) - 1 };
-                for r in 0..ROWS {
-                    let mut value = _mm512_add_ps(sums[r][panel][vector], bias);
-                    if !block.addends.is_null() {
-                        let addends = *block.addends.add(row + r);
-                        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, addends.add(at)));
-                    }
-                    if block.relu {
-                        // The second operand is the result where one is NaN.
-                        value = _mm512_max_ps(_mm512_setzero_ps(), value);
-                    }
-                    _mm512_mask_storeu_ps(block.c.add((row + r) * block.c_stride + at), mask, value);
+        let a = block.a.add(row * block.a_stride);
+        let b = block.b.add(column * block.k);
+        let fetch = b.wrapping_add(ahead);
+        for k in 0..block.k {
+            let b = b.add(k * VECTORS * VECTOR);
+            if ONCE {
+                for vector in 0..VECTORS {
+                    _mm_prefetch::<_MM_HINT_T0>(fetch.wrapping_add((k * VECTORS + vector) * VECTOR).cast());
                 }
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(fetch.wrapping_add(k * VECTOR).cast());
+            }
+            let mut weights = [_mm512_setzero_ps(); VECTORS];
+            for vector in 0..VECTORS {
+                weights[vector] = _mm512_loadu_ps(b.add(vector * VECTOR));
+            }
+            for r in 0..ROWS {
+                let x = _mm512_set1_ps(*a.add(r * block.a_stride + k));
+                for vector in 0..VECTORS {
+                    sums[r][vector] = _mm512_fmadd_ps(x, weights[vector], sums[r][vector]);
+                }
+            }
+        }
+        if let Some(finish) = block.finish {
+            // The second operand of a maximum is the result where one is NaN.
+            let least = _mm512_set1_ps(if finish.relu { 0.0 } else { f32::NEG_INFINITY });
+            for vector in 0..VECTORS {
+                let bias = _mm512_loadu_ps(finish.bias.add(column + vector * VECTOR));
+                for r in 0..ROWS {
+                    let mut sum = _mm512_add_ps(sums[r][vector], bias);
+                    if !finish.addends.is_null() {
+                        let addends = (*finish.addends.add(row + r)).add(column + vector * VECTOR);
+                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask[vector], addends));
+                    }
+                    sums[r][vector] = _mm512_max_ps(least, sum);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for vector in 0..VECTORS {
+                _mm512_mask_storeu_ps(c.add(r * block.c_stride + vector * VECTOR), mask[vector], sums[r][vector]);
             }
         }
     }
-    PANELS * width
 }

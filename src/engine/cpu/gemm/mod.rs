@@ -1,11 +1,16 @@
 //! Packed matrix products: `out[rows][n] = activation(x[rows][k] · weight[k][n] + bias)`.
 //!
-//! Weights are packed once per process and instruction set into panels of a few vector registers' width, `[panel][k][width]`, so that a
-//! micro-kernel streams through them; rows of `x` are read in place.
+//! Weights are packed once per process and instruction set into panels of a few vector registers' width ([`pack`]), so that a micro-kernel
+//! streams through them; rows of `x` are read in place. A long inner size is cut into blocks: a block of the rows stays in the second-level
+//! cache while the weights pass by, and the sums wait in the output for the next block.
+//!
+//! Layers of very few columns are scalar products instead ([`narrow`]).
 //!
 //! **A row's result does not depend on its neighbours.** Every element of the output is one chain of multiply-adds over k in ascending order,
-//! starting from zero, bias added last, then the addend if there is one; how many rows or panels a micro-kernel takes at once changes which chains run side by side, never a
-//! chain. So scores are the same bits whatever a row was batched with. Between instruction sets they differ: the portable one rounds
+//! starting from zero, bias added last, then the addend if there is one; how many rows or panels a micro-kernel takes at once, and where a
+//! chain waits in memory, changes which chains run side by side, never a chain. (A narrow layer's element is one scalar product, always in the
+//! same order.) So scores are the same bits whatever a row was batched with.
+//! Between instruction sets they differ: the portable one rounds
 //! products.
 
 // Micro-kernels index several arrays of registers by the same number, in loops that are unrolled.
@@ -17,6 +22,7 @@ mod avx2;
 mod avx512;
 pub mod half;
 pub mod int8;
+mod narrow;
 mod pack;
 mod portable;
 mod small;
@@ -24,6 +30,8 @@ mod small;
 pub use small::small_product;
 
 pub use pack::{Matrix, Packer};
+
+use self::pack::Chunks;
 
 use super::kernels::unary::sigmoid_in_place;
 use super::memory::Place;
@@ -69,6 +77,9 @@ pub struct Geometry {
     pub vector: usize,
     /// Most rows that a micro-kernel takes at once.
     pub rows: usize,
+    /// Most inner indices of a block: a block of a tile's rows then stays in the second-level cache while all panels pass by, and what a
+    /// micro-kernel reads again for the next rows stays near.
+    pub block: usize,
     /// Multiply-adds per nanosecond to expect, for planning only.
     pub macs_per_ns: usize,
 }
@@ -77,17 +88,20 @@ impl Geometry {
     /// Of a level.
     pub const fn of(level: SimdLevel) -> Geometry {
         match level {
-            SimdLevel::Portable => Geometry { panel: 8, vector: 8, rows: 4, macs_per_ns: 4 },
-            SimdLevel::Avx2 => Geometry { panel: 16, vector: 8, rows: 6, macs_per_ns: 24 },
-            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16, rows: 14, macs_per_ns: 48 },
+            SimdLevel::Portable => Geometry { panel: 8, vector: 8, rows: 4, block: 512, macs_per_ns: 4 },
+            SimdLevel::Avx2 => Geometry { panel: 32, vector: 8, rows: 6, block: 256, macs_per_ns: 24 },
+            SimdLevel::Avx512 => Geometry { panel: 32, vector: 16, rows: 14, block: 512, macs_per_ns: 48 },
         }
     }
 }
 
-/// Weights are asked for so many elements ahead (8 KiB): streams that the CPU follows by itself stop at pages. Measured on an EPYC 9005 against
-/// none, 3456 → 512 with AVX-512: 7 rows 1.25 times, 14 rows 1.3 times, 64 rows 1.03 times as fast.
+/// Elements that `m` rows, which pass over the weights once, ask for ahead of what they multiply: 8 or 16 KiB, as much as the first-level cache
+/// lets stand. Measured on an EPYC 9005, 64 MB of weights from memory: 10 rows 1.3 times as fast with 16 KiB as with 4 KiB, 1 row the same
+/// with 2 to 16; 1.9 MB from the third-level cache: up to 4 rows 1.05 to 1.1 times as fast with 8 KiB as with 16.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 2048;
+const fn ahead(m: usize) -> usize {
+    if m < 7 { 2048 } else { 4096 }
+}
 
 /// Rows with addends that are computed at once: those of a tile.
 const ADDENDS: usize = 64;
@@ -95,7 +109,7 @@ const ADDENDS: usize = 64;
 /// Columns of the widest panel of any level.
 pub const PANEL_MAX: usize = 32;
 
-/// Operands of a product over `n` columns that begin a panel. Strides count elements.
+/// Operands of a product over one block of k and `n` columns that begin a panel. Strides count elements.
 #[derive(Clone, Copy)]
 struct Block {
     m: usize,
@@ -107,6 +121,15 @@ struct Block {
     b: *const f32,
     c: *mut f32,
     c_stride: usize,
+    /// Whether sums go on from what an earlier block left in `c`.
+    resume: bool,
+    /// After the last block: what is done with the sums before they are written.
+    finish: Option<Finish>,
+}
+
+/// The end of a layer.
+#[derive(Clone, Copy)]
+struct Finish {
     /// One per column, padded to whole vectors.
     bias: *const f32,
     /// Null, or for each of the `m` rows where its `n` addends lie.
@@ -117,7 +140,7 @@ struct Block {
 /// Which part of a layer a unit of work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Next panel.
+    /// Next panel, counted through all blocks of k.
     pub panel: usize,
     /// Next row of the tile within that panel.
     pub row: usize,
@@ -126,45 +149,56 @@ pub struct Unit {
 impl Linear {
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
-        self.block(tile, 0, self.matrix.panels());
+        self.chunks(tile, 0, self.matrix.chunks());
     }
 
     /// Runs one unit of about [`UNIT_NS`] and says where the next one starts, if there is one, and its size in multiply-adds.
     pub fn run_unit(&self, tile: &Tile, unit: Unit) -> (Option<Unit>, usize) {
         let geometry = Geometry::of(tile.simd.level());
         let budget = UNIT_NS * geometry.macs_per_ns;
-        let macs_per_row = (self.matrix.k * self.inner * geometry.panel).max(1);
-        let panels = self.matrix.panels();
+        let chunks = self.matrix.chunks();
+        let macs_per_row = (self.matrix.chunks_from(unit.panel, 1).k.len() * self.inner * geometry.panel.min(self.matrix.padded)).max(1);
         if unit.row == 0 && macs_per_row * tile.rows <= budget {
-            let count = (budget / (macs_per_row * tile.rows)).min(panels - unit.panel);
-            self.block(tile, unit.panel, count);
+            let count = (budget / (macs_per_row * tile.rows)).min(chunks - unit.panel);
+            self.chunks(tile, unit.panel, count);
             let next = unit.panel + count;
-            return ((next < panels).then_some(Unit { panel: next, row: 0 }), macs_per_row * tile.rows * count);
+            return ((next < chunks).then_some(Unit { panel: next, row: 0 }), macs_per_row * tile.rows * count);
         }
         // One panel over some rows: in whole micro-kernels where that is possible.
         let rows = budget / macs_per_row;
         let rows = if rows > geometry.rows { rows - rows % geometry.rows } else { geometry.rows.min(rows.max(1)) };
         let rows = rows.min(tile.rows - unit.row);
-        self.block(&tile.part(unit.row, rows), unit.panel, 1);
+        self.chunks(&tile.part(unit.row, rows), unit.panel, 1);
         let next = if unit.row + rows < tile.rows {
             Some(Unit { panel: unit.panel, row: unit.row + rows })
         } else {
-            (unit.panel + 1 < panels).then_some(Unit { panel: unit.panel + 1, row: 0 })
+            (unit.panel + 1 < chunks).then_some(Unit { panel: unit.panel + 1, row: 0 })
         };
         (next, macs_per_row * rows)
     }
 
-    fn block(&self, tile: &Tile, panel: usize, panels: usize) {
-        let (k, column) = (self.matrix.k, panel * self.matrix.panel);
-        let n = (panels * self.matrix.panel).min(self.matrix.n - column);
+    /// Runs `count` chunks of the matrix.
+    fn chunks(&self, tile: &Tile, first: usize, count: usize) {
+        let end = first + count;
+        let mut chunk = first;
+        while chunk < end {
+            let chunks = self.matrix.chunks_from(chunk, end - chunk);
+            chunk += chunks.columns.len().div_ceil(self.matrix.panel);
+            self.block(tile, &chunks);
+        }
+    }
+
+    fn block(&self, tile: &Tile, chunks: &Chunks) {
+        let (k, n, column) = (self.matrix.k, chunks.columns.len(), chunks.columns.start);
         let (x, mut out) = (tile.source::<f32>(&self.x), tile.target::<f32>(&self.out));
-        let b = &tile.packed[self.matrix.panel_start(panel)..self.matrix.panel_start(panel + panels)];
+        let b = &tile.packed[chunks.elements.clone()];
         let bias = &self.bias[column..];
-        assert!(bias.len() >= n.next_multiple_of(Geometry::of(tile.simd.level()).vector), "bias is padded to whole vectors");
+        assert!(bias.len() + column >= self.matrix.padded, "bias is padded to whole vectors");
+        let is_last = chunks.k.end == k;
         let regular = self.inner == 1 || (self.x.stride == self.inner * k && self.out.stride == self.inner * self.matrix.n);
         let (groups, m) = if regular { (1, tile.rows * self.inner) } else { (tile.rows, self.inner) };
         let (a_stride, c_stride) = if self.inner == 1 { (self.x.stride, self.out.stride) } else { (k, self.matrix.n) };
-        let addends = self.addend.as_ref().map(|place| tile.source::<f32>(place));
+        let addends = self.addend.as_ref().filter(|_| is_last).map(|place| tile.source::<f32>(place));
         let mut addresses = [std::ptr::null(); ADDENDS];
         for group in 0..groups {
             let most = if addends.is_some() { ADDENDS } else { m.max(1) };
@@ -178,24 +212,30 @@ impl Linear {
                         *address = addends.row_ptr(row).wrapping_add(inner * self.matrix.n + column);
                     }
                 }
+                let addends = if addends.is_some() { addresses.as_ptr() } else { std::ptr::null() };
                 let block = Block {
                     m: rows,
                     n,
-                    k,
-                    a: x.row_ptr(group).wrapping_add(first * a_stride),
+                    k: chunks.k.len(),
+                    a: x.row_ptr(group).wrapping_add(first * a_stride + chunks.k.start),
                     a_stride,
                     b: b.as_ptr(),
                     c: out.row_ptr(group).wrapping_add(first * c_stride + column),
                     c_stride,
-                    bias: bias.as_ptr(),
-                    addends: if addends.is_some() { addresses.as_ptr() } else { std::ptr::null() },
-                    relu: self.activation == Activation::Relu,
+                    resume: chunks.k.start > 0,
+                    finish: is_last.then_some(Finish { bias: bias.as_ptr(), addends, relu: self.activation == Activation::Relu }),
                 };
                 // SAFETY: rows of `a` and `c` are those of the places (each `inner` product rows long, evenly spaced as `regular` says), `b`
                 // holds the panels of these columns, `bias` was checked above; addends are rows of their place, `n` elements from `column`
                 // on; the plan keeps `c` apart from what is read.
-                unsafe { product(tile.simd, &block) };
-                if self.activation == Activation::Sigmoid {
+                unsafe {
+                    if self.matrix.is_narrow() {
+                        narrow::product(tile.simd, &block)
+                    } else {
+                        product(tile.simd, &block)
+                    };
+                }
+                if self.activation == Activation::Sigmoid && is_last {
                     // All rows in one go where they lie side by side.
                     let (runs, count) = if c_stride == n { (1, rows * n) } else { (rows, n) };
                     for run in 0..runs {
@@ -210,9 +250,9 @@ impl Linear {
 }
 
 /// # Safety
-/// - `a`: `m` rows of `k` elements, `c`: `m` rows of `n` elements, written here; `c` overlaps nothing that is read.
-/// - `addends`: null, or `m` addresses of `n` elements each, which nothing writes meanwhile.
-/// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; `bias` as long as the padded columns.
+/// - `a`: `m` rows of `k` elements, `c`: `m` rows of `n` elements, written here; `c` overlaps nothing else that is read.
+/// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; a bias as long as the padded columns.
+/// - Addends: null, or `m` addresses of `n` elements each, which nothing writes meanwhile.
 unsafe fn product(simd: Simd, block: &Block) {
     match simd.level() {
         #[cfg(target_arch = "x86_64")]

@@ -29,8 +29,15 @@ pub unsafe fn product(block: &Block) {
 #[inline(always)]
 unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
     let mut sums = [[0.0f32; COLUMNS]; ROWS];
-    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of `bias` and `addends`; writes are of the `n` columns of `c`.
+    let columns = COLUMNS.min(block.n - column);
+    // SAFETY: all reads are of `k` elements of rows of `a`, of the panel's `k` rows, of bias, addends and `c`; writes are of the `n` columns of `c`.
     unsafe {
+        if block.resume {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let c = block.c.add((row + r) * block.c_stride + column);
+                (0..columns).for_each(|at| sums[at] = *c.add(at));
+            }
+        }
         let a = block.a.add(row * block.a_stride);
         let b = block.b.add(column * block.k);
         for k in 0..block.k {
@@ -42,16 +49,21 @@ unsafe fn tile<const ROWS: usize>(block: &Block, row: usize, column: usize) {
                 }
             }
         }
-        let bias = block.bias.add(column).cast::<[f32; COLUMNS]>().read();
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let c = block.c.add((row + r) * block.c_stride + column);
-            for (at, sum) in sums.iter_mut().enumerate().take(block.n - column) {
-                let mut value = *sum + bias[at];
-                if !block.addends.is_null() {
-                    value += *(*block.addends.add(row + r)).add(column + at);
+        if let Some(finish) = block.finish {
+            let bias = finish.bias.add(column).cast::<[f32; COLUMNS]>().read();
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for at in 0..columns {
+                    let mut value = sums[at] + bias[at];
+                    if !finish.addends.is_null() {
+                        value += *(*finish.addends.add(row + r)).add(column + at);
+                    }
+                    sums[at] = if finish.relu && value < 0.0 { 0.0 } else { value };
                 }
-                *c.add(at) = if block.relu && value < 0.0 { 0.0 } else { value };
             }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let c = block.c.add((row + r) * block.c_stride + column);
+            (0..columns).for_each(|at| *c.add(at) = sums[at]);
         }
     }
 }

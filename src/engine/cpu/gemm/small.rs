@@ -23,9 +23,8 @@ pub fn small_product(simd: Simd, shape: MatMulShape, a: &[f32], b: &[f32], scrat
             b: scratch.as_ptr(),
             c: out[column..].as_mut_ptr(),
             c_stride: n,
-            bias: ZEROS.as_ptr(),
-            addends: std::ptr::null(),
-            relu: false,
+            resume: false,
+            finish: None,
         };
         // SAFETY: sizes were checked above: `m` rows of `k` and, `n` apart, of `columns`; `scratch` holds this panel; `out` is borrowed apart.
         unsafe { product(simd, &block) };
@@ -47,5 +46,3 @@ fn pack(shape: MatMulShape, b: &[f32], column: usize, columns: usize, width: usi
         }
     }
 }
-
-static ZEROS: [f32; PANEL_MAX] = [0.0; PANEL_MAX];

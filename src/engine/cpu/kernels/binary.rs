@@ -22,6 +22,12 @@ pub enum BinaryOp {
     Pow,
     /// a where a ≥ 0, else a · b.
     Prelu,
+    /// The smaller; NaN if either is.
+    Min,
+    /// The larger; NaN if either is.
+    Max,
+    /// Remainder with the sign of b; i64: 0 where b is 0.
+    Mod,
 }
 
 impl BinaryOp {
@@ -34,6 +40,9 @@ impl BinaryOp {
             BinaryOp::Div => "div",
             BinaryOp::Pow => "pow",
             BinaryOp::Prelu => "prelu",
+            BinaryOp::Min => "min",
+            BinaryOp::Max => "max",
+            BinaryOp::Mod => "mod",
         }
     }
 }
@@ -132,6 +141,24 @@ impl Element for f32 {
                     a
                 }
             }
+            BinaryOp::Min => {
+                if a < b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
+            BinaryOp::Max => {
+                if a > b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
+            BinaryOp::Mod => {
+                let rest = a % b;
+                if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }
+            }
         }
     }
     fn both(simd: Simd, op: BinaryOp, a: &[f32], b: &[f32], out: &mut [f32]) {
@@ -161,6 +188,9 @@ macro_rules! by_op {
             BinaryOp::Div => by_op!(@ $op Div $loop),
             BinaryOp::Pow => by_op!(@ $op Pow $loop),
             BinaryOp::Prelu => by_op!(@ $op Prelu $loop),
+            BinaryOp::Min => by_op!(@ $op Min $loop),
+            BinaryOp::Max => by_op!(@ $op Max $loop),
+            BinaryOp::Mod => by_op!(@ $op Mod $loop),
         }
     };
     (@ $op:ident $name:ident $loop:expr) => {{
@@ -198,6 +228,12 @@ impl Element for i64 {
                 } else {
                     a
                 }
+            }
+            BinaryOp::Min => a.min(b),
+            BinaryOp::Max => a.max(b),
+            BinaryOp::Mod => {
+                let rest = a.checked_rem(b).unwrap_or(0);
+                if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
             }
         }
     }
@@ -243,6 +279,13 @@ mod tests {
             (BinaryOp::Pow, -1, -3, -1),
             (BinaryOp::Pow, -1, -4, 1),
             (BinaryOp::Pow, 1, i64::MIN, 1),
+            (BinaryOp::Mod, -7, 3, 2),
+            (BinaryOp::Mod, 7, -3, -2),
+            (BinaryOp::Mod, -6, 3, 0),
+            (BinaryOp::Mod, 5, 0, 0),
+            (BinaryOp::Mod, i64::MIN, -1, 0),
+            (BinaryOp::Min, -7, 3, -7),
+            (BinaryOp::Max, -7, 3, 3),
         ] {
             assert_eq!(i64::one(op, a, b), expected, "{op:?} {a} {b}");
         }

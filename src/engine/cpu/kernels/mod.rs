@@ -1,16 +1,28 @@
 //! Kernels by family. Each reads and writes [`Place`](super::memory::Place)s of the rows of one [`Tile`].
 
+pub mod attention;
 pub mod binary;
 pub mod chain;
 pub mod copy;
 pub mod fm;
+pub mod fold;
+pub mod gru;
 pub mod input;
 pub mod interaction;
+pub mod layer_norm;
 pub mod lookup;
 pub mod matmul;
 pub mod normalize;
+pub mod pad;
+pub mod pick;
 pub mod reduce;
+pub mod running;
+pub mod top;
+pub mod trees;
+pub mod truth;
 pub mod unary;
+pub mod window;
+mod zip;
 
 use super::gemm::Linear;
 use super::gemm::half::HalfLinear;
@@ -74,6 +86,14 @@ pub enum Kernel {
     L2Norm(normalize::L2Norm),
     /// Along one axis.
     BatchNorm(normalize::BatchNorm),
+    /// An op that no pass looks into.
+    Generic(Box<dyn Generic>),
+}
+
+/// A kernel of its own.
+pub trait Generic: std::fmt::Debug + Send + Sync {
+    /// Runs on all rows of the tile.
+    fn run(&self, tile: &Tile);
 }
 
 impl Kernel {
@@ -115,6 +135,7 @@ impl Kernel {
             Kernel::Softmax(kernel) => kernel.run(tile),
             Kernel::L2Norm(kernel) => kernel.run(tile),
             Kernel::BatchNorm(kernel) => kernel.run(tile),
+            Kernel::Generic(kernel) => kernel.run(tile),
         }
     }
 }

@@ -4,12 +4,13 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
+use crate::engine::cpu::elementary;
 use crate::engine::cpu::math;
 use crate::engine::cpu::memory::Place;
 use crate::engine::cpu::simd::{MulAdd, Simd, multiversion};
 use crate::engine::cpu::tile::Tile;
 use crate::engine::cpu::walk::{Dim, Walk};
-use crate::model::DType;
+use crate::model::{DType, UnaryFn};
 
 /// An f32 function.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub enum UnaryF32 {
     Square,
     /// √x.
     Sqrt,
+    /// One of the graph's functions.
+    Function(UnaryFn),
 }
 
 impl UnaryF32 {
@@ -40,6 +43,7 @@ impl UnaryF32 {
             UnaryF32::Clamp { .. } => "clamp",
             UnaryF32::Square => "square",
             UnaryF32::Sqrt => "sqrt",
+            UnaryF32::Function(function) => function.name(),
         }
     }
 }
@@ -54,6 +58,8 @@ pub enum UnaryI64 {
         /// Greatest.
         max: i64,
     },
+    /// 1 where it is 0, else 0.
+    Not,
 }
 
 /// A function that a [`Unary`] applies.
@@ -97,9 +103,12 @@ impl Function for UnaryF32 {
 impl Function for UnaryI64 {
     type Element = i64;
     fn apply(self, _: Simd, x: &[i64], out: &mut [i64]) {
-        let UnaryI64::Clamp { min, max } = self;
-        // Minimum last, as numpy does where the two contradict each other.
-        out.iter_mut().zip(x).for_each(|(out, &x)| *out = x.max(min).min(max));
+        let pairs = out.iter_mut().zip(x);
+        match self {
+            // Minimum last, as numpy does where the two contradict each other.
+            UnaryI64::Clamp { min, max } => pairs.for_each(|(out, &x)| *out = x.max(min).min(max)),
+            UnaryI64::Not => pairs.for_each(|(out, &x)| *out = i64::from(x == 0)),
+        }
     }
 }
 
@@ -127,6 +136,45 @@ fn unary_body<M: MulAdd>(function: UnaryF32, x: &[f32], out: &mut [f32]) {
         }),
         UnaryF32::Square => pairs.for_each(|(out, &x)| *out = x * x),
         UnaryF32::Sqrt => pairs.for_each(|(out, &x)| *out = x.sqrt()),
+        UnaryF32::Function(function) => function_body::<M>(function, x, out),
+    }
+}
+
+#[inline(always)]
+fn function_body<M: MulAdd>(function: UnaryFn, x: &[f32], out: &mut [f32]) {
+    let pairs = out.iter_mut().zip(x);
+    match function {
+        UnaryFn::Abs => pairs.for_each(|(out, &x)| *out = x.abs()),
+        UnaryFn::Exp => pairs.for_each(|(out, &x)| *out = elementary::exp::<M>(x)),
+        UnaryFn::Log => pairs.for_each(|(out, &x)| *out = elementary::log::<M>(x)),
+        UnaryFn::Sqrt => pairs.for_each(|(out, &x)| *out = x.sqrt()),
+        UnaryFn::Tanh => pairs.for_each(|(out, &x)| *out = elementary::tanh::<M>(x)),
+        UnaryFn::Erf => pairs.for_each(|(out, &x)| *out = elementary::erf::<M>(x)),
+        UnaryFn::Floor => pairs.for_each(|(out, &x)| *out = x.floor()),
+        // NaN fails both comparisons and stays.
+        UnaryFn::Sign => pairs.for_each(|(out, &x)| {
+            *out = if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        }),
+        UnaryFn::Softplus => pairs.for_each(|(out, &x)| *out = elementary::softplus::<M>(x)),
+        UnaryFn::Sin => circular(x, out, elementary::sin, f64::sin),
+        UnaryFn::Cos => circular(x, out, elementary::cos, f64::cos),
+    }
+}
+
+/// `near` for all, then `far` where numbers are too large for it.
+#[inline(always)]
+fn circular(x: &[f32], out: &mut [f32], near: impl Fn(f32) -> f32, far: fn(f64) -> f64) {
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = near(x));
+    // Of NaN and infinities both make NaN.
+    if x.iter().any(|x| x.abs() > elementary::CIRCLE_MAX) {
+        let large = out.iter_mut().zip(x).filter(|(_, x)| x.abs() > elementary::CIRCLE_MAX);
+        large.for_each(|(out, &x)| *out = far(f64::from(x)) as f32);
     }
 }
 

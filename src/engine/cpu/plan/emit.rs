@@ -39,14 +39,14 @@ pub fn emit<'p>(
     Emitter { task, values, places, packer, layout, model, steps }.emit();
 }
 
-struct Emitter<'e, 'p> {
-    task: &'p Task<'p>,
-    values: &'e [PlanValue],
-    places: &'e mut dyn Placing,
-    packer: &'e mut Packer<'p>,
-    layout: &'e Layout,
-    model: &'e Model,
-    steps: &'e mut Vec<Step>,
+pub(super) struct Emitter<'e, 'p> {
+    pub(super) task: &'p Task<'p>,
+    pub(super) values: &'e [PlanValue],
+    pub(super) places: &'e mut dyn Placing,
+    pub(super) packer: &'e mut Packer<'p>,
+    pub(super) layout: &'e Layout,
+    pub(super) model: &'e Model,
+    pub(super) steps: &'e mut Vec<Step>,
 }
 
 impl Emitter<'_, '_> {
@@ -122,13 +122,13 @@ impl Emitter<'_, '_> {
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
             Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
-            Work::Fm { x } => {
+            Work::Fm { x, sums } => {
                 let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
-                let kernel = Fm { x: self.places.of(*x), out };
+                let kernel = Fm { x: self.places.of(*x), sums: sums.map(|sums| self.places.of(sums)), out };
                 self.push(Kernel::Fm(kernel), ns);
             }
             Work::Unary { function, x } => {
-                let ns = if *function == UnaryF32::Sigmoid { NS_EXP } else { NS_ELEMENT };
+                let ns = if matches!(function, UnaryF32::Sigmoid | UnaryF32::Function(_)) { NS_EXP } else { NS_ELEMENT };
                 let kernel = Kernel::UnaryF32(Unary::new(*function, self.places.of(*x), out));
                 self.push(kernel, 2.0 + len * ns);
             }
@@ -187,10 +187,11 @@ impl Emitter<'_, '_> {
                 };
                 self.push(Kernel::BatchNorm(kernel), 4.0 + len * NS_ELEMENT);
             }
+            Work::Generic(generic) => self.generic(generic, out),
         }
     }
 
-    fn push(&mut self, kernel: Kernel, ns_per_row: f32) {
+    pub(super) fn push(&mut self, kernel: Kernel, ns_per_row: f32) {
         self.steps.push(Step::new(kernel, ns_per_row));
     }
 
@@ -234,7 +235,7 @@ impl Emitter<'_, '_> {
             .collect();
         let (a, b) = (self.places.of(a), self.places.of(b));
         let walk = self.walk([&out, &a, &b], &dims);
-        let ns = if op == BinaryOp::Pow { NS_POW } else { NS_ELEMENT };
+        let ns = if matches!(op, BinaryOp::Pow | BinaryOp::Mod) { NS_POW } else { NS_ELEMENT };
         let kernel = match self.values[self.task.out].dtype {
             DType::F32 => Kernel::BinaryF32(Binary { op, a, b, out, walk, element: PhantomData }),
             DType::I64 => Kernel::BinaryI64(Binary { op, a, b, out, walk, element: PhantomData }),
@@ -364,8 +365,8 @@ impl Emitter<'_, '_> {
 
 /// Rough costs in nanoseconds, only to cut work into units: a memory-to-memory element, an arithmetic one, an exponential, a power,
 /// a multiply-add of a packed product.
-const NS_COPY: f32 = 0.2;
-const NS_ELEMENT: f32 = 0.25;
-const NS_EXP: f32 = 1.0;
-const NS_POW: f32 = 15.0;
+pub(super) const NS_COPY: f32 = 0.2;
+pub(super) const NS_ELEMENT: f32 = 0.25;
+pub(super) const NS_EXP: f32 = 1.0;
+pub(super) const NS_POW: f32 = 15.0;
 const NS_PACKED: f32 = 0.05;

@@ -10,7 +10,7 @@ use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::engine::cpu::program::{Hoist, Options};
 use crate::engine::cpu::simd::Simd;
-use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, ValueId, ValueScope};
+use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, UnaryFn, ValueId, ValueScope};
 
 use super::constant::{Constant, evaluate};
 use super::task::{Note, PlanValue, Task, ValueIndex, Work};
@@ -28,6 +28,8 @@ pub struct Lowered<'a> {
     pub constants: HashMap<ValueIndex, Constant<'a>>,
     /// What values are called in reports.
     pub names: HashMap<ValueIndex, String>,
+    /// First of the planner's own values.
+    pub own: ValueIndex,
 }
 
 /// Lowers a model's graph.
@@ -50,7 +52,7 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, options: &Options) -> Res
         layout,
         simd: options.simd,
         uses,
-        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names },
+        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names, own: graph.values.len() },
         absorbed: vec![false; graph.nodes.len()],
     };
     // Constants first: patterns look at their values, wherever in the graph they are made.
@@ -65,7 +67,7 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, options: &Options) -> Res
     Ok(lowering.lowered)
 }
 
-fn index(id: ValueId) -> ValueIndex {
+pub(super) fn index(id: ValueId) -> ValueIndex {
     id.0 as usize
 }
 
@@ -112,8 +114,8 @@ impl Uses {
     }
 }
 
-struct Lowering<'a> {
-    model: &'a Model,
+pub(super) struct Lowering<'a> {
+    pub(super) model: &'a Model,
     layout: &'a Layout,
     simd: Simd,
     uses: Uses,
@@ -136,24 +138,24 @@ struct Layer<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn value(&self, value: ValueIndex) -> &PlanValue {
+    pub(super) fn value(&self, value: ValueIndex) -> &PlanValue {
         &self.lowered.values[value]
     }
 
     /// A value of the planner's own.
-    fn add_value(&mut self, shape: Vec<usize>, dtype: DType, scope: ValueScope) -> ValueIndex {
+    pub(super) fn add_value(&mut self, shape: Vec<usize>, dtype: DType, scope: ValueScope) -> ValueIndex {
         self.lowered.values.push(PlanValue { shape, dtype, scope });
         self.lowered.values.len() - 1
     }
 
-    fn add_constant(&mut self, shape: Vec<usize>, dtype: DType, constant: Constant<'a>) -> ValueIndex {
+    pub(super) fn add_constant(&mut self, shape: Vec<usize>, dtype: DType, constant: Constant<'a>) -> ValueIndex {
         let value = self.add_value(shape, dtype, ValueScope::Constant);
         self.lowered.constants.insert(value, constant);
         value
     }
 
     /// Adds a task, or computes it now if it depends on constants alone.
-    fn push(&mut self, out: ValueIndex, work: Work<'a>) -> Result<(), EngineError> {
+    pub(super) fn push(&mut self, out: ValueIndex, work: Work<'a>) -> Result<(), EngineError> {
         let task = Task::new(out, work);
         if self.value(out).scope == ValueScope::Constant {
             let constant = evaluate(&task, &self.lowered.values, &self.lowered.constants, self.model, self.layout, self.simd)?;
@@ -164,7 +166,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn tensor(&self, tensor: TensorId) -> &'a [f32] {
+    pub(super) fn tensor(&self, tensor: TensorId) -> &'a [f32] {
         self.model.weights.tensor(tensor).as_f32().expect("the shape pass checked that this tensor holds floats")
     }
 
@@ -230,10 +232,12 @@ impl<'a> Lowering<'a> {
                 Work::BatchNorm { x: index(*x), axis: *axis, mean: self.tensor(*mean).to_vec(), scale: to_f32(&scale), bias: to_f32(&bias) }
             }
             Op::L2Norm { x, axis, eps } => Work::L2Norm { x: index(*x), axis: *axis, eps: *eps as f32 },
-            op => {
-                let reason = format!("it has no op {:?} (value {:?})", op.name(), self.model.graph.value(node.out).name);
-                return Err(EngineError::Unavailable { engine: "cpu", reason, remedy: "upgrade the server".into() });
-            }
+            Op::Min { a, b } => return self.binary(BinaryOp::Min, out, *a, *b),
+            Op::Max { a, b } => return self.binary(BinaryOp::Max, out, *a, *b),
+            Op::Mod { a, b } => return self.binary(BinaryOp::Mod, out, *a, *b),
+            Op::Unary { function: UnaryFn::Sqrt, x } => Work::Unary { function: UnaryF32::Sqrt, x: index(*x) },
+            Op::Unary { function, x } => Work::Unary { function: UnaryF32::Function(*function), x: index(*x) },
+            op => return self.generic(out, op),
         };
         self.push(out, work)
     }
@@ -265,7 +269,7 @@ impl<'a> Lowering<'a> {
         Work::Slice { x, axis, start, step }
     }
 
-    fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work<'a> {
+    pub(super) fn transpose(&self, x: ValueIndex, perm: &[usize]) -> Work<'a> {
         let shape = &self.value(x).shape;
         // Axes of size 1 may move freely.
         if perm.iter().filter(|&&axis| shape[axis] != 1).is_sorted() {
@@ -275,7 +279,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The value behind an operand, of this type.
-    fn operand(&mut self, operand: Operand, dtype: DType) -> Result<ValueIndex, EngineError> {
+    pub(super) fn operand(&mut self, operand: Operand, dtype: DType) -> Result<ValueIndex, EngineError> {
         match operand {
             Operand::Scalar(scalar) => {
                 let constant = match dtype {
@@ -294,7 +298,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn binary(&mut self, op: BinaryOp, out: ValueIndex, a: Operand, b: Operand) -> Result<(), EngineError> {
+    pub(super) fn binary(&mut self, op: BinaryOp, out: ValueIndex, a: Operand, b: Operand) -> Result<(), EngineError> {
         let dtype = self.value(out).dtype;
         let (a, b) = (self.operand(a, dtype)?, self.operand(b, dtype)?);
         let exponent = match (op, self.lowered.constants.get(&b)) {
@@ -437,6 +441,6 @@ impl<'a> Lowering<'a> {
     }
 }
 
-fn to_f32(values: &[f64]) -> Vec<f32> {
+pub(super) fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }

@@ -10,6 +10,7 @@ use crate::engine::cpu::kernels::chain::Instruction;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::model::{DType, Pool, TableId, ValueScope};
 
+use super::generic::Generic;
 use super::origins::Piece;
 use super::weights::LayerMatrix;
 
@@ -153,9 +154,10 @@ pub enum Work<'a> {
         leaves: Vec<ValueIndex>,
         steps: Vec<Instruction>,
     },
-    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`. `sums` `[2 · inner]`: Σ x and Σ x² of more fields.
     Fm {
         x: ValueIndex,
+        sums: Option<ValueIndex>,
     },
     ClampI64 {
         x: ValueIndex,
@@ -212,6 +214,8 @@ pub enum Work<'a> {
         scale: Vec<f32>,
         bias: Vec<f32>,
     },
+    /// An op that no pass looks into.
+    Generic(Generic),
 }
 
 impl Work<'_> {
@@ -223,12 +227,13 @@ impl Work<'_> {
             Work::Concat { xs, .. } => xs.clone(),
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
+            Work::Generic(generic) => generic.inputs(),
             Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } | Work::HalfLinear { x, addend, .. } => {
                 std::iter::once(*x).chain(*addend).collect()
             }
+            Work::Fm { x, sums } => std::iter::once(*x).chain(*sums).collect(),
             Work::Observe { x, .. }
             | Work::Quantize { x, .. }
-            | Work::Fm { x }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }

@@ -6,7 +6,7 @@ use super::builder::ModelBuilder;
 use super::{Random, batches, check};
 
 /// x of these shapes as a candidate value: a dense feature, reshaped.
-fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
+pub fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
     let len = shape.iter().product::<usize>();
     let feature = model.dense(Scope::Candidate, len as u32);
     let x = model.op(Op::Dense { features: vec![feature] });
@@ -58,6 +58,22 @@ fn every_row_count_of_a_micro_kernel() {
             let x = array(model, &[19]);
             model.linear(x, 145)
         });
+    }
+}
+
+#[test]
+fn inner_sizes_of_several_blocks() {
+    for (seed, (k, n)) in [(513, 40), (1025, 33), (1600, 1)].into_iter().enumerate() {
+        for rows in [1, 3, 15, 64] {
+            check_op(seed as u64, &[rows, 2], |model| {
+                let x = array(model, &[5]);
+                let x = model.linear(x, k);
+                let x = model.linear(x, n);
+                let x = model.op(Op::Relu { x });
+                // Sums of so many products are not as exact as what the tolerance is made for.
+                model.op(Op::Mul { a: Operand::Value(x), b: Operand::Scalar(0.1) })
+            });
+        }
     }
 }
 

@@ -287,6 +287,22 @@ class Canonicaliser:
         return Value(term, values[0].dims[:dim] + (term.shape[axis],) + values[0].dims[dim + 1 :], kind)
 
 
+def stand_ins(trace, leaves):
+    """What the input nodes stand for: columns, or parts of bags."""
+    out, graph = {}, Graph()
+    nodes = {node.name: node for node in trace.nodes}
+    for name, leaf in zip(trace.inputs, leaves):
+        node = nodes[name]
+        if leaf.role != "rows":
+            out[name] = Ids(leaf.feature, {"padded_weights": "weights"}.get(leaf.role, leaf.role))
+            continue
+        kind = kind_of(node.dtype)
+        columns = np.arange(leaf.start, leaf.start + leaf.columns).reshape(leaf.shape)
+        term = graph.columns(columns, "f32" if kind == "f" else "i64", raw_f32=kind == "f")
+        out[name] = Value(term, (Row(),) + leaf.shape, kind)
+    return out
+
+
 def live_nodes(trace):
     """Nodes that an output needs: what a model computes for nobody is no reason to refuse it."""
     needed, live = set(), []

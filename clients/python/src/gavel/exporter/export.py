@@ -1,5 +1,6 @@
 """The way from a model to its bundle, step by step."""
 
+import copy
 import re
 import warnings
 from collections import Counter
@@ -11,21 +12,20 @@ from ..bundle import Bundle
 from ..interpreter import evaluate
 from ..quantized import dequantize, quantize
 from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
-from .canonical import Canonicaliser, Ids
+from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps
-from .from_program import trace_of
+from .from_program import plain_name, trace_of
 from .inputs import Flat, Inputs
-from .layout import Row, Value
+from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
 from .report import Report, auc
 from .samples import Samples
+from .specs import normalised
 
-OUTPUTS_MAX = 64
 EXACT = 1e-6  # largest difference of the graph to torch, both in float64, relative above 1
 F32_AGREES = 2e-3  # the user's own f32 model against float64: a gross difference means that tracing changed the model
 TRACED_ROWS = 11
-KINDS = ("probability", "logit", "value")
 STORED = {"f32": "f32", "f16": "f16", "int8": "int8_rowwise", "int4": "int4_rowwise", "int2": "int2_rowwise"}
 
 
@@ -36,6 +36,7 @@ def export(model, example, specs, out, *, name, description, output_names, outpu
         raise ExportError(f"the model is a {type(model).__name__}", "pass a torch.nn.Module")
     if not 1 <= selftest_rows <= 65536:
         raise ExportError(f"selftest_rows={selftest_rows}", "use 1 to 65536, 128 are plenty")
+    model, specs = plain_model(model), normalised(specs)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -54,9 +55,9 @@ def _export(model, example, specs, out, name, description, output_names, output_
     model_outputs(model, inputs, first, False, "its example inputs")
     flat_model, quantised = leaves.swapped(model)
     flat = Flat(flat_model, inputs)
-    program, symbol = traced(flat, inputs)
-    trace = trace_of(program, symbol)
-    canonical = Canonicaliser(trace, stand_ins(trace, inputs))
+    program, sizes = traced(flat, inputs)
+    trace = trace_of(program, sizes)
+    canonical = Canonicaliser(trace, stand_ins(trace, inputs.leaves))
     results = canonical.run()
     columns = output_columns(canonical, results, inputs.results, output_names, output_kinds)
     assignment = Assignment(canonical, inputs, [column[1] for column in columns], known_columns(model, inputs), specs, context)
@@ -121,45 +122,88 @@ def _export(model, example, specs, out, name, description, output_names, output_
     )
 
 
+def plain_model(model):
+    """The module behind wrappers, on the CPU and in f32: a copy where that changes it."""
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        model = model.module
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError("the model is a TorchScript module", "pass the Python module that it was made from")
+    state = list(model.parameters()) + list(model.buffers())
+    if any(t.device.type != "cpu" or t.is_floating_point() and t.dtype != torch.float32 for t in state):
+        model = copy.deepcopy(model).cpu().float()
+    return model
+
+
 # Tracing.
 
 
 def traced(flat, inputs):
-    """The exported program and the name of its symbol for the batch."""
+    """The exported program and the expressions that are its number of rows."""
     rows, bags = inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(TRACED_ROWS) % inputs.rows)
     if all(sum(len(x) for x in ids) == 0 for ids, _ in bags.values()) and bags:
         raise ExportError("all bags of the example inputs are empty", "pass examples with some ids")
     arguments = tuple(x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
                       for i, x in enumerate(inputs.tensors(rows, bags)))
-    batch = torch.export.Dim("batch", min=1)
-    shapes = []
-    for leaf in inputs.leaves:
-        if leaf.role in ("ids", "weights"):
-            shapes.append({0: torch.export.Dim(f"nnz_{len([l for l in inputs.bags if l <= leaf.feature])}", min=0)})
-        elif leaf.role == "offsets":
-            shapes.append({0: batch + 1 if inputs.bags[leaf.feature].last_offset else batch})
-        else:
-            shapes.append({0: batch})
-    try:
-        with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
-            if any(str(getattr(n.target, "_schema", "")) and mutates(n) for n in program.graph.nodes):
-                program = program.run_decompositions({})
-    except ExportError:
-        raise
-    except Exception as error:
-        raise untraceable(error, flat) from error
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-            leaf = inputs.leaves[list(program.graph_signature.user_inputs).index(node.name)]
-            if leaf.role in ("rows", "padded") and isinstance(node.meta.get("val"), torch.Tensor):
-                size = node.meta["val"].shape[0]
-                if isinstance(size, torch.SymInt):
-                    return program, str(size.node.expr)
+    first = None
+    for shapes, strict in ((named_shapes(inputs), False), (automatic_shapes(inputs), False), (named_shapes(inputs), True)):
+        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove; strict tracing reads
+        # Python itself, and so takes len(x) for the size of the batch.
+        try:
+            with torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=strict)
+                if any(mutates(n) for n in program.graph.nodes):
+                    program = program.run_decompositions({})
+        except ExportError:
+            raise
+        except Exception as error:
+            first = first or error
+            if "Constraints violated" not in str(error) and "Specializations" not in str(error):
+                break
+            continue
+        sizes = batch_sizes(program, inputs)
+        if sizes is not None:
+            return program, sizes
+    if first is not None:
+        raise untraceable(first) from first
     raise ExportError(
         "the model works with one fixed number of rows alone", "take sizes of the batch from x.shape[0], not from numbers in the code or in the examples"
     )
+
+
+def named_shapes(inputs):
+    batch = torch.export.Dim("batch", min=1)
+    names = list(inputs.bags)
+    shapes = []
+    for leaf in inputs.leaves:
+        if leaf.role in ("ids", "weights"):
+            shapes.append({0: torch.export.Dim(f"ids_{names.index(leaf.feature)}", min=0)})
+        elif leaf.role == "offsets" and inputs.bags[leaf.feature].last_offset:
+            shapes.append({0: batch + 1})
+        else:
+            shapes.append({0: batch})
+    return shapes
+
+
+def automatic_shapes(inputs):
+    return [{0: torch.export.Dim.AUTO} for _ in inputs.leaves]
+
+
+def batch_sizes(program, inputs):
+    """Expressions that stand for the number of rows, None if tracing fixed it."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    sizes = set()
+    for name, leaf in zip(program.graph_signature.user_inputs, inputs.leaves):
+        value = nodes[name].meta.get("val")
+        if leaf.role in ("ids", "weights") or not isinstance(value, torch.Tensor):
+            continue
+        size = value.shape[0]
+        if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+            return None
+        expression = size.node.expr
+        sizes.add(expression - 1 if leaf.role == "offsets" and inputs.bags[leaf.feature].last_offset else expression)
+    return sizes
 
 
 def mutates(node):
@@ -167,7 +211,7 @@ def mutates(node):
     return schema is not None and schema.is_mutable and "_assert" not in schema.name
 
 
-def untraceable(error, flat):
+def untraceable(error):
     """An ExportError for what torch.export says."""
     text = str(error)
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
@@ -179,25 +223,6 @@ def untraceable(error, flat):
     elif "pack_padded_sequence" in text or "packed" in text:
         remedy = "packed sequences depend on the batch: run the recurrent layer over the padded sequence and mask its outputs"
     return ExportError(f"torch.export cannot trace the model: {first}", remedy, source=place_of(error))
-
-
-def stand_ins(trace, inputs):
-    """What the input nodes stand for: columns, or parts of bags."""
-    from .canonical import kind_of
-    from .graph import Graph
-
-    out, graph = {}, Graph()
-    nodes = {node.name: node for node in trace.nodes}
-    for name, leaf in zip(trace.inputs, inputs.leaves):
-        node = nodes[name]
-        if leaf.role != "rows":
-            out[name] = Ids(leaf.feature, {"padded_weights": "weights"}.get(leaf.role, leaf.role))
-            continue
-        kind = kind_of(node.dtype)
-        columns = np.arange(leaf.start, leaf.start + leaf.columns).reshape(leaf.shape)
-        term = graph.columns(columns, "f32" if kind == "f" else "i64", raw_f32=kind == "f")
-        out[name] = Value(term, (Row(),) + leaf.shape, kind)
-    return out
 
 
 # Names.
@@ -216,61 +241,6 @@ def known_columns(model, inputs):
         names = {name for name, *_ in found}
         found += [(name, matrices[0].name, *span) for name, span in index.items() if name not in names]
     return found
-
-
-def output_columns(c, results, paths, names, kinds):
-    """Results as columns: [(name, value's name, kind)]."""
-    columns = []
-    single = len(results) == 1
-    for (_, value), path in zip(results, paths):
-        value = c.plain(value, "an output")
-        if value.row is None:
-            c.warn(f"output {path or 'of forward'} does not depend on the inputs and was left out")
-            continue
-        if value.row != 0 or value.rank > 2:
-            raise ExportError(f"an output of shape {list(value.dims)}", "return tensors [batch] or [batch, n]")
-        term = c.graph.cast(value.term, "f32")
-        width = value.dims[1] if value.rank == 2 else 1
-        kind = kind_of_output(c, term)
-        base = path.rpartition(".")[2] if path and not path.rpartition(".")[2].isdigit() else path.replace(".", "_")
-        base = base or ("prob" if kind == "probability" else "score")
-        if base[0].isdigit():
-            base = f"{'prob' if kind == 'probability' else 'score'}_{base}"
-        for i in range(width):
-            part = term if width == 1 else c.graph.slice(term, 0, i, i + 1)
-            columns.append([base if width == 1 else f"{base}_{i}", part, kind])
-    if not columns:
-        raise ExportError("forward returns no tensor that depends on its inputs", "return scores")
-    if len(columns) > OUTPUTS_MAX:
-        raise ExportError(f"{len(columns)} output columns, a bundle has up to {OUTPUTS_MAX}", "return scores alone, not vectors")
-    for given, at in ((names, 0), (kinds, 2)):
-        if given is None:
-            continue
-        given = [given] * len(columns) if isinstance(given, str) and at == 2 else [given] if isinstance(given, str) else list(given)
-        if len(given) != len(columns):
-            raise ExportError(f"{len(given)} {'output_names' if at == 0 else 'output_kinds'} for {len(columns)} output columns: {[x[0] for x in columns]}")
-        for column, x in zip(columns, given):
-            column[at] = x
-    for name, _, kind in columns:
-        if kind not in KINDS:
-            raise ExportError(f"output kind {kind!r}", f"use one of {', '.join(KINDS)}")
-        if [x[0] for x in columns].count(name) > 1:
-            raise ExportError(f"two outputs are called {name}", "pass output_names")
-    return [(name, c.graph.value(term), kind) for name, term, kind in columns]
-
-
-def kind_of_output(c, term):
-    """A sigmoid or softmax gives probabilities, also through moves; all else is a value."""
-    while term.name is not None:
-        step, reads = c.graph.made[term.name]
-        if step["op"] in ("sigmoid", "softmax"):
-            return "probability"
-        if step["op"] in ("concat",) and all(kind_of_output(c, t) == "probability" for t in reads):
-            return "probability"
-        if step["op"] not in ("reshape", "slice", "transpose", "gather_const"):
-            return "value"
-        term = reads[0]
-    return "value"
 
 
 # Tensors.
@@ -333,7 +303,7 @@ def unused_tensors(model, bundle, graph, parts):
     by_memory = {}
     for key, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         if tensor.is_floating_point() and tensor.numel():
-            by_memory.setdefault(tensor.data_ptr(), []).append(key)
+            by_memory.setdefault(tensor.data_ptr(), []).append(plain_name(key))
     return sorted(keys[0] for keys in by_memory.values() if not any(key in used for key in keys))
 
 
@@ -348,18 +318,18 @@ def count_rows(sent):
 def compare(model, inputs, program, samples, columns, bundle, sent):
     """Expected outputs in float64, the graph's difference to them, and that of torch's own f32. Refuses what differs."""
     tensors = inputs.tensors(samples.rows, samples.bags)
-    wanted = flattened(program_outputs(program, tensors), columns, bundle)
+    wanted = flattened(program_outputs(program, tensors), columns)
     for name, x in wanted.items():
         if not np.isfinite(x).all():
             raise ExportError(
                 f"output {name} is {x[~np.isfinite(x)][0]} in row {int(np.argmax(~np.isfinite(x)))} of the selftest",
                 "pass selftest_inputs that the model can score, or clamp what overflows",
             )
-    own = flattened(model_outputs(model, inputs, tensors, False), columns, bundle)
+    own = flattened(model_outputs(model, inputs, tensors, False), columns)
     f32 = distance(own, wanted)
     double = model_outputs(model, inputs, tensors, True)
     if double is not None:
-        double = flattened(double, columns, bundle)
+        double = flattened(double, columns)
         if not distance(double, wanted) <= EXACT and not all((np.asarray(x, np.float32) == x).all() for x in double.values()):
             raise ExportError(
                 f"the traced model differs from the model itself by {distance(double, wanted):.3g}, both in float64",
@@ -370,7 +340,7 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
             f"the traced model in float64 differs from the model in f32 by {f32:.3g}",
             "forward depends on something that tracing froze, or loses so many digits in f32 that its scores mean little",
         )
-    rows_apart(model, inputs, samples, columns, bundle, own)
+    rows_apart(model, inputs, samples, columns, own)
     found = bundle.evaluate(sent)
     exact = distance(found, wanted)
     if not exact <= EXACT:
@@ -383,23 +353,16 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
     return wanted, exact, f32
 
 
-def flattened(arrays, columns, bundle):
-    """Output name -> [rows] of torch's results: those that depend on the inputs, in order."""
-    rows, out = None, []
-    for x in arrays:
-        out += [x.reshape(len(x), -1)[:, i] for i in range(int(np.prod(x.shape[1:])))] if x.ndim > 1 else [x]
-    if len(out) != len(columns):
-        # Results that do not depend on the inputs were left out: they are shorter, or constant.
-        rows = max(len(x) for x in out)
-        out = [x for x in out if len(x) == rows][: len(columns)]
-    return {column[0]: np.asarray(x, np.float64) for column, x in zip(columns, out)}
+def flattened(arrays, columns):
+    """Output name -> [rows] of torch's results."""
+    return {name: np.asarray(arrays[at].reshape(len(arrays[at]), -1)[:, i], np.float64) for name, _, _, (at, i) in columns}
 
 
 def distance(found, wanted):
     return max(float((np.abs(found[key] - x) / np.maximum(1, np.abs(x))).max()) for key, x in wanted.items())
 
 
-def rows_apart(model, inputs, samples, columns, bundle, together):
+def rows_apart(model, inputs, samples, columns, together):
     """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row (they squeeze
     its dimension away), where the bundle can: those are tried with two."""
     rows = len(next(iter(together.values())))
@@ -408,7 +371,7 @@ def rows_apart(model, inputs, samples, columns, bundle, together):
             picked = (i + np.arange(count)) % rows
             part, bags = inputs.take(samples.rows, samples.bags, picked)
             try:
-                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns, bundle)
+                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns)
                 if all(len(x) == count for x in apart.values()):
                     break
             except ExportError:

@@ -11,8 +11,8 @@ from .trace import Node, Ref, Rows, Trace, Unknown
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
-def trace_of(program, batch_symbol, prefix="model."):
-    """`program`: a torch.export.ExportedProgram; `batch_symbol`: the name of its symbol for the number of rows; `prefix`: of names of
+def trace_of(program, batch, prefix="model."):
+    """`program`: a torch.export.ExportedProgram; `batch`: expressions that are its number of rows; `prefix`: of names of
     parameters and modules, left out."""
     import torch
 
@@ -23,7 +23,7 @@ def trace_of(program, batch_symbol, prefix="model."):
     values = program.state_dict | program.constants
 
     def size(x):
-        return size_of(x, batch_symbol)
+        return size_of(x, batch)
 
     def argument(x):
         if isinstance(x, torch.fx.Node):
@@ -49,7 +49,7 @@ def trace_of(program, batch_symbol, prefix="model."):
             node.size = value if isinstance(value, (float, bool)) else Unknown(str(value))
         if fx.op == "placeholder":
             if fx.name in targets:
-                node.op, node.target = "parameter", targets[fx.name].removeprefix(prefix)
+                node.op, node.target = "parameter", plain_name(targets[fx.name].removeprefix(prefix))
                 constants[node.target] = array_of(values[targets[fx.name]])
             elif fx.name in user:
                 node.op = "input"
@@ -84,7 +84,7 @@ def trace_of(program, batch_symbol, prefix="model."):
     return Trace(nodes, constants, user, outputs)
 
 
-def size_of(x, batch_symbol):
+def size_of(x, batch):
     """A size as int, Rows or Unknown."""
     node = getattr(x, "node", None)
     if node is None:
@@ -92,11 +92,10 @@ def size_of(x, batch_symbol):
     expression = node.expr
     if expression.is_number:
         return int(expression)
-    free = [str(s) for s in expression.free_symbols]
-    if free == [batch_symbol]:
-        symbol = next(iter(expression.free_symbols))
-        factor = expression / symbol
-        if factor.is_integer and factor.is_number:
+    for rows in batch:
+        factor = expression / rows
+        factor = factor if factor.is_number else factor.expand().simplify()
+        if factor.is_number and factor.is_integer:
             return Rows(int(factor))
     return Unknown(str(expression))
 
@@ -119,7 +118,12 @@ def module_of(fx, prefix):
     if "empty_nn_module_stack" in path:
         return None
     path = re.sub(r"@\d+$", "", path)
-    return path.removeprefix(prefix) if path != prefix.rstrip(".") else ""
+    return plain_name(path.removeprefix(prefix)) if path != prefix.rstrip(".") else ""
+
+
+def plain_name(path):
+    """A path as it is in the user's model: leaves.Recurrent wraps recurrent layers."""
+    return path.replace(".original.", ".").removesuffix(".original")
 
 
 def source_of(fx):

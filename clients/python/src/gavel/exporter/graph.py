@@ -173,11 +173,21 @@ class Graph:
         if len(scalar) < len([k for k in reads if k in ("a", "b")]):
             reads = reads | scalar
         shape, dtype = self.infer(step, reads, arrays)
+        if op in NUMERIC:
+            reads = self.without_broadcasts(reads, shape)
         written = {key: self.tensor(term, self.hint(f"{op}.{key}")) for key, term in tensors.items()}
         names = {}
         for key, r in reads.items():
             names[key] = [self.value(t) for t in r] if isinstance(r, list) else self.value(r) if isinstance(r, Term) else r
         return self.add({"op": op} | names | attributes | written, flat, shape, dtype, hint or self.hint(op))
+
+    def without_broadcasts(self, reads, shape):
+        """Operands as they were before a broadcast that the step makes anyway."""
+        for key, r in reads.items():
+            made, source = self.maker(r, "broadcast") if isinstance(r, Term) else (None, None)
+            if made and np.broadcast_shapes(source[0].shape, *(x.shape for k, x in reads.items() if k != key and isinstance(x, Term))) == shape:
+                reads = reads | {key: source[0]}
+        return reads
 
     def run(self, step, reads, arrays, of):
         values = {}
@@ -290,7 +300,30 @@ class Graph:
         for term in terms:
             step, reads = self.maker(term, "concat")
             flat += reads if step and step["axis"] == axis else [term]
-        return self.emit("concat", {"in": self.joined_columns(flat, axis)}, axis=axis)
+        flat = self.joined_slices(self.joined_columns(flat, axis), axis)
+        return flat[0] if len(flat) == 1 else self.emit("concat", {"in": flat}, axis=axis)
+
+    def joined_slices(self, terms, axis):
+        """Neighbours that are neighbouring slices of one value become one slice, where that is the same order of memory."""
+        out, last = [], None
+        for term in terms:
+            piece = self.piece(term) if math.prod(term.shape[:axis]) == 1 else None
+            if out and last and piece and piece[0] is last[0] and last[2] == piece[1]:
+                last = (last[0], last[1], piece[2])
+                size = out[-1].shape[axis] + term.shape[axis]
+                out[-1] = self.reshape(self.slice(last[0], 0, last[1], last[2]), term.shape[:axis] + (size,) + term.shape[axis + 1 :])
+            else:
+                out.append(term)
+                last = piece
+        return out
+
+    def piece(self, term):
+        """(value, start, end) if the term is a slice of a value's first axis, seen in some shape."""
+        step, reads = self.maker(term, "reshape")
+        step, reads = self.maker(reads[0] if step else term, "slice")
+        if not step or step["axis"] != 0 or step.get("step", 1) != 1:
+            return None
+        return reads[0], step["start"], step["end"]
 
     def joined_columns(self, terms, axis):
         """Neighbours that are columns nobody has read yet become one read."""
@@ -342,8 +375,33 @@ class Graph:
                     offset = np.broadcast_arrays(x.columns, y.array)
                     if offset[0].shape == x.shape:
                         return self.columns(x.columns, "i64", x.offset + offset[1])
+        if op == "div" and isinstance(a, Term) and isinstance(b, Term):
+            normalised = self.l2_norm(a, b)
+            if normalised is not None:
+                return normalised
         reads = {key: self.constant(np.asarray(x), literal=True) if not isinstance(x, Term) else x for key, x in (("a", a), ("b", b))}
         return self.emit(op, reads)
+
+    def l2_norm(self, x, size):
+        """x / max(|x|, eps), if that is what the division computes."""
+        step, reads = self.maker(size, "broadcast")
+        clamp, reads = self.maker(reads[0] if step else size, "clamp")
+        if not clamp or "max" in clamp:
+            return None
+        _, reads = self.maker(reads[0], "sqrt")
+        summed, reads = self.maker(reads[0], "reduce_sum") if reads else (None, None)
+        if not summed or len(summed["axes"]) != 1 or not summed.get("keep"):
+            return None
+        square = self.made.get(reads[0].name, ({"op": None}, []))[0]
+        if x.name is None or square not in self.squares(x, square):
+            return None
+        return self.emit("l2_norm", {"in": x}, axis=summed["axes"][0], eps=clamp["min"])
+
+    @staticmethod
+    def squares(x, step):
+        """The step, if it squares x."""
+        twice = step["op"] == "mul" and step["a"] == step["b"] == x.name
+        return [step] if twice or step["op"] == "pow" and step["a"] == x.name and step["b"] == 2 else []
 
     def unary(self, op, term):
         return self.emit(op, {"in": term})

@@ -51,8 +51,11 @@ class Inputs:
     `results`: paths of the tensors that forward returned when it was traced."""
 
     def __init__(self, model, example, specs=()):
-        if not isinstance(example, (tuple, list)):
-            example = (example,)
+        if isinstance(example, dict) and named_arguments(model, example):
+            example = tuple(example[name] for name in named_arguments(model, example))
+        if not isinstance(example, tuple):
+            example = tuple(example) if isinstance(example, list) and takes(model, len(example)) else (example,)
+        self.likely_rows = next((len(x) for x in example if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() > 1), None)
         self.specs = list(specs)
         self.arguments = self._named(model, tuple(example))
         self.leaves, self.bags, self.build, self.results = [], {}, [], []
@@ -61,7 +64,7 @@ class Inputs:
         for name, value in self.arguments:
             self.build.append((name, self._flatten(name, value, found)))
         self._short_names(found)
-        self._roles(found)
+        self._roles(model, found)
         self.leaves = found
         at = 0
         for leaf in self.leaves:
@@ -93,7 +96,11 @@ class Inputs:
     def _flatten(self, path, value, found):
         """A recipe that gives the value back from leaves; tensors are appended to `found`."""
         if isinstance(value, torch.Tensor):
-            found.append(Leaf(path, value.detach().cpu()))
+            value = value.detach().cpu()
+            value = value.float() if value.is_floating_point() else value
+            if self._by_feature(value):
+                return ("stack", None, [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)])
+            found.append(Leaf(path, value))
             return ("leaf", len(found) - 1)
         if type(value).__name__ == "KeyedJaggedTensor":
             return self._flatten_keyed(path, value, found)
@@ -107,6 +114,15 @@ class Inputs:
         raise ExportError(
             f"the example input {path} is a {type(value).__name__}", "pass tensors, dicts and lists of tensors, or torchrec's KeyedJaggedTensor"
         )
+
+    def _by_feature(self, value):
+        """Whether a matrix has a row per feature, not per row of the batch: offsets [features, batch] or ids [features, n], as DLRM takes them."""
+        if self.likely_rows is None or value.is_floating_point() or value.dim() != 2 or len(value) == self.likely_rows:
+            return False
+        if all(starts(row) for row in value) and value.shape[1] in (self.likely_rows, self.likely_rows + 1):
+            self.features_first = len(value)
+            return True
+        return getattr(self, "features_first", None) == len(value)
 
     def _flatten_keyed(self, path, keyed, found):
         rows = keyed.stride()
@@ -145,7 +161,7 @@ class Inputs:
             if len(of) == 1 and not name.isdigit() and not name[0].isdigit():
                 of[0].name = name
 
-    def _roles(self, leaves):
+    def _roles(self, model, leaves):
         """Which leaves have rows, which belong to bags."""
         by_name = {leaf.name: leaf for leaf in leaves}
         for spec in self.specs:
@@ -170,8 +186,11 @@ class Inputs:
             self.rows = max(set(sizes), key=sizes.count) if sizes else len(next(iter(self.bags.values())).ids)
         odd = [leaf for leaf in flat if len(leaf.data) != self.rows]
         offsets = [leaf for leaf in offsets if len(leaf.data) in (self.rows, self.rows + 1)]
-        ids = [leaf for leaf in odd if leaf not in offsets]
-        if not ids and len(odd) == 0:
+        ids = [leaf for leaf in odd if not any(leaf is o for o in offsets)]
+        others = [leaf for leaf in flat if not any(leaf is o for o in offsets)]
+        if len(offsets) == len(others) and any(isinstance(m, torch.nn.EmbeddingBag) for m in model.modules()):
+            ids = others  # also where each bag happens to hold one id
+        elif not ids:
             offsets = []
         if ids and len(ids) != len(offsets):
             raise ExportError(
@@ -241,6 +260,8 @@ class Inputs:
         if kind == "dict":
             made = {key: self._rebuild(item, tensors, flat) for key, item in recipe[2].items()}
             return made if recipe[1] is dict else recipe[1](made)
+        if kind == "stack":
+            return torch.stack([self._rebuild(item, tensors, flat) for item in recipe[2]])
         if kind in ("list", "named"):
             made = [self._rebuild(item, tensors, flat) for item in recipe[2]]
             return recipe[1](*made) if kind == "named" else recipe[1](made)
@@ -270,6 +291,30 @@ class Inputs:
         """Some rows."""
         cut = lambda x: None if x is None else [x[i] for i in indices]
         return {name: x[indices] for name, x in rows.items()}, {name: (cut(ids), cut(weights)) for name, (ids, weights) in bags.items()}
+
+
+def named_arguments(model, example):
+    """forward's arguments, if a dict of examples holds them by name."""
+    try:
+        parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError):
+        return None
+    names = [p.name for p in parameters]
+    given = [name for name in names if name in example]
+    required = [p.name for p in parameters if p.default is p.empty]
+    fits = set(given) == set(example) and set(required) <= set(given) and given == names[: len(given)]
+    return given if fits and given else None
+
+
+def takes(model, count):
+    """Whether forward takes so many arguments, rather than one list."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    return len(required) <= count and (count <= len(positional) or any(p.kind == p.VAR_POSITIONAL for p in parameters))
 
 
 def starts(x):

@@ -4,6 +4,7 @@ A bundle's values are per row; torch's tensors carry the batch as one of their d
 or merged with others (view(batch * steps, dim)). A `Value` knows the dimension, so that every operator can prove that it leaves rows apart.
 """
 
+import math
 from typing import NamedTuple
 
 from .errors import ExportError
@@ -93,13 +94,20 @@ def same_shape(dims, shape):
         if isinstance(d, Row):
             if s != Rows(d.outer * d.inner):
                 return False
-        elif d != s:
+        elif d != s and not isinstance(s, Unknown):
             return False
     return True
 
 
 def reshaped(dims, shape, what):
     """Dims of a tensor of `dims` seen with the sizes `shape`, in the same order of memory."""
+    unknown = [i for i, size in enumerate(shape) if isinstance(size, Unknown)]
+    if len(unknown) == 1:
+        # Known from the rest: what torch could not count, the exporter may have.
+        sizes = [s.factor if isinstance(s, Rows) else s for s in shape if not isinstance(s, Unknown)]
+        total, rest = math.prod(shape_of(dims)), math.prod(sizes)
+        if rest and total % rest == 0:
+            shape = [total // rest if i == unknown[0] else size for i, size in enumerate(shape)]
     for size in shape:
         if isinstance(size, Unknown):
             raise ExportError(f"{what}: a size depends on data ({size})", "give the tensor a shape that only the batch varies")

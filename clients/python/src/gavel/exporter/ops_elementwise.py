@@ -114,6 +114,46 @@ def exp2(c, node, a):
     return unary(c, "exp", binary(c, "mul", a["self"], math.log(2.0), "f"))
 
 
+@operator("sinh", "cosh", "tan", "erfc", "sinc")
+def composed(c, node, a):
+    name, x = node.op.split(".")[1].rstrip("_"), c.to_kind(c.as_value(a["self"]), "f")
+    if name == "erfc":
+        return binary(c, "sub", 1.0, unary(c, "erf", x))
+    if name == "tan":
+        return binary(c, "div", unary(c, "sin", x), unary(c, "cos", x))
+    if name == "sinc":
+        turned = scaled(c, x, math.pi)
+        return where(c, binary_compare(c, "eq", x, 0.0), 1.0, binary(c, "div", unary(c, "sin", turned), turned))
+    grown, shrunk = unary(c, "exp", x), unary(c, "exp", negative(c, x))
+    return scaled(c, binary(c, "sub" if name == "sinh" else "add", grown, shrunk), 0.5)
+
+
+@operator("round.default")
+def rounded(c, node, a):
+    """To the nearest whole number, halves to the even one."""
+    x = c.as_value(a["self"])
+    if x.kind != "f":
+        return x
+    up = unary(c, "floor", binary(c, "add", x, 0.5))
+    tie = logical(c, "and", binary_compare(c, "eq", binary(c, "sub", up, x), 0.5), binary_compare(c, "ne", binary(c, "mod", up, 2.0), 0.0))
+    return where(c, tie, binary(c, "sub", up, 1.0), up)
+
+
+@operator("bucketize.Tensor", "searchsorted.Tensor")
+def bucketize(c, node, a):
+    """The number of boundaries below a value."""
+    boundaries = c.as_value(a.get("boundaries", a.get("sorted_sequence")))
+    numbers = np.sort(c.array(boundaries, "the boundaries of a bucketize"))
+    if numbers.ndim != 1 or a.get("sorter") is not None:
+        raise ExportError("boundaries that differ by row", "use one vector of boundaries")
+    right = a.get("right", False) or a.get("side") == "right"
+    x = c.as_value(a["self"])
+    below = binary_compare(c, "le" if right else "lt", c.constant(numbers, boundaries.kind), c.unsqueeze(x, x.rank))
+    from .ops_reduce import reduced
+
+    return reduced(c, "reduce_sum", below, [-1])
+
+
 @operator("add", "sub", "subtract", "rsub")
 def add(c, node, a):
     name = node.op.split(".")[1].rstrip("_")

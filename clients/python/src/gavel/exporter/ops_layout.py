@@ -33,6 +33,8 @@ def nothing(c, node, a):
 @operator("to", "_to_copy", "type_as", "cpu", "float", "double", "half", "bfloat16", "long", "int", "bool", "to_dense")
 def convert(c, node, a):
     x = a.get("self", a.get("input"))
+    if isinstance(x, IdsList):
+        return x
     if not isinstance(x, Value):
         if kind_of(node.dtype) != "i" and not isinstance(x, (Ids,)):
             return c.as_value(x)
@@ -45,6 +47,13 @@ def convert(c, node, a):
     if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
         return Value(x.term, x.dims, kind)
     return c.to_kind(x, kind)
+
+
+class IdsList:
+    """Jagged inputs on top of each other: [features, batch] of offsets, for instance."""
+
+    def __init__(self, parts):
+        self.parts = parts
 
 
 # Constants.
@@ -253,6 +262,8 @@ def cat(c, node, a):
 
 @operator("stack")
 def stack(c, node, a):
+    if all(isinstance(x, Ids) for x in a["tensors"]):
+        return IdsList(a["tensors"])
     values = [c.as_value(x) for x in a["tensors"]]
     dim = a.get("dim", 0) % (values[0].rank + 1)
     return c.concat([c.unsqueeze(x, dim) for x in values], dim)
@@ -309,7 +320,10 @@ def split(c, node, a):
 
 @operator("unbind")
 def unbind(c, node, a):
-    x, dim = c.as_value(a["self"]), a.get("dim", 0)
+    x, dim = a["self"], a.get("dim", 0)
+    if isinstance(x, IdsList) and dim == 0:
+        return x.parts
+    x = c.as_value(x)
     dim = x.dim(dim)
     if isinstance(x.dims[dim], Row):
         raise touches("takes apart")
@@ -318,8 +332,8 @@ def unbind(c, node, a):
 
 @operator("select.int", "select_copy")
 def select(c, node, a):
-    if isinstance(a["self"], Ids):
-        return a["self"].select(a["dim"], a["index"])
+    if isinstance(a["self"], IdsList) and a["dim"] == 0:
+        return a["self"].parts[a["index"]]
     return c.select(c.as_value(a["self"]), a["dim"], a["index"])
 
 
@@ -440,6 +454,22 @@ def meshgrid(c, node, a):
 @operator("copy")
 def copy(c, node, a):
     return c.expand(c.as_value(a["src"]), list(c.as_value(a["self"]).dims), "copy")
+
+
+@operator("index_put", "_unsafe_index_put")
+def index_put(c, node, a):
+    """x[mask] = value."""
+    from .ops_elementwise import binary, where
+
+    x, indices, value = c.as_value(a["self"]), a["indices"], c.as_value(a["values"])
+    given = [c.as_value(i) for i in indices if i is not None]
+    if len(given) != 1 or given[0].kind != "b" or indices[0] is None or value.term.shape not in ((), (1,)):
+        raise ExportError("an assignment to picked elements", "assign to slices, or use torch.where")
+    mask = given[0]
+    while mask.rank < x.rank:
+        mask = c.unsqueeze(mask, mask.rank)
+    value = c.to_kind(c.reshape(value, []), x.kind)
+    return where(c, mask, binary(c, "add", x, value) if a.get("accumulate") else value, x)
 
 
 @operator("slice_scatter", "select_scatter")

@@ -19,7 +19,7 @@ class _Feature:
         if self.columns is None:
             return list(range(width))
         if isinstance(self.columns, int):
-            return [self.columns % width]
+            return [self.columns + width if self.columns < 0 else self.columns]
         if isinstance(self.columns, (tuple, range, slice)):
             x = self.columns
             start, end = (x.start, x.stop) if isinstance(x, (range, slice)) else x
@@ -68,3 +68,28 @@ class Jagged(_Rules):
     max_len: int | None = None
     offsets: str | None = None
     weights: str | None = None
+
+
+KINDS = {"dense": Dense, "sparse": Sparse, "integer": Integer, "jagged": Jagged}
+
+
+def normalised(features):
+    """Specs of what a user may pass: a list of specs, of dicts as in a manifest ({"name", "kind", ..}), or a dict name -> spec or dict."""
+    from .errors import ExportError
+
+    if isinstance(features, dict):
+        features = [{"name": name} | spec if isinstance(spec, dict) else spec for name, spec in features.items()]
+    out = []
+    for spec in features:
+        if isinstance(spec, dict):
+            kind = spec.get("kind")
+            if kind not in KINDS:
+                raise ExportError(f"feature {spec.get('name')!r}: kind {kind!r}", f"use one of {', '.join(KINDS)}")
+            try:
+                spec = KINDS[kind](**{key: value for key, value in spec.items() if key != "kind"})
+            except TypeError as error:
+                raise ExportError(f"feature {spec.get('name')!r}: {error}", "see help(gavel.Sparse) for what can be said") from error
+        if not isinstance(spec, _Feature):
+            raise ExportError(f"features holds {spec!r}", "pass gavel.Dense, gavel.Sparse, gavel.Integer or gavel.Jagged")
+        out.append(spec)
+    return out

@@ -52,7 +52,7 @@ impl Bag<'_> {
 /// Of `block`: the table and the output have the columns, and the caller is compiled for the instructions of `V`.
 trait Columns<V: Lanes> {
     /// Columns `column .. column + count`, which fill `N` registers, the last one perhaps in part.
-    unsafe fn block<const N: usize>(&self, column: usize, count: usize);
+    unsafe fn block<const N: usize>(&mut self, column: usize, count: usize);
 }
 
 /// All columns: `N` registers if `N` > 0, which are then `dim` numbers; else whatever `dim` takes, eight registers at a time.
@@ -60,7 +60,7 @@ trait Columns<V: Lanes> {
 /// # Safety
 /// As for [`Columns::block`].
 #[inline(always)]
-unsafe fn each_block<V: Lanes, const N: usize>(work: &impl Columns<V>, dim: usize) {
+unsafe fn each_block<V: Lanes, const N: usize>(mut work: impl Columns<V>, dim: usize) {
     // SAFETY: the caller's promise; blocks cover columns below `dim`.
     unsafe {
         if N > 0 {
@@ -108,7 +108,7 @@ struct Copied<'a, F> {
 
 impl<V: Lanes, F: Format> Columns<V> for Copied<'_, F> {
     #[inline(always)]
-    unsafe fn block<const N: usize>(&self, column: usize, count: usize) {
+    unsafe fn block<const N: usize>(&mut self, column: usize, count: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let out = self.out.add(column);
@@ -137,24 +137,28 @@ impl<V: Lanes, F: Format> Columns<V> for Copied<'_, F> {
 #[inline(always)]
 pub unsafe fn copy<V: Lanes, F: Format, const N: usize>(rows: &Rows<F>, id: u32, weight: Option<f32>, out: *mut f32) {
     // SAFETY: the caller's promise.
-    unsafe { each_block::<V, N>(&Copied { rows, row: rows.row(id), weight, out }, rows.dim) };
+    unsafe { each_block::<V, N>(Copied { rows, row: rows.row(id), weight, out }, rows.dim) };
 }
 
-struct Summed<'a, F> {
+struct Summed<'a, F, A> {
     rows: &'a Rows<F>,
     bag: Bag<'a>,
     mean: bool,
+    ahead: A,
     out: *mut f32,
 }
 
-impl<V: Lanes, F: Format> Columns<V> for Summed<'_, F> {
+impl<V: Lanes, F: Format, A: FnMut()> Columns<V> for Summed<'_, F, A> {
     #[inline(always)]
-    unsafe fn block<const N: usize>(&self, column: usize, count: usize) {
+    unsafe fn block<const N: usize>(&mut self, column: usize, count: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [V::splat(0.0); N];
             let mut counted = 0;
             for (position, &id) in self.bag.ids.iter().enumerate() {
+                if column == 0 {
+                    (self.ahead)();
+                }
                 let Some(row) = self.rows.row(id) else { continue };
                 counted += 1;
                 let weight = V::splat(self.bag.weight(position));
@@ -175,29 +179,34 @@ impl<V: Lanes, F: Format> Columns<V> for Summed<'_, F> {
 }
 
 /// Sum of the rows of a bag, times their weights, in the order of its ids; with `mean` divided by the number of ids that are not absent.
+/// `ahead` is called once per id.
 ///
 /// # Safety
 /// As for [`copy`].
 #[inline(always)]
-pub unsafe fn sum<V: Lanes, F: Format, const N: usize>(rows: &Rows<F>, bag: Bag, mean: bool, out: *mut f32) {
+pub unsafe fn sum<V: Lanes, F: Format, const N: usize>(rows: &Rows<F>, bag: Bag, mean: bool, ahead: impl FnMut(), out: *mut f32) {
     // SAFETY: the caller's promise.
-    unsafe { each_block::<V, N>(&Summed { rows, bag, mean, out }, rows.dim) };
+    unsafe { each_block::<V, N>(Summed { rows, bag, mean, ahead, out }, rows.dim) };
 }
 
-struct Largest<'a, F> {
+struct Largest<'a, F, A> {
     rows: &'a Rows<F>,
     ids: &'a [u32],
+    ahead: A,
     out: *mut f32,
 }
 
-impl<V: Lanes, F: Format> Columns<V> for Largest<'_, F> {
+impl<V: Lanes, F: Format, A: FnMut()> Columns<V> for Largest<'_, F, A> {
     #[inline(always)]
-    unsafe fn block<const N: usize>(&self, column: usize, count: usize) {
+    unsafe fn block<const N: usize>(&mut self, column: usize, count: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut largest = [V::splat(f32::NEG_INFINITY); N];
             let mut any = false;
             for &id in self.ids {
+                if column == 0 {
+                    (self.ahead)();
+                }
                 let Some(row) = self.rows.row(id) else { continue };
                 any = true;
                 let header = self.rows.format.header::<V>(row);
@@ -215,12 +224,12 @@ impl<V: Lanes, F: Format> Columns<V> for Largest<'_, F> {
     }
 }
 
-/// Elementwise maximum of the rows of a bag; zeros if all ids are absent.
+/// Elementwise maximum of the rows of a bag; zeros if all ids are absent. `ahead` is called once per id.
 ///
 /// # Safety
 /// As for [`copy`].
 #[inline(always)]
-pub unsafe fn max<V: Lanes, F: Format, const N: usize>(rows: &Rows<F>, ids: &[u32], out: *mut f32) {
+pub unsafe fn max<V: Lanes, F: Format, const N: usize>(rows: &Rows<F>, ids: &[u32], ahead: impl FnMut(), out: *mut f32) {
     // SAFETY: the caller's promise.
-    unsafe { each_block::<V, N>(&Largest { rows, ids, out }, rows.dim) };
+    unsafe { each_block::<V, N>(Largest { rows, ids, ahead, out }, rows.dim) };
 }

@@ -1,25 +1,26 @@
-//! The loops of a lookup, compiled for each kind of register, row format and width of rows; a plan picks one of them per table.
+//! The loops of lookups, compiled for each kind of register, row format and width of rows; a plan picks one of them per table.
 
 use crate::engine::cpu::simd::{Simd, SimdLevel};
 use crate::engine::cpu::tile::Tile;
 use crate::model::{Table, TableDType};
 
-use super::Part;
-use super::columns::{Bag, copy, max, sum};
+use super::columns::copy;
 use super::format::{Coded, F32, Format, Half};
 use super::lanes::{Lanes, Plain};
+use super::loops;
+use super::part::{Group, Stored};
 
-/// Looks up parts, all of the kind that the function was picked for, for the rows of a tile.
+/// Looks up a group of parts, all of the kind that the function was picked for, for the rows of a tile.
 ///
 /// # Safety
 /// The CPU has the instructions that the function was compiled for, and every part's table is of the format and width that it was picked for.
-pub type Run = unsafe fn(&[Part], &Tile);
+pub type Run = unsafe fn(&Group, &Tile);
 
 /// One row of a table to a place with room for it; zeros for an id at or above the table's rows.
 ///
 /// # Safety
 /// As for [`Run`]; the place has room for the row.
-pub type Read = unsafe fn(&Part, u32, *mut f32);
+pub type Read = unsafe fn(&Stored, u32, *mut f32);
 
 /// The functions for a format and width.
 #[derive(Clone, Copy)]
@@ -91,29 +92,29 @@ macro_rules! machine {
 
             fn functions<F: Format, const N: usize>() -> Functions {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn singles<F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
+                unsafe fn singles<F: Format, const N: usize>(group: &Group, tile: &Tile) {
                     // SAFETY: the caller's promise.
-                    unsafe { singles_body::<$lanes, F, N>(parts, tile) }
+                    unsafe { loops::singles::<$lanes, F, N>(group, tile) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn sums<F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
+                unsafe fn sums<F: Format, const N: usize>(group: &Group, tile: &Tile) {
                     // SAFETY: the caller's promise.
-                    unsafe { sums_body::<$lanes, F, N>(parts, tile) }
+                    unsafe { loops::sums::<$lanes, F, N>(group, tile) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn maxima<F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
+                unsafe fn maxima<F: Format, const N: usize>(group: &Group, tile: &Tile) {
                     // SAFETY: the caller's promise.
-                    unsafe { maxima_body::<$lanes, F, N>(parts, tile) }
+                    unsafe { loops::maxima::<$lanes, F, N>(group, tile) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn sequences<F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
+                unsafe fn sequences<F: Format, const N: usize>(group: &Group, tile: &Tile) {
                     // SAFETY: the caller's promise.
-                    unsafe { sequences_body::<$lanes, F, N>(parts, tile) }
+                    unsafe { loops::sequences::<$lanes, F, N>(group, tile) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn read<F: Format, const N: usize>(part: &Part, id: u32, out: *mut f32) {
+                unsafe fn read<F: Format, const N: usize>(table: &Stored, id: u32, out: *mut f32) {
                     // SAFETY: the caller's promise.
-                    unsafe { copy::<$lanes, F, N>(&part.rows::<F>(), id, None, out) }
+                    unsafe { copy::<$lanes, F, N>(&table.rows::<F>(), id, None, out) }
                 }
                 Functions {
                     singles: singles::<F, N>,
@@ -146,60 +147,3 @@ machine!(
     "avx2,fma,f16c"
 );
 machine!(PlainRegisters, Plain);
-
-/// # Safety
-/// As for [`Run`].
-#[inline(always)]
-unsafe fn singles_body<V: Lanes, F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
-    for part in parts {
-        let (table, mut out) = (part.rows::<F>(), tile.target::<f32>(&part.out));
-        for (row, &id) in part.single_ids(tile).enumerate() {
-            // SAFETY: the caller's promise; a part's output has room for a row of its table.
-            unsafe { copy::<V, F, N>(&table, id, None, out.row_ptr(row)) };
-        }
-    }
-}
-
-/// # Safety
-/// As for [`Run`].
-#[inline(always)]
-unsafe fn sums_body<V: Lanes, F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
-    for part in parts {
-        let (table, mut out) = (part.rows::<F>(), tile.target::<f32>(&part.out));
-        for row in 0..tile.rows {
-            // SAFETY: as in `singles_body`.
-            unsafe { sum::<V, F, N>(&table, part.bag(tile, row), part.mean, out.row_ptr(row)) };
-        }
-    }
-}
-
-/// # Safety
-/// As for [`Run`].
-#[inline(always)]
-unsafe fn maxima_body<V: Lanes, F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
-    for part in parts {
-        let (table, mut out) = (part.rows::<F>(), tile.target::<f32>(&part.out));
-        for row in 0..tile.rows {
-            // SAFETY: as in `singles_body`.
-            unsafe { max::<V, F, N>(&table, part.bag(tile, row).ids, out.row_ptr(row)) };
-        }
-    }
-}
-
-/// # Safety
-/// As for [`Run`].
-#[inline(always)]
-unsafe fn sequences_body<V: Lanes, F: Format, const N: usize>(parts: &[Part], tile: &Tile) {
-    for part in parts {
-        let (table, mut out) = (part.rows::<F>(), tile.target::<f32>(&part.out));
-        for row in 0..tile.rows {
-            let Bag { ids, weights } = part.bag(tile, row);
-            let (filled, rest) = out.row(row).split_at_mut(ids.len() * table.dim);
-            for (at, (&id, out)) in ids.iter().zip(filled.chunks_exact_mut(table.dim)).enumerate() {
-                // SAFETY: the caller's promise; the chunk has room for a row.
-                unsafe { copy::<V, F, N>(&table, id, weights.map(|weights| weights[at]), out.as_mut_ptr()) };
-            }
-            rest.fill(0.0);
-        }
-    }
-}
