@@ -12,7 +12,7 @@ use crate::model::{Feature, Model, Pool, Scope, ValueScope};
 
 use super::lower::Lowered;
 use super::place::Placing;
-use super::task::{PlanValue, Task, Work};
+use super::task::{Note, PlanValue, Task, Work};
 
 /// Moves the lookups of each scope to the first one.
 pub fn join(lowered: &mut Lowered) {
@@ -39,6 +39,10 @@ pub fn join(lowered: &mut Lowered) {
     order.sort_by_key(|&which| std::cmp::Reverse(at[which]));
     for which in order {
         let at = at[which].unwrap_or(0);
+        let count = early[which].len();
+        if count > 1 {
+            early[which].iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
+        }
         rest.splice(at..at, std::mem::take(&mut early[which]));
     }
     lowered.tasks = rest;

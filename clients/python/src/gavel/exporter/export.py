@@ -15,7 +15,7 @@ from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_p
 from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps
-from .from_program import trace_of
+from .from_program import plain_name, trace_of
 from .inputs import Flat, Inputs
 from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
@@ -146,12 +146,13 @@ def traced(flat, inputs):
     arguments = tuple(x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
                       for i, x in enumerate(inputs.tensors(rows, bags)))
     first = None
-    for shapes in (named_shapes(inputs), automatic_shapes(inputs)):
-        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove.
+    for shapes, strict in ((named_shapes(inputs), False), (automatic_shapes(inputs), False), (named_shapes(inputs), True)):
+        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove; strict tracing reads
+        # Python itself, and so takes len(x) for the size of the batch.
         try:
-            with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
+            with torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
+                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=strict)
                 if any(mutates(n) for n in program.graph.nodes):
                     program = program.run_decompositions({})
         except ExportError:
@@ -302,7 +303,7 @@ def unused_tensors(model, bundle, graph, parts):
     by_memory = {}
     for key, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         if tensor.is_floating_point() and tensor.numel():
-            by_memory.setdefault(tensor.data_ptr(), []).append(key)
+            by_memory.setdefault(tensor.data_ptr(), []).append(plain_name(key))
     return sorted(keys[0] for keys in by_memory.values() if not any(key in used for key in keys))
 
 
@@ -317,18 +318,18 @@ def count_rows(sent):
 def compare(model, inputs, program, samples, columns, bundle, sent):
     """Expected outputs in float64, the graph's difference to them, and that of torch's own f32. Refuses what differs."""
     tensors = inputs.tensors(samples.rows, samples.bags)
-    wanted = flattened(program_outputs(program, tensors), columns, bundle)
+    wanted = flattened(program_outputs(program, tensors), columns)
     for name, x in wanted.items():
         if not np.isfinite(x).all():
             raise ExportError(
                 f"output {name} is {x[~np.isfinite(x)][0]} in row {int(np.argmax(~np.isfinite(x)))} of the selftest",
                 "pass selftest_inputs that the model can score, or clamp what overflows",
             )
-    own = flattened(model_outputs(model, inputs, tensors, False), columns, bundle)
+    own = flattened(model_outputs(model, inputs, tensors, False), columns)
     f32 = distance(own, wanted)
     double = model_outputs(model, inputs, tensors, True)
     if double is not None:
-        double = flattened(double, columns, bundle)
+        double = flattened(double, columns)
         if not distance(double, wanted) <= EXACT and not all((np.asarray(x, np.float32) == x).all() for x in double.values()):
             raise ExportError(
                 f"the traced model differs from the model itself by {distance(double, wanted):.3g}, both in float64",
@@ -339,7 +340,7 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
             f"the traced model in float64 differs from the model in f32 by {f32:.3g}",
             "forward depends on something that tracing froze, or loses so many digits in f32 that its scores mean little",
         )
-    rows_apart(model, inputs, samples, columns, bundle, own)
+    rows_apart(model, inputs, samples, columns, own)
     found = bundle.evaluate(sent)
     exact = distance(found, wanted)
     if not exact <= EXACT:
@@ -352,23 +353,16 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
     return wanted, exact, f32
 
 
-def flattened(arrays, columns, bundle):
-    """Output name -> [rows] of torch's results: those that depend on the inputs, in order."""
-    rows, out = None, []
-    for x in arrays:
-        out += [x.reshape(len(x), -1)[:, i] for i in range(int(np.prod(x.shape[1:])))] if x.ndim > 1 else [x]
-    if len(out) != len(columns):
-        # Results that do not depend on the inputs were left out: they are shorter, or constant.
-        rows = max(len(x) for x in out)
-        out = [x for x in out if len(x) == rows][: len(columns)]
-    return {column[0]: np.asarray(x, np.float64) for column, x in zip(columns, out)}
+def flattened(arrays, columns):
+    """Output name -> [rows] of torch's results."""
+    return {name: np.asarray(arrays[at].reshape(len(arrays[at]), -1)[:, i], np.float64) for name, _, _, (at, i) in columns}
 
 
 def distance(found, wanted):
     return max(float((np.abs(found[key] - x) / np.maximum(1, np.abs(x))).max()) for key, x in wanted.items())
 
 
-def rows_apart(model, inputs, samples, columns, bundle, together):
+def rows_apart(model, inputs, samples, columns, together):
     """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row (they squeeze
     its dimension away), where the bundle can: those are tried with two."""
     rows = len(next(iter(together.values())))
@@ -377,7 +371,7 @@ def rows_apart(model, inputs, samples, columns, bundle, together):
             picked = (i + np.arange(count)) % rows
             part, bags = inputs.take(samples.rows, samples.bags, picked)
             try:
-                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns, bundle)
+                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns)
                 if all(len(x) == count for x in apart.values()):
                     break
             except ExportError:

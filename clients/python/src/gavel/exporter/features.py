@@ -80,6 +80,10 @@ class Assignment:
                 if "weights" in step:
                     self.weight_columns.update(step["weights"])
                     self.groups.append(frozenset(step["weights"]))
+        self._cuts, self._divides = {}, {}
+        for uses in self.looked_up.values():
+            for name, offset, _ in uses:
+                self._cuts.setdefault(name, set()).add(offset)
         self.used = set(self.looked_up) | self.read_f32 | self.read_i64
         for column in self.weight_columns & self.used:
             raise ExportError(f"{self.label(column)} is both a weight of a bag and something else", "pass it as two inputs")
@@ -115,32 +119,37 @@ class Assignment:
 
     def offsets_fit(self, column):
         """Ids with a constant added (many fields in one table) get the part of the table that is theirs, if the examples stay in it."""
-        offsets = {offset for _, offset, _ in self.looked_up[column]}
-        if offsets == {0} and all(self.cuts(table) == [0] for table, _, _ in self.looked_up[column]):
-            return True
-        if len(offsets) != 1:
+        uses = self.looked_up[column]
+        if len({offset for _, offset, _ in uses}) != 1:
             return False
-        offset = offsets.pop()
-        x = self.sample(column)
-        for table, _, rows in self.looked_up[column]:
-            cuts = self.cuts(table) + [rows]
-            if any(step["op"] == "@bag" and step["table"] == table for step in self.steps) or self.computed(table):
-                return False
-            end = min(cut for cut in cuts if cut > offset)
-            if offset < 0 or x.min(initial=0) < 0 or x.max(initial=0) >= end - offset:
-                return False
+        return all(offset == 0 or self.divides(table) for table, offset, _ in uses)
+
+    def divides(self, table):
+        """Whether a table can be cut where its fields begin."""
+        if table not in self._divides:
+            self._divides[table] = self.examples_stay(table)
+        return self._divides[table]
+
+    def examples_stay(self, table):
+        if any(step["op"] in ("embedding", "@bag") and step["table"] == table for step in self.steps):
+            return False
+        for column, uses in self.looked_up.items():
+            for name, offset, rows in uses:
+                if name != table:
+                    continue
+                x, end = self.sample(column), min(cut for cut in self.cuts(table) + [rows] if cut > offset)
+                if offset < 0 or x.min(initial=0) < 0 or x.max(initial=0) >= end - offset or column in self.read_f32 | self.read_i64:
+                    return False
         return True
 
-    def computed(self, table):
-        return any(step["op"] == "embedding" and step["table"] == table for step in self.steps)
+    def span(self, table, offset, rows):
+        """(first row, end) of the part of a table that ids with an offset reach."""
+        if not self.divides(table):
+            return 0, rows
+        return offset, min(cut for cut in self.cuts(table) + [rows] if cut > offset)
 
     def cuts(self, table):
         """The offsets that are added to ids of a table."""
-        if not hasattr(self, "_cuts"):
-            self._cuts = {}
-            for uses in self.looked_up.values():
-                for name, offset, _ in uses:
-                    self._cuts.setdefault(name, set()).add(offset)
         return sorted(self._cuts.get(table, {0}))
 
     # Blocks.
@@ -462,15 +471,15 @@ class Assignment:
     def lookup(self, step):
         """@lookup: f32 [n, dim]."""
         g, dim, parts = self.new, step["dim"], []
-        offsets = dict(zip(step["columns"], step["offset"]))
-        runs, i = self.runs(step["columns"]), 0
+        runs, i, at = self.runs(step["columns"]), 0, 0
         while i < len(runs):
             block, positions = runs[i]
             if block.kind != "sparse":
                 term = self.integer(block) if block.kind == "integer" else g.cast(g.add({"op": "dense", "features": [block.name]}, [], (len(block.columns),), "f32", block.name), "i64")
                 columns = block.columns if positions is None else [block.columns[p] for p in positions]
                 term = term if positions is None else g.gather_const(term, 0, positions)
-                added = np.asarray([offsets[c] for c in columns])
+                added = np.asarray(step["offset"][at : at + len(columns)])
+                at += len(columns)
                 term = g.emit("add", {"a": term, "b": g.constant(added)}) if added.any() else term
                 table = self.table(step["table"], 0, step["rows"])
                 parts.append(g.add({"op": "embedding", "in": g.value(term), "table": table}, [term], (len(columns), dim), "f32", f"{block.name}.rows"))
@@ -481,17 +490,17 @@ class Assignment:
                 while i + 1 < len(runs) and runs[i + 1][0].kind == "sparse" and len(runs[i + 1][0].columns) == 1:
                     i += 1
                     together.append(runs[i][0])
+                at += len(together)
                 parts.append(self.lookups(together, step, dim))
             else:
                 term = self.one_lookup(block, self.part(block, step), dim, "none", len(block.columns))
                 parts.append(term if positions is None else g.gather_const(term, 0, positions))
+                at += len(block.columns if positions is None else positions)
             i += 1
         return g.concat(parts, 0)
 
     def part(self, block, step):
-        cuts = self.cuts(step["table"]) + [step["rows"]]
-        end = min(cut for cut in cuts if cut > block.offset) if cuts[:-1] != [0] else step["rows"]
-        return self.table(step["table"], block.offset, end)
+        return self.table(step["table"], *self.span(step["table"], block.offset, step["rows"]))
 
     def lookups(self, blocks, step, dim):
         g, tables = self.new, [self.part(block, step) for block in blocks]

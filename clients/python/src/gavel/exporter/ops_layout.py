@@ -456,6 +456,22 @@ def copy(c, node, a):
     return c.expand(c.as_value(a["src"]), list(c.as_value(a["self"]).dims), "copy")
 
 
+@operator("index_put", "_unsafe_index_put")
+def index_put(c, node, a):
+    """x[mask] = value."""
+    from .ops_elementwise import binary, where
+
+    x, indices, value = c.as_value(a["self"]), a["indices"], c.as_value(a["values"])
+    given = [c.as_value(i) for i in indices if i is not None]
+    if len(given) != 1 or given[0].kind != "b" or indices[0] is None or value.term.shape not in ((), (1,)):
+        raise ExportError("an assignment to picked elements", "assign to slices, or use torch.where")
+    mask = given[0]
+    while mask.rank < x.rank:
+        mask = c.unsqueeze(mask, mask.rank)
+    value = c.to_kind(c.reshape(value, []), x.kind)
+    return where(c, mask, binary(c, "add", x, value) if a.get("accumulate") else value, x)
+
+
 @operator("slice_scatter", "select_scatter")
 def scatter(c, node, a):
     """x with a slice replaced: what functionalised assignments to slices become."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
+from .graph import Term
 from .layout import Row, Value, broadcast_dims, shape_of
 from .trace import Rows
 
@@ -29,8 +30,9 @@ def embedding(c, node, a):
     ids = c.as_value(ids)
     name, (rows, dim) = table_of(c, a["weight"])
     if ids.constant:
-        out = c.as_value(a["weight"]).term.array[ids.term.array]
-        return Value(c.graph.constant(out), ids.dims + (dim,), "f")
+        weight = c.as_value(a["weight"]).term
+        out = weight.array[ids.term.array]
+        return Value(Term(out.shape, "f32", array=out, origin=weight.origin), ids.dims + (dim,), "f")
     if ids.term.columns is not None:
         step = {
             "op": "@lookup",
@@ -196,3 +198,42 @@ def gavel_sequence(c, node, a):
 def gavel_lengths(c, node, a):
     ids = jagged(a["ids"])
     return Value(c.graph.add({"op": "@length", "jagged": ids.leaf}, [], (), "i64", c.graph.hint("length")), (Row(),), "i")
+
+
+@operator("scatter", "scatter_add", "scatter_reduce")
+def scatter(c, node, a):
+    """x with elements replaced or increased at computed places along a dimension."""
+    from .ops_elementwise import binary, binary_compare, where
+    from .ops_reduce import reduced
+
+    x, index, dim = c.as_value(a["self"]), c.as_value(a["index"]), a["dim"]
+    dim = x.dim(dim)
+    x.axis(dim, "writes along")
+    size = x.dims[dim]
+    adds = "scatter_add" in node.op or a.get("reduce") in ("sum", "add")
+    if a.get("reduce") not in (None, "sum", "add") or a.get("include_self") is False:
+        raise ExportError(f"a scatter that reduces by {a.get('reduce')}", "use scatter_add")
+    src = a.get("src", a.get("value"))
+    if not adds and isinstance(src, Value) and c.graph.maker(index.term, "argtopk")[0] is None:
+        raise ExportError(
+            "a scatter whose indices may repeat: which value stays is not defined", "use scatter_add, or indices that come from topk"
+        )
+    # [.., k] indices against [.., 1, size] places.
+    last = lambda v: c.permute(v, [d for d in range(v.rank) if d != dim] + [dim])
+    places = last(index)
+    hit = binary_compare(c, "eq", c.unsqueeze(places, places.rank), c.constant(np.arange(size)))
+    if isinstance(src, Value):
+        spread = c.unsqueeze(last(c.to_kind(src, x.kind)), x.rank)
+    else:
+        spread = c.as_value(src, x.kind)
+    total = reduced(c, "reduce_sum", where(c, hit, spread, 0.0 if x.kind == "f" else 0), [-2])
+    moved = last(x)
+    if adds:
+        out = binary(c, "add", moved, total)
+    else:
+        any_hit = reduced(c, "reduce_max", hit, [-2])
+        new = total if isinstance(src, Value) else spread
+        out = where(c, Value(any_hit.term, any_hit.dims, "b"), new, moved)
+    order = list(range(x.rank - 1))
+    order.insert(dim, x.rank - 1)
+    return c.permute(out, order)

@@ -9,9 +9,9 @@ KINDS = ("probability", "logit", "value")
 
 
 def output_columns(c, results, paths, names, kinds):
-    """Results as columns: [(name, value's name, kind)]."""
+    """Results as columns: [(name, value's name, kind, (number of the result, of its column))]."""
     columns = []
-    for (_, value), path in zip(results, paths):
+    for number, ((_, value), path) in enumerate(zip(results, paths)):
         value = c.plain(value, "an output")
         if value.row is None:
             c.warn(f"output {path or 'of forward'} does not depend on the inputs and was left out")
@@ -30,7 +30,7 @@ def output_columns(c, results, paths, names, kinds):
             base = f"{'prob' if kind == 'probability' else 'score'}_{base}"
         for i in range(width):
             part = term if width == 1 else c.graph.slice(term, 0, i, i + 1)
-            columns.append([base if width == 1 else f"{base}_{i}", part, kind])
+            columns.append([base if width == 1 else f"{base}_{i}", part, kind, (number, i)])
     if not columns:
         raise ExportError("forward returns no tensor that depends on its inputs", "return scores")
     if len(columns) > OUTPUTS_MAX:
@@ -43,12 +43,12 @@ def output_columns(c, results, paths, names, kinds):
             raise ExportError(f"{len(given)} {'output_names' if at == 0 else 'output_kinds'} for {len(columns)} output columns: {[x[0] for x in columns]}")
         for column, x in zip(columns, given):
             column[at] = x
-    for name, _, kind in columns:
+    for name, _, kind, _ in columns:
         if kind not in KINDS:
             raise ExportError(f"output kind {kind!r}", f"use one of {', '.join(KINDS)}")
         if [x[0] for x in columns].count(name) > 1:
             raise ExportError(f"two outputs are called {name}", "pass output_names")
-    return [(name, c.graph.value(term), kind) for name, term, kind in columns]
+    return [(name, c.graph.value(term), kind, place) for name, term, kind, place in columns]
 
 
 def kind_of_output(c, term):

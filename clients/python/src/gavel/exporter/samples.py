@@ -59,11 +59,8 @@ class Samples:
         if block is None or column not in a.looked_up:
             return 0
         if block.kind == "sparse":
-            ends = []
-            for table, offset, rows in a.looked_up[column]:
-                cuts = a.cuts(table) + [rows]
-                ends.append(min(cut for cut in cuts if cut > offset) - offset if cuts[:-1] != [0] else rows)
-            return min(ends)
+            spans = [a.span(table, offset, rows) for table, offset, rows in a.looked_up[column]]
+            return min(end - first for first, end in spans)
         return 0
 
     def table_rows(self, bag):

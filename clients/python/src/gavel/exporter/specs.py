@@ -19,7 +19,7 @@ class _Feature:
         if self.columns is None:
             return list(range(width))
         if isinstance(self.columns, int):
-            return [self.columns % width]
+            return [self.columns + width if self.columns < 0 else self.columns]
         if isinstance(self.columns, (tuple, range, slice)):
             x = self.columns
             start, end = (x.start, x.stop) if isinstance(x, (range, slice)) else x
