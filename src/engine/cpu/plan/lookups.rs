@@ -48,14 +48,18 @@ pub fn join(lowered: &mut Lowered) {
     lowered.tasks = rest;
 }
 
-/// How many tasks at the start of `tasks` are lookups of one scope.
-pub fn count(tasks: &[Task], values: &[PlanValue]) -> usize {
-    let Some(first) = tasks.first() else { return 0 };
-    let scope = values[first.out].scope;
-    tasks.iter().take_while(|task| matches!(task.work, Work::Lookup { .. }) && values[task.out].scope == scope).count()
+/// How many tasks at the start of `tasks` are lookups of one scope, of features of one scope: a plan that hoists nothing looks features of the
+/// context up per candidate.
+pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
+    let scopes = |task: &Task| match &task.work {
+        Work::Lookup { feature, .. } => Some((values[task.out].scope, model.features[*feature].scope)),
+        _ => None,
+    };
+    let Some(first) = tasks.first().and_then(scopes) else { return 0 };
+    tasks.iter().take_while(|task| scopes(task) == Some(first)).count()
 }
 
-/// The step of lookups of one scope.
+/// The step of lookups that [`count`] counted.
 pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &Model, simd: Simd) -> Step {
     let mut scope = Scope::Candidate;
     let mut lookups = Vec::with_capacity(tasks.len());
