@@ -61,7 +61,7 @@ pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
     tasks.iter().take_while(|task| group_of(task, values, model) == Some(group)).count()
 }
 
-/// The step of lookups of one scope.
+/// The step of lookups that [`count`] counted.
 pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &Model, simd: Simd) -> Step {
     let mut scope = Scope::Candidate;
     let mut lookups = Vec::with_capacity(tasks.len());
