@@ -1,4 +1,5 @@
-"""Stored traces of trained models through the canonicaliser: the outputs must be those that the training framework recorded. Needs no torch."""
+"""Stored traces of trained models through the canonicaliser: the outputs must be those that the training framework recorded. Needs no
+torch."""
 
 import gzip
 import json
@@ -97,7 +98,9 @@ def test_golden_graph(case, tmp_path):
     for name in trace.inputs:
         x = data[name]
         leaves.append(
-            SimpleNamespace(name=name, role="rows", data=x, start=start, columns=x.shape[1], shape=x.shape[1:], floating=x.dtype.kind == "f")
+            SimpleNamespace(
+                name=name, role="rows", data=x, start=start, columns=x.shape[1], shape=x.shape[1:], floating=x.dtype.kind == "f"
+            )
         )
         start += x.shape[1]
 

@@ -1,7 +1,7 @@
 """A float64 interpreter of a bundle's graph, in numpy: what the exporter holds its own work against.
 
-Values are arrays [rows, ...]: the row axis is always first here, also of constants (where it may be 1, and broadcasts). Semantics are those of
-docs/bundle.md. Nothing is shared with the server's engines or its reference.
+Values are arrays [rows, ...]: the row axis is always first here, also of constants (where it may be 1, and broadcasts). Semantics are
+those of docs/bundle.md. Nothing is shared with the server's engines or its reference.
 """
 
 import math
@@ -575,7 +575,9 @@ def evaluate(manifest, tensors, inputs, tables=None):
     or (flat ids, lengths[, weights]); `tables`: values of tables by name, where they are not the plain tensor (quantised ones).
     """
     tensors = Widened(tensors)
-    tables = {table["name"]: (tables or {}).get(table["name"], tensors.raw(table.get("tensor", table["name"]))) for table in manifest["tables"]}
+    tables = {
+        table["name"]: (tables or {}).get(table["name"], tensors.raw(table.get("tensor", table["name"]))) for table in manifest["tables"]
+    }
     features = Features(manifest, tables, inputs)
     rows, values, last_use = features.rows, {}, {}
     for i, step in enumerate(manifest["graph"]):
@@ -597,7 +599,9 @@ def evaluate(manifest, tensors, inputs, tables=None):
                 of = step.get("tables", [None] * len(step["features"]))
                 v = np.stack([features.lookup(f, step.get("pool"), t) for f, t in zip(step["features"], of)], 1)
         elif op == "embedding":
-            v = _embedding({"in": step["in"], "table": 0}, lambda key: values[step[key]], None, lambda key: tables[step["table"]], None, rows)
+            v = _embedding(
+                {"in": step["in"], "table": 0}, lambda key: values[step[key]], None, lambda key: tables[step["table"]], None, rows
+            )
         else:
             v = step_value(step, values.__getitem__, tensors, rows)
         values[step["out"]] = v

@@ -1,8 +1,9 @@
 """From columns of the model's inputs to named features, and from reads of columns to the bundle's lookups.
 
-While the trace is walked, reads of inputs are only noted ("@columns", "@lookup", "@bag", "@length"). Here, when all of them are known, each column
-gets a kind by its uses: looked up only: sparse; read as a number: dense or integer; both: integer, looked up through the `embedding` op. Columns that
-are always used together become one feature.
+While the trace is walked, reads of inputs are only noted ("@columns", "@lookup", "@bag", "@length"). Here, when all of them are known,
+each column gets a kind by its uses: looked up only: sparse; read as a number: dense or integer; both: integer, looked up through the
+`embedding` op.
+Columns that are always used together become one feature.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ FLOAT_IDS_MAX = 1 << 24  # whole numbers above it are not all exact in f32
 
 @dataclass
 class Block:
-    """One feature. `columns`: numbers among all inputs' columns; `kind`: "dense", "integer", "sparse"; `offset`: added to each id before the
-    lookup; `bag`: name of the jagged input instead of columns; `weights`: columns of the weights of a fixed bag."""
+    """One feature. `columns`: numbers among all inputs' columns; `kind`: "dense", "integer", "sparse"; `offset`: added to each id before
+    the lookup; `bag`: name of the jagged input instead of columns; `weights`: columns of the weights of a fixed bag."""
 
     name: str
     columns: list
@@ -218,10 +219,18 @@ class Assignment:
         if leaf is None and spec.input is None and len(self.leaves) == 1 and spec.columns is not None:
             leaf = self.leaves[0]
         if leaf is None:
-            raise ExportError(f"feature {spec.name}: the model has no input {spec.input or spec.name}", f"its inputs are {', '.join(by_name)}")
+            raise ExportError(
+                f"feature {spec.name}: the model has no input {spec.input or spec.name}", f"its inputs are {', '.join(by_name)}"
+            )
         numbers = spec.numbers(leaf.columns)
-        if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))) or not 0 <= numbers[0] <= numbers[-1] < leaf.columns:
-            raise ExportError(f"feature {spec.name}: columns {spec.columns} of {leaf.name}, which has {leaf.columns}", "name neighbouring columns")
+        if (
+            not numbers
+            or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+            or not 0 <= numbers[0] <= numbers[-1] < leaf.columns
+        ):
+            raise ExportError(
+                f"feature {spec.name}: columns {spec.columns} of {leaf.name}, which has {leaf.columns}", "name neighbouring columns"
+            )
         return leaf, [leaf.start + n for n in numbers]
 
     def block(self, name, columns, spec, leaf):
@@ -243,7 +252,10 @@ class Assignment:
                     "integer": "it is read as a number" + (" besides being looked up" if any(c in self.looked_up for c in live) else ""),
                     "mixed": "its columns are used in different ways",
                 }[kind]
-                raise ExportError(f"feature {name} cannot be {told}: {why}", "use gavel.Integer for ids that are also read as numbers" if told == "sparse" else None)
+                raise ExportError(
+                    f"feature {name} cannot be {told}: {why}",
+                    "use gavel.Integer for ids that are also read as numbers" if told == "sparse" else None,
+                )
         if kind == "mixed":
             if not leaf.floating or all(self.whole(c) for c in live):
                 kind = "integer"
@@ -260,7 +272,8 @@ class Assignment:
             rows = max(rows for column in live for _, _, rows in self.looked_up[column])
             if leaf.floating and rows > FLOAT_IDS_MAX:
                 self.warnings.append(
-                    f"feature {name}: its table has {rows} rows, but the model takes the ids as {leaf.data.dtype}, which is exact up to 2^24 only; "
+                    f"feature {name}: its table has {rows} rows, but the model takes the ids as {leaf.data.dtype}, "
+                    "which is exact up to 2^24 only; "
                     "the server takes whole 32-bit ids and looks up the right rows, where training did not"
                 )
         return block
@@ -298,7 +311,9 @@ class Assignment:
             weighted = {step["weighted"] for step in lookups}
             paddings = {step["padding"] for step in lookups}
             if len(weighted) > 1 or len(paddings) > 1:
-                raise ExportError(f"feature {name}: lookups with different rules (weights {weighted}, padding {paddings})", "pass the ids as two inputs")
+                raise ExportError(
+                    f"feature {name}: lookups with different rules (weights {weighted}, padding {paddings})", "pass the ids as two inputs"
+                )
             block = Block(spec.name if spec else name, [], "sparse", spec, bag=bag, weighted=weighted.pop(), padding=paddings.pop())
             out.append(block)
         return out
@@ -307,7 +322,9 @@ class Assignment:
         names = {block.name for block in self.blocks}
         unknown = [name for name in context if name not in names]
         if unknown:
-            raise ExportError(f"context names {', '.join(unknown)}, which the model does not read", f"its features are {', '.join(sorted(names))}")
+            raise ExportError(
+                f"context names {', '.join(unknown)}, which the model does not read", f"its features are {', '.join(sorted(names))}"
+            )
         self.scopes = {}
         for block in self.blocks:
             scope = getattr(block.spec, "scope", None) or ("context" if block.name in context else "candidate")
@@ -356,7 +373,13 @@ class Assignment:
                 lookup = base(name) if name is not None else None
                 key = self.joinable(lookup) if lookup is not None else None
                 flat = name is not None and all(size == 1 for size in self.old.same_term(name).shape[: step["axis"]])
-                if key is not None and flat and lookup["out"] not in out and (not run or run[0][0] == key) and all(lookup is not x for _, x in run):
+                if (
+                    key is not None
+                    and flat
+                    and lookup["out"] not in out
+                    and (not run or run[0][0] == key)
+                    and all(lookup is not x for _, x in run)
+                ):
                     run.append((key, lookup))
                     continue
                 if len(run) > 1:
@@ -409,7 +432,25 @@ class Assignment:
         new, terms = dict(step), []
         del new["out"]
         for key, x in step.items():
-            if key in ("op", "out", "table", "tensor", "weight", "bias", "mean", "var", "slope", "w_ih", "w_hh", "b_ih", "b_hh", "dtype", "to", "cmp", "kind"):
+            if key in (
+                "op",
+                "out",
+                "table",
+                "tensor",
+                "weight",
+                "bias",
+                "mean",
+                "var",
+                "slope",
+                "w_ih",
+                "w_hh",
+                "b_ih",
+                "b_hh",
+                "dtype",
+                "to",
+                "cmp",
+                "kind",
+            ):
                 continue
             if isinstance(x, str) and x in renamed:
                 new[key] = g.value(renamed[x])
@@ -475,14 +516,22 @@ class Assignment:
         while i < len(runs):
             block, positions = runs[i]
             if block.kind != "sparse":
-                term = self.integer(block) if block.kind == "integer" else g.cast(g.add({"op": "dense", "features": [block.name]}, [], (len(block.columns),), "f32", block.name), "i64")
+                term = (
+                    self.integer(block)
+                    if block.kind == "integer"
+                    else g.cast(g.add({"op": "dense", "features": [block.name]}, [], (len(block.columns),), "f32", block.name), "i64")
+                )
                 columns = block.columns if positions is None else [block.columns[p] for p in positions]
                 term = term if positions is None else g.gather_const(term, 0, positions)
                 added = np.asarray(step["offset"][at : at + len(columns)])
                 at += len(columns)
                 term = g.emit("add", {"a": term, "b": g.constant(added)}) if added.any() else term
                 table = self.table(step["table"], 0, step["rows"])
-                parts.append(g.add({"op": "embedding", "in": g.value(term), "table": table}, [term], (len(columns), dim), "f32", f"{block.name}.rows"))
+                parts.append(
+                    g.add(
+                        {"op": "embedding", "in": g.value(term), "table": table}, [term], (len(columns), dim), "f32", f"{block.name}.rows"
+                    )
+                )
                 i += 1
                 continue
             if len(block.columns) == 1:
@@ -533,7 +582,9 @@ class Assignment:
     @staticmethod
     def check_bag(block, step):
         if block.kind != "sparse":
-            raise ExportError(f"feature {block.name} is pooled and also read as numbers", "pass the ids as two inputs: one for the bag, one for the rest")
+            raise ExportError(
+                f"feature {block.name} is pooled and also read as numbers", "pass the ids as two inputs: one for the bag, one for the rest"
+            )
         if block.weighted and step["pool"] == "max":
             raise ExportError(f"feature {block.name}: a weighted bag pooled by maximum", "use sum")
 

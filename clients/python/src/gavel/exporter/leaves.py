@@ -1,11 +1,11 @@
 """Modules that torch.export cannot trace as they are, replaced before tracing by ones that call ops of our own.
 
-`gavel::bag`, `gavel::sequence`, `gavel::lengths`: lookups of jagged features, whose ids are traced as a padded matrix [batch, length], -1 behind
-the end. `gavel::gru`: a GRU with lengths and attention. Each computes what it stands for, so that the replaced model can be run and compared.
+`gavel::bag`, `gavel::sequence`, `gavel::lengths`: lookups of jagged features, whose ids are traced as a padded matrix [batch, length],
+-1 behind the end. `gavel::gru`: a GRU with lengths and attention. Each computes what it stands for, so that the replaced model can be
+run and compared.
 """
 
 import copy
-
 
 import torch
 
@@ -16,7 +16,8 @@ LIBRARY.define("bag(Tensor weight, Tensor ids, Tensor? weights, str pool) -> Ten
 LIBRARY.define("sequence(Tensor weight, Tensor ids, int length) -> Tensor")
 LIBRARY.define("lengths(Tensor ids) -> Tensor")
 LIBRARY.define(
-    "gru(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? length, Tensor? attention, str kind, bool reverse)"
+    "gru(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? length, "
+    "Tensor? attention, str kind, bool reverse)"
     " -> (Tensor, Tensor)"
 )
 
@@ -112,7 +113,9 @@ class TracedPacked:
         self.x, self.lengths = x, lengths
 
     def __getattr__(self, name):
-        raise ExportError(f"the model reads `{name}` of a packed sequence: it depends on the batch", "use the padded sequence and its lengths")
+        raise ExportError(
+            f"the model reads `{name}` of a packed sequence: it depends on the batch", "use the padded sequence and its lengths"
+        )
 
 
 def pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):
@@ -383,7 +386,8 @@ def torchrec_leaf(module):
     return None
 
 
-# deepctr-torch's DIEN: its GRUs run over packed sequences of the rows that have a history. Per row, that is a GRU with a length; a row without
+# deepctr-torch's DIEN: its GRUs run over packed sequences of the rows that have a history. Per row, that is a GRU with a length; a row
+# without
 # history gets zeros at the end, whatever the layers in between make of it.
 
 
@@ -423,8 +427,6 @@ def dien_leaf(module):
     return None
 
 
-
-
 def swapped(model):
     """(a model with leaves swapped, sharing all parameters with the given one; quantised rows: path of a tensor -> (dtype, codes))."""
     memo = {}
@@ -441,7 +443,9 @@ def swapped(model):
     try:
         model = copy.deepcopy(model, memo)
     except Exception as error:
-        raise ExportError(f"the model cannot be copied: {error}", "leave what cannot be copied (files, sockets, loaders) out of the module") from error
+        raise ExportError(
+            f"the model cannot be copied: {error}", "leave what cannot be copied (files, sockets, loaders) out of the module"
+        ) from error
     _swap(model, "", rows)
     return model, rows
 

@@ -2,15 +2,31 @@
 
 import numpy as np
 
-from .canonical import Ids, RowNumbers, kind_of, operator, touches
+from .canonical import Ids, RowNumbers, kind_of, operator
 from .errors import ExportError
-from .layout import Row, Value, shape_of
+from .layout import Row, Value, shape_of, touches_rows
 from .trace import Rows, Unknown
 
 
 @operator(
-    "contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "lift", "lift_fresh", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "view_as_real_copy", "requires_grad_", "resolve_conj", "resolve_neg", "data", "set_grad",
+    "contiguous",
+    "clone",
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh_copy",
+    "lift",
+    "lift_fresh",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "view_as_real_copy",
+    "requires_grad_",
+    "resolve_conj",
+    "resolve_neg",
+    "data",
+    "set_grad",
 )
 def same(c, node, a):
     if a.get("train") is True:
@@ -67,7 +83,7 @@ def dims_of(c, node, sizes=None):
             raise ExportError(f"a tensor is made with a size that depends on data ({size})", "make its size fixed")
         dims.append(Row(1, size.factor) if isinstance(size, Rows) else size)
     if sum(isinstance(d, Row) for d in dims) > 1:
-        raise touches("makes a table of rows by rows of")
+        raise touches_rows("makes a table of rows by rows of")
     return dims
 
 
@@ -220,7 +236,7 @@ def repeat(c, node, a):
             continue
         size = x.dims[dim]
         if isinstance(size, Row):
-            raise touches("repeats") if size.outer != 1 or not isinstance(n, int) else touches("repeats")
+            raise touches_rows("repeats") if size.outer != 1 or not isinstance(n, int) else touches_rows("repeats")
         if size == 1:
             dims = list(x.dims)
             dims[dim] = Row(1, n.factor) if isinstance(n, Rows) else n
@@ -247,7 +263,7 @@ def repeat_interleave(c, node, a):
             raise ExportError("repeat_interleave with different repeats", "repeat each element equally often")
         n = int(n[0])
     if dim is None:
-        raise touches("flattens")
+        raise touches_rows("flattens")
     dim = x.dim(dim)
     y = c.unsqueeze(x, dim + 1)
     dims = list(y.dims)
@@ -295,7 +311,7 @@ def split(c, node, a):
         elif isinstance(pieces, list) and all(isinstance(p, Rows) for p in pieces):
             sizes = pieces
         else:
-            raise touches("splits")
+            raise touches_rows("splits")
         out, at = [], 0
         for piece in sizes:
             out.append(c.slice_rows(x, dim, Rows(at) if at else 0, Rows(at + piece.factor), 1))
@@ -326,7 +342,7 @@ def unbind(c, node, a):
     x = c.as_value(x)
     dim = x.dim(dim)
     if isinstance(x.dims[dim], Row):
-        raise touches("takes apart")
+        raise touches_rows("takes apart")
     return [c.select(x, dim, i) for i in range(x.dims[dim])]
 
 
@@ -368,7 +384,7 @@ def roll(c, node, a):
     x = c.as_value(a["self"])
     dims = a.get("dims") or []
     if not dims:
-        raise touches("rolls")
+        raise touches_rows("rolls")
     for shift, dim in zip(a["shifts"], dims):
         x.axis(dim, "rolls")
         x = gather_const(c, x, dim, np.roll(np.arange(x.dims[x.dim(dim)]), shift).tolist())
@@ -482,13 +498,13 @@ def scatter(c, node, a):
         start = a["index"] % d if not isinstance(d, Row) else None
         end, step, src = (start + 1 if start is not None else None), 1, c.unsqueeze(src, dim)
         if start is None:
-            raise touches("writes one row of")
+            raise touches_rows("writes one row of")
     else:
         start, end, step = a.get("start") or 0, a.get("end"), a.get("step", 1)
         if isinstance(d, Row):
             if start == 0 and (end is None or end == Rows(d.outer * d.inner) or isinstance(end, int) and end >= 2**62) and step == 1:
                 return src
-            raise touches("writes some rows of")
+            raise touches_rows("writes some rows of")
         end = d if end is None else min(end, d)
         if step != 1:
             raise ExportError("an assignment to a slice with a step", "assign to neighbouring elements")
