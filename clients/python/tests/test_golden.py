@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import gavel
-from gavel.exporter import ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from gavel.exporter import ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
 from gavel.exporter.canonical import Canonicaliser, stand_ins
 from gavel.exporter.features import Assignment, live_steps
 from gavel.exporter.outputs import output_columns

@@ -11,7 +11,7 @@ import torch
 from ..bundle import Bundle
 from ..interpreter import evaluate
 from ..quantized import dequantize, quantize
-from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
 from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps

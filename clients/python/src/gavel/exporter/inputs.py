@@ -276,7 +276,7 @@ class Inputs:
             made = [self._rebuild(item, tensors, flat) for item in recipe[2]]
             return recipe[1](*made) if kind == "named" else recipe[1](made)
         if flat:
-            from .leaves import TracedJagged, TracedKJT
+            from .torchrec_leaves import TracedJagged, TracedKJT
 
             return TracedKJT({key: TracedJagged(tensors[i], None if w is None else tensors[w]) for key, i, w in recipe[2]})
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor

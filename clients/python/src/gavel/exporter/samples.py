@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import interpreter
+from .. import rules
 from .errors import ExportError
 
 
@@ -73,7 +73,7 @@ class Samples:
         """Features that a server changes on the way (hash, missing, transform): raw values are drawn, the model's inputs follow from
         them."""
         tables = {name: {"name": name, "rows": end - start} for name, (_, start, end) in self.assignment.tables.items()}
-        reader = lambda name: interpreter.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
+        reader = lambda name: rules.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
         for block, feature in zip(self.assignment.blocks, self.manifest):
             name = feature["name"]
             if feature["kind"] == "dense" and feature.get("transform"):
@@ -160,8 +160,8 @@ def check_rules(feature, rows):
     name = feature["name"]
     if "hash" in feature:
         hash_ = feature["hash"]
-        if hash_.get("fn") not in interpreter.HASHES:
-            raise ExportError(f"feature {name}: hash function {hash_.get('fn')!r}", f"use one of {', '.join(interpreter.HASHES)}")
+        if hash_.get("fn") not in rules.HASHES:
+            raise ExportError(f"feature {name}: hash function {hash_.get('fn')!r}", f"use one of {', '.join(rules.HASHES)}")
         if hash_.get("add", 0) + hash_["mod"] > rows:
             raise ExportError(
                 f"feature {name}: hash gives rows up to {hash_.get('add', 0) + hash_['mod'] - 1}, the table has {rows}", "lower mod or add"
