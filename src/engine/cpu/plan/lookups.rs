@@ -8,7 +8,7 @@ use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::lookup::{Lookup, Lookups};
 use crate::engine::cpu::program::Step;
 use crate::engine::cpu::simd::Simd;
-use crate::model::{Feature, Model, Pool, Scope, ValueScope};
+use crate::model::{Feature, Model, Pool, ValueScope};
 
 use super::lower::Lowered;
 use super::place::Placing;
@@ -63,16 +63,15 @@ pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
 
 /// The step of lookups that [`count`] counted.
 pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &Model, simd: Simd) -> Step {
-    let mut scope = Scope::Candidate;
     let mut lookups = Vec::with_capacity(tasks.len());
     let mut ns_per_row = 0.0;
     for task in tasks {
         let Work::Lookup { feature, table, pool } = &task.work else { unreachable!("the caller counted lookups") };
         let declared = &model.features[*feature];
-        scope = declared.scope;
         let table = model.weights.table(*table);
         let lookup = Lookup {
-            bag: bag_of(layout.scope(scope), *feature),
+            scope: declared.scope,
+            bag: bag_of(layout.scope(declared.scope), *feature),
             width: (!declared.is_variable()).then_some(declared.width as usize),
             pool: *pool,
             weighted: declared.is_weighted() && *pool != Pool::Max,
@@ -81,7 +80,7 @@ pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &M
         ns_per_row += ns_of(declared, table.row_bytes());
         lookups.push((lookup, table));
     }
-    Step::new(Kernel::Lookups(Lookups::new(simd, scope, lookups)), ns_per_row)
+    Step::new(Kernel::Lookups(Lookups::new(simd, lookups)), ns_per_row)
 }
 
 fn bag_of(layout: &ScopeLayout, feature: usize) -> usize {

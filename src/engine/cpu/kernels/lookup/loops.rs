@@ -3,6 +3,7 @@
 
 use crate::batch::Starts;
 use crate::engine::cpu::tile::Tile;
+use crate::model::{Scope, ValueScope};
 
 use super::ahead::Ahead;
 use super::columns::{Bag, copy, max, sum};
@@ -20,6 +21,10 @@ pub unsafe fn singles<V: Lanes, F: Format, const N: usize>(group: &Group, tile: 
     // SAFETY: the caller's promise.
     unsafe {
         match rows.starts {
+            // Rows of contexts, for each candidate.
+            _ if group.scope() == Scope::Context && tile.scope == ValueScope::Candidate => {
+                each_single::<V, F, N>(group, tile, |row, bag| rows.ids[rows.bag(tile.row_in(Scope::Context, row), bag).start]);
+            }
             Starts::Fixed { stride, offsets } => {
                 let ids = &rows.ids[tile.first * stride..][..tile.rows * stride];
                 each_single::<V, F, N>(group, tile, |row, bag| ids[row * stride + offsets[bag]]);

@@ -31,6 +31,8 @@ use self::part::{Group, Part, Stored};
 /// [`Pool::None`] their place is zero. An empty bag gives zeros.
 #[derive(Clone, Debug)]
 pub struct Lookup {
+    /// Whose rows: those of the contexts may be looked up for each candidate, where a plan hoists nothing.
+    pub scope: Scope,
     /// Which bag.
     pub bag: usize,
     /// Its ids per row, if always the same number.
@@ -43,16 +45,16 @@ pub struct Lookup {
     pub out: Place,
 }
 
-/// Lookups of one scope in one step.
+/// Lookups in one step.
 pub struct Lookups {
     groups: Vec<(Run, Group)>,
 }
 
 impl Lookups {
-    /// Lookups for rows of `scope`, each with its table.
-    pub fn new<'t>(simd: Simd, scope: Scope, lookups: impl IntoIterator<Item = (Lookup, &'t Table)>) -> Lookups {
-        let mut kinds: Vec<(Run, Vec<Part>)> = Vec::new();
-        for (Lookup { bag, width, pool, weighted, out }, table) in lookups {
+    /// Lookups, each with its table.
+    pub fn new<'t>(simd: Simd, lookups: impl IntoIterator<Item = (Lookup, &'t Table)>) -> Lookups {
+        let mut kinds: Vec<(Run, Scope, Vec<Part>)> = Vec::new();
+        for (Lookup { scope, bag, width, pool, weighted, out }, table) in lookups {
             let functions = Functions::of(simd, table);
             let run = match pool {
                 Pool::None => functions.sequences,
@@ -65,16 +67,16 @@ impl Lookups {
             assert!(fits, "the shape pass gave a lookup room for its rows");
             let mut part = Part::new(table, out);
             (part.bag, part.mean, part.weighted) = (bag, pool == Pool::Mean, weighted);
-            let of_kind = |(other, parts): &&mut (Run, Vec<Part>)| {
+            let of_kind = |(other, of, parts): &&mut (Run, Scope, Vec<Part>)| {
                 let place = parts[0].out;
-                std::ptr::fn_addr_eq(*other, run) && (place.region, place.stride) == (out.region, out.stride)
+                std::ptr::fn_addr_eq(*other, run) && (*of, place.region, place.stride) == (scope, out.region, out.stride)
             };
             match kinds.iter_mut().find(of_kind) {
-                Some((_, parts)) => parts.push(part),
-                None => kinds.push((run, vec![part])),
+                Some((_, _, parts)) => parts.push(part),
+                None => kinds.push((run, scope, vec![part])),
             }
         }
-        Lookups { groups: kinds.into_iter().map(|(run, parts)| (run, Group::new(scope, parts))).collect() }
+        Lookups { groups: kinds.into_iter().map(|(run, scope, parts)| (run, Group::new(scope, parts))).collect() }
     }
 
     /// Asks for what the tile's first ids will read, as much as waits in the caches while the steps before this one run.
