@@ -14,45 +14,48 @@ use super::lower::Lowered;
 use super::place::Placing;
 use super::task::{Note, PlanValue, Task, Work};
 
-/// Moves the lookups of each scope to the first one.
-pub fn join(lowered: &mut Lowered) {
+/// What lookups must have in common to be one step: whose rows they make, and whose ids they read. (Ids of the context are read for every
+/// candidate where nothing is hoisted.)
+type Kin = (ValueScope, Scope);
+
+fn kin(task: &Task, values: &[PlanValue], model: &Model) -> Option<Kin> {
+    match &task.work {
+        Work::Lookup { feature, .. } => Some((values[task.out].scope, model.features[*feature].scope)),
+        _ => None,
+    }
+}
+
+/// Moves the lookups of each kin to the first one.
+pub fn join(lowered: &mut Lowered, model: &Model) {
     let tasks = std::mem::take(&mut lowered.tasks);
     let values = &lowered.values;
-    let moves = |task: &Task, scope: ValueScope| {
-        matches!(task.work, Work::Lookup { .. }) && values[task.out].scope == scope && values[task.out].len() <= MOVED_ELEMENTS_MAX
-    };
-    let mut early: [Vec<Task>; 2] = [vec![], vec![]];
+    // Lookups of a kin, and before which of the rest they go.
+    let mut early: Vec<(Kin, usize, Vec<Task>)> = Vec::new();
     let mut rest = Vec::with_capacity(tasks.len());
-    const SCOPES: [ValueScope; 2] = [ValueScope::Context, ValueScope::Candidate];
-    let mut at = [None; 2];
     for task in tasks {
-        match SCOPES.iter().position(|&scope| moves(&task, scope)) {
-            Some(which) => {
-                at[which].get_or_insert(rest.len());
-                early[which].push(task);
-            }
+        match kin(&task, values, model).filter(|_| values[task.out].len() <= MOVED_ELEMENTS_MAX) {
+            Some(kin) => match early.iter_mut().find(|(other, ..)| *other == kin) {
+                Some((.., members)) => members.push(task),
+                None => early.push((kin, rest.len(), vec![task])),
+            },
             None => rest.push(task),
         }
     }
     // The later place first: what is inserted moves the places behind it.
-    let mut order = [0, 1];
-    order.sort_by_key(|&which| std::cmp::Reverse(at[which]));
-    for which in order {
-        let at = at[which].unwrap_or(0);
-        let count = early[which].len();
+    for (_, at, mut members) in early.into_iter().rev() {
+        let count = members.len();
         if count > 1 {
-            early[which].iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
+            members.iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
         }
-        rest.splice(at..at, std::mem::take(&mut early[which]));
+        rest.splice(at..at, members);
     }
     lowered.tasks = rest;
 }
 
-/// How many tasks at the start of `tasks` are lookups of one scope.
-pub fn count(tasks: &[Task], values: &[PlanValue]) -> usize {
-    let Some(first) = tasks.first() else { return 0 };
-    let scope = values[first.out].scope;
-    tasks.iter().take_while(|task| matches!(task.work, Work::Lookup { .. }) && values[task.out].scope == scope).count()
+/// How many tasks at the start of `tasks` are lookups of one kin.
+pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
+    let Some(first) = tasks.first().and_then(|task| kin(task, values, model)) else { return 0 };
+    tasks.iter().take_while(|task| kin(task, values, model) == Some(first)).count()
 }
 
 /// The step of lookups of one scope.
