@@ -9,11 +9,15 @@ use gavel::engine::{EngineKind, PrepareOptions, Prepared, prepare_with, selftest
 use gavel::model::{LoadOptions, Model, discover, load};
 
 fn golden(mut each: impl FnMut(&str, &Arc<Model>)) {
+    golden_models(|name, model| each(name, &Arc::new(model)));
+}
+
+fn golden_models(mut each: impl FnMut(&str, Model)) {
     let bundles = discover(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles")).expect("bundles");
     assert!(bundles.len() >= 17, "all golden bundles are there");
     for bundle in bundles {
         let options = LoadOptions { name: Some(bundle.name.clone()), version: bundle.version };
-        each(&bundle.name, &Arc::new(load(&bundle.path, &options, &mut |_| {}).expect("a good bundle")));
+        each(&bundle.name, load(&bundle.path, &options, &mut |_| {}).expect("a good bundle"));
     }
 }
 
@@ -100,4 +104,31 @@ fn every_instruction_set_and_every_way_of_hoisting() {
             }
         }
     });
+}
+
+/// The AUC against what happened in these rows, not what was to be expected.
+#[test]
+fn measured_auc_stays_within_the_limit() {
+    let labels: Vec<[&str; 3]> = include_str!("golden_labels.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| <[&str; 3]>::try_from(line.split(' ').collect::<Vec<_>>()).expect("bundle, output, labels"))
+        .collect();
+    let mut judged = 0;
+    golden_models(|name, mut model| {
+        let of = |output: &str| labels.iter().find(|[bundle, column, _]| *bundle == name.trim_end_matches("_scoped") && *column == output);
+        let Some(known) = model.graph.outputs.iter().map(|output| of(&output.name)).collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        let digits = |labels: &str| labels.bytes().map(|digit| f64::from(digit - b'0')).collect::<Vec<f64>>();
+        model.selftest.labels = known.iter().map(|[_, _, labels]| Some(digits(labels))).collect();
+        let model = Arc::new(model);
+        let prepared = prepare_with(EngineKind::Cpu, &model, &options(Precision::Int8, ShiftLimits::default())).expect("a plan");
+        let report = prepared.precision().expect("what was decided");
+        println!("{name:24} {report}");
+        assert!(report.shift.auc <= 2e-3 && report.shift.probability <= 5e-3, "{name}: {}", report.shift);
+        assert!(report.reduced() > 0, "{name}");
+        judged += 1;
+    });
+    assert!(judged >= 16, "trained models with labels");
 }

@@ -320,7 +320,7 @@ def lookups(to):
         s = ReduceSum<keepdims=0>(e, one)
         t = Gather(items, target)
         e2 = Gather(items, other)
-        m = ReduceMean<axes=[1], keepdims=0>(e2)
+        m = ReduceMean<axes=[1], keepdims=1>(e2)
         y = Mul(s, t)""",
             {"history": ints(9, ROWS, 4), "other": ints(9, ROWS, 2), "target": ints(9, ROWS)}, ["y", "m"], {"items": f(9, 3), "one": np.int64([1])})
     to.take("masked_history", """

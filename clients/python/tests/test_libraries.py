@@ -1,4 +1,5 @@
-"""Models of deepctr-torch, torch-rechub and torchrec: a few of the zoo always, all with GAVEL_ZOO=1; trained ones against their recorded outputs."""
+"""Models of deepctr-torch, torch-rechub and torchrec: a few of the zoo always, all with GAVEL_ZOO=1; trained ones against their recorded
+outputs."""
 
 import json
 import os
@@ -10,14 +11,30 @@ from safetensors.numpy import load_file
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to export")
 
-import gavel  # noqa: E402
 import zoo  # noqa: E402
+
+import gavel  # noqa: E402
 
 BUNDLES = pathlib.Path(__file__).parents[3] / "tests" / "bundles"
 ALWAYS = {
-    "deepctr.deepfm", "deepctr.dcnmix", "deepctr.autoint", "deepctr.din", "deepctr.dien_augru", "deepctr.varlen", "rechub.dssm", "rechub.bst", "torchrec.dlrm",
-    "torchrec.mean", "torchrec.shared", "torchrec.weighted", "torchrec.sequences", "torchrec.quantised_int8", "torchrec.quantised_int4", "torch.dlrm",
-    "torch.transformer", "torch.recurrent",
+    "deepctr.deepfm",
+    "deepctr.dcnmix",
+    "deepctr.autoint",
+    "deepctr.din",
+    "deepctr.dien_augru",
+    "deepctr.varlen",
+    "rechub.dssm",
+    "rechub.bst",
+    "torchrec.dlrm",
+    "torchrec.mean",
+    "torchrec.shared",
+    "torchrec.weighted",
+    "torchrec.sequences",
+    "torchrec.quantised_int8",
+    "torchrec.quantised_int4",
+    "torch.dlrm",
+    "torch.transformer",
+    "torch.recurrent",
 }
 
 
@@ -40,7 +57,9 @@ def test_zoo(name, tmp_path):
 
 def selftest(case):
     tensors = load_file(BUNDLES / case / "selftest.safetensors")
-    return {key[3:]: x for key, x in tensors.items() if key.startswith("in.")}, {key[4:]: x for key, x in tensors.items() if key.startswith("out.")}
+    return {key[3:]: x for key, x in tensors.items() if key.startswith("in.")}, {
+        key[4:]: x for key, x in tensors.items() if key.startswith("out.")
+    }
 
 
 @pytest.mark.parametrize("case", ["dlrm_torchrec", "dlrm_multihot"])
@@ -57,13 +76,14 @@ def test_trained_torchrec(case, tmp_path):
     tables = manifest["tables"]
     keys = [t["name"] for t in tables]
     configs = [
-        EmbeddingBagConfig(name=f"t_{t['name']}", embedding_dim=t["dim"], num_embeddings=t["rows"], feature_names=[t["name"]]) for t in tables
+        EmbeddingBagConfig(name=f"t_{t['name']}", embedding_dim=t["dim"], num_embeddings=t["rows"], feature_names=[t["name"]])
+        for t in tables
     ]
-    sizes = lambda path: [weights[f"model.{path}.{i}._linear.weight"].shape[0] for i in range(9) if f"model.{path}.{i}._linear.weight" in weights]
+    sizes = lambda path: [
+        weights[f"model.{path}.{i}._linear.weight"].shape[0] for i in range(9) if f"model.{path}.{i}._linear.weight" in weights
+    ]
     dense = [f["name"] for f in manifest["features"] if f["kind"] == "dense"]
-    model = DLRM(
-        EmbeddingBagCollection(tables=configs), len(dense), sizes("dense_arch.model._mlp"), sizes("over_arch.model.0._mlp") + [1]
-    )
+    model = DLRM(EmbeddingBagCollection(tables=configs), len(dense), sizes("dense_arch.model._mlp"), sizes("over_arch.model.0._mlp") + [1])
     missing, unexpected = zoo.Sigmoid(model).load_state_dict(weights, strict=False)
     assert not missing and not unexpected
     inputs, expected = selftest(case)
@@ -72,7 +92,9 @@ def test_trained_torchrec(case, tmp_path):
         flat = inputs[key].reshape(-1)
         lengths.append(inputs.get(f"{key}.lengths", np.ones(len(flat), np.int64)))
         ids.append(flat)
-    features = KeyedJaggedTensor(keys=keys, values=torch.as_tensor(np.concatenate(ids)), lengths=torch.as_tensor(np.concatenate(lengths).astype(np.int32)))
+    features = KeyedJaggedTensor(
+        keys=keys, values=torch.as_tensor(np.concatenate(ids)), lengths=torch.as_tensor(np.concatenate(lengths).astype(np.int32))
+    )
     example = torch.as_tensor(np.stack([inputs[name].reshape(-1) for name in dense], 1)), features
     longest = {f["name"]: f["max_len"] for f in manifest["features"] if "max_len" in f}
     specs = [gavel.Jagged(key, max_len=n) for key, n in longest.items()]
@@ -101,8 +123,13 @@ def test_trained_deepctr(case, tmp_path):
     size = lambda path: tuple(weights[f"{path}.linears.{i}.weight"].shape[0] for i in range(9) if f"{path}.linears.{i}.weight" in weights)
     if case == "mmoe":
         model = MMOE(
-            columns, num_experts=3, expert_dnn_hidden_units=size("expert_dnn.0"), gate_dnn_hidden_units=size("gate_dnn.0"),
-            tower_dnn_hidden_units=size("tower_dnn.0"), task_types=("binary", "binary"), task_names=("a", "b"),
+            columns,
+            num_experts=3,
+            expert_dnn_hidden_units=size("expert_dnn.0"),
+            gate_dnn_hidden_units=size("gate_dnn.0"),
+            tower_dnn_hidden_units=size("tower_dnn.0"),
+            task_types=("binary", "binary"),
+            task_names=("a", "b"),
         )
     elif case == "dcn_matrix":
         model = DCN(columns, columns, dnn_hidden_units=size("dnn"), cross_num=2, cross_parameterization="matrix")

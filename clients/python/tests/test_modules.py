@@ -225,7 +225,13 @@ class Convolutional(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 2, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
             nn.Linear(2, 1),
         )
 
@@ -305,7 +311,9 @@ class Counter(nn.Module):
         return x.sum(1) * self.seen
 
 
-@pytest.mark.parametrize("build,words", [(Counter, "forward changes"), (lambda: torch.jit.script(nn.Linear(3, 1)), "TorchScript"), (lambda: 3, "a int")])
+@pytest.mark.parametrize(
+    "build,words", [(Counter, "forward changes"), (lambda: torch.jit.script(nn.Linear(3, 1)), "TorchScript"), (lambda: 3, "a int")]
+)
 def test_refused(build, words, tmp_path):
     with pytest.raises(gavel.ExportError, match=words):
         gavel.export(build(), numbers(N, 3), out=tmp_path / "bundle")

@@ -167,6 +167,13 @@ impl Step {
         }
     }
 
+    /// Before a tile's first step: asks for what this one will read from memory, if that is known by then.
+    pub fn ask(&self, tile: &Tile) {
+        if let Kernel::Lookups(lookups) = &self.kernel {
+            lookups.ask(tile);
+        }
+    }
+
     /// One unit of work. Gives where the next one starts (`None`: the step is done) and about how many nanoseconds this one took.
     pub fn run(&self, tile: &Tile, cursor: Cursor) -> (Option<Cursor>, u64) {
         if let Kernel::Linear(linear) = &self.kernel {

@@ -281,7 +281,8 @@ impl Writer<'_> {
         };
         if pooled {
             let op = if pool == Pool::Mean { "reduce_mean" } else { "reduce_sum" };
-            return self.push(label, op, vec![("in", json!(value)), ("axes", json!([0]))]);
+            let value = self.push(label, op, vec![("in", json!(value)), ("axes", json!([0]))]);
+            return self.shaped(label, value, &[dim], shape);
         }
         let elements: usize = ids.iter().product();
         self.shaped(label, value, &[elements, dim], shape)
@@ -301,7 +302,7 @@ impl Writer<'_> {
     }
 
     /// Rows by ids that are numbers of the graph.
-    fn embedding(&mut self, label: &str, table: &Const, atoms: &[Atom], ids: &[usize], pool: Pool, _shape: &[usize]) -> String {
+    fn embedding(&mut self, label: &str, table: &Const, atoms: &[Atom], ids: &[usize], pool: Pool, shape: &[usize]) -> String {
         let mut index = self.source(label, atoms, true, DType::I64, ids);
         if atoms.iter().any(|atom| atom.offset < 0) {
             // ONNX counts negative indices from the end.
@@ -312,11 +313,13 @@ impl Writer<'_> {
         let id = self.plan.table(&mut self.table_names, table, 0, table.shape[0]);
         let name = self.plan.tables[id].name.clone();
         let value = self.push(label, "embedding", vec![("in", json!(index)), ("table", json!(name))]);
-        match pool {
-            Pool::Sum => self.push(label, "reduce_sum", vec![("in", json!(value)), ("axes", json!([0]))]),
-            Pool::Mean => self.push(label, "reduce_mean", vec![("in", json!(value)), ("axes", json!([0]))]),
-            _ => value,
-        }
+        let op = match pool {
+            Pool::Sum => "reduce_sum",
+            Pool::Mean => "reduce_mean",
+            _ => return value,
+        };
+        let value = self.push(label, op, vec![("in", json!(value)), ("axes", json!([0]))]);
+        self.shaped(label, value, &[table.shape[1]], shape)
     }
 
     fn features(&self) -> Vec<Json> {

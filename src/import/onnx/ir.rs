@@ -127,8 +127,7 @@ pub fn pool_lookups(nodes: &mut [Node], outputs: &[IrId]) {
         let Kind::Embed { table, atoms, ids, pool: Pool::None } = &nodes[from.0].kind else { continue };
         let [width] = ids[..] else { continue };
         let axes = step.args.iter().find(|(key, _)| *key == "axes").map(|(_, axes)| axes.clone());
-        let keep = step.args.iter().any(|(key, value)| *key == "keep" && *value == Json::Bool(true));
-        if keep || width < 2 || axes != Some(serde_json::json!([0])) || readers[from.0] != 1 || nodes[from.0].shape.len() != 2 {
+        if width < 2 || axes != Some(serde_json::json!([0])) || readers[from.0] != 1 || nodes[from.0].shape.len() != 2 {
             continue;
         }
         let pooled = Kind::Embed { table: table.clone(), atoms: atoms.clone(), ids: ids.clone(), pool };

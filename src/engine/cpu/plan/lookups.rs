@@ -14,51 +14,54 @@ use super::lower::Lowered;
 use super::place::Placing;
 use super::task::{Note, PlanValue, Task, Work};
 
-/// What lookups must have in common to be one step: whose rows they make, and whose ids they read. (Ids of the context are read for every
-/// candidate where nothing is hoisted.)
-type Kin = (ValueScope, Scope);
+/// Moves the lookups of each scope to the first one. Where nothing is hoisted, candidates look up features of the context: a group of its own.
+pub fn join(lowered: &mut Lowered, model: &Model) {
+    let tasks = std::mem::take(&mut lowered.tasks);
+    let values = &lowered.values;
+    let mut early: [Vec<Task>; 3] = [vec![], vec![], vec![]];
+    let mut rest = Vec::with_capacity(tasks.len());
+    const GROUPS: [(ValueScope, Scope); 3] =
+        [(ValueScope::Context, Scope::Context), (ValueScope::Candidate, Scope::Context), (ValueScope::Candidate, Scope::Candidate)];
+    let mut at = [None; 3];
+    for task in tasks {
+        let moves = values[task.out].len() <= MOVED_ELEMENTS_MAX;
+        match GROUPS.iter().position(|group| group_of(&task, values, model) == Some(*group)) {
+            Some(which) if moves => {
+                at[which].get_or_insert(rest.len());
+                early[which].push(task);
+            }
+            _ => rest.push(task),
+        }
+    }
+    // The later place first: what is inserted moves the places behind it.
+    let mut order = [0, 1, 2];
+    order.sort_by_key(|&which| std::cmp::Reverse(at[which]));
+    for which in order {
+        let at = at[which].unwrap_or(0);
+        let count = early[which].len();
+        if count > 1 {
+            early[which].iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
+        }
+        rest.splice(at..at, std::mem::take(&mut early[which]));
+    }
+    lowered.tasks = rest;
+}
 
-fn kin(task: &Task, values: &[PlanValue], model: &Model) -> Option<Kin> {
+/// For which rows a lookup is done, and whose feature it reads.
+fn group_of(task: &Task, values: &[PlanValue], model: &Model) -> Option<(ValueScope, Scope)> {
     match &task.work {
         Work::Lookup { feature, .. } => Some((values[task.out].scope, model.features[*feature].scope)),
         _ => None,
     }
 }
 
-/// Moves the lookups of each kin to the first one.
-pub fn join(lowered: &mut Lowered, model: &Model) {
-    let tasks = std::mem::take(&mut lowered.tasks);
-    let values = &lowered.values;
-    // Lookups of a kin, and before which of the rest they go.
-    let mut early: Vec<(Kin, usize, Vec<Task>)> = Vec::new();
-    let mut rest = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        match kin(&task, values, model).filter(|_| values[task.out].len() <= MOVED_ELEMENTS_MAX) {
-            Some(kin) => match early.iter_mut().find(|(other, ..)| *other == kin) {
-                Some((.., members)) => members.push(task),
-                None => early.push((kin, rest.len(), vec![task])),
-            },
-            None => rest.push(task),
-        }
-    }
-    // The later place first: what is inserted moves the places behind it.
-    for (_, at, mut members) in early.into_iter().rev() {
-        let count = members.len();
-        if count > 1 {
-            members.iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
-        }
-        rest.splice(at..at, members);
-    }
-    lowered.tasks = rest;
-}
-
-/// How many tasks at the start of `tasks` are lookups of one kin.
+/// How many tasks at the start of `tasks` are lookups of one group.
 pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
-    let Some(first) = tasks.first().and_then(|task| kin(task, values, model)) else { return 0 };
-    tasks.iter().take_while(|task| kin(task, values, model) == Some(first)).count()
+    let Some(group) = tasks.first().and_then(|first| group_of(first, values, model)) else { return 0 };
+    tasks.iter().take_while(|task| group_of(task, values, model) == Some(group)).count()
 }
 
-/// The step of lookups of one scope.
+/// The step of lookups that [`count`] counted.
 pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &Model, simd: Simd) -> Step {
     let mut scope = Scope::Candidate;
     let mut lookups = Vec::with_capacity(tasks.len());

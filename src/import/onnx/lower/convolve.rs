@@ -59,9 +59,9 @@ impl Window {
         let d = spatial.len();
         let mut result = Vec::with_capacity(d);
         let mut ragged = false;
-        for axis in 0..d {
+        for (axis, size) in spatial.iter().enumerate() {
             let reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
-            let padded = spatial[axis] + self.pads[axis] + self.pads[d + axis];
+            let padded = size + self.pads[axis] + self.pads[d + axis];
             let steps = padded.checked_sub(reach).ok_or_else(|| problem(format!("a window of {reach} over {padded}"), INCONSISTENT))?;
             ragged |= steps % self.strides[axis] != 0;
             result.push(steps / self.strides[axis] + 1);

@@ -80,7 +80,9 @@ def trace_of(program, batch, prefix="model."):
         nodes.append(node)
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-        raise ExportError(f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs")
+        raise ExportError(
+            f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs"
+        )
     return Trace(nodes, constants, user, outputs)
 
 
