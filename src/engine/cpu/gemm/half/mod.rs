@@ -98,7 +98,7 @@ impl HalfMatrix {
         self.k * self.padded * size_of::<u16>()
     }
 
-    fn from_panel(&self, panel: usize) -> &[u16] {
+    fn panels_from(&self, panel: usize) -> &[u16] {
         &self.numbers.as_slice()[(panel * self.geometry.panel).min(self.padded) * self.k..]
     }
 }
@@ -198,7 +198,7 @@ impl HalfLinear {
                     k: matrix.k,
                     a: x.row_ptr(group).wrapping_add(first * a_stride),
                     a_stride,
-                    b: matrix.from_panel(panel).as_ptr(),
+                    b: matrix.panels_from(panel).as_ptr(),
                     c: out.row_ptr(group).wrapping_add(first * c_stride + column),
                     c_stride,
                     bias: self.bias[column..].as_ptr(),

@@ -28,7 +28,7 @@ fn products_are_those_of_the_rounded_weights_and_rows_are_independent() {
                     k,
                     a: x[first * k..].as_ptr(),
                     a_stride: k,
-                    b: matrix.from_panel(0).as_ptr(),
+                    b: matrix.panels_from(0).as_ptr(),
                     c: out.as_mut_ptr(),
                     c_stride: n + 1,
                     bias: bias.as_ptr(),

@@ -152,7 +152,7 @@ impl Int8Linear {
                     quads: matrix.quads,
                     a: x.row_ptr(group).cast::<u8>().wrapping_add(first * a_stride),
                     a_stride,
-                    b: matrix.from_panel(panel).as_ptr(),
+                    b: matrix.panels_from(panel).as_ptr(),
                     scales: matrix.scales[column..].as_ptr(),
                     lows: matrix.lows[column..].as_ptr(),
                     padded: matrix.padded,

@@ -108,7 +108,7 @@ impl Int8Matrix {
     }
 
     /// Packed codes from this panel on.
-    pub fn from_panel(&self, panel: usize) -> &[i8] {
+    pub fn panels_from(&self, panel: usize) -> &[i8] {
         &self.codes.as_slice()[(panel * self.panel).min(self.padded) * self.quads * 4..]
     }
 

@@ -48,7 +48,7 @@ fn quantize_body<M: MulAdd>(x: &[f32], factors: &[f32], levels: u8, codes: &mut 
             let x = x * factor;
             low[lane] = if x < low[lane] { x } else { low[lane] };
             high[lane] = if x > high[lane] { x } else { high[lane] };
-            check[lane] += x - x;
+            check[lane] += x * 0.0;
         }
     }
     let low = low.into_iter().fold(f32::INFINITY, f32::min);

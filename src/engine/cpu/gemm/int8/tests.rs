@@ -59,7 +59,7 @@ impl Layer {
             quads: self.matrix.quads,
             a: self.quantised[first * self.words_per_row..].as_ptr().cast(),
             a_stride: self.words_per_row * 4,
-            b: self.matrix.from_panel(panel).as_ptr(),
+            b: self.matrix.panels_from(panel).as_ptr(),
             scales: self.matrix.scales[column..].as_ptr(),
             lows: self.matrix.lows[column..].as_ptr(),
             padded: self.matrix.padded,
