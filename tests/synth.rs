@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use gavel::engine::{self, EngineKind, selftest};
+use gavel::engine::cpu::{Hoist, Options, Program, Simd};
+use gavel::engine::{self, EngineKind, Prepared, selftest};
 use gavel::model::{LoadOptions, Scope, load};
 use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, SynthError, TableFormat, Tables, write_bundle, write_onnx};
 
@@ -45,9 +46,12 @@ fn bundles_are_computed_as_they_record() {
         assert_eq!(model.features.iter().filter(|feature| feature.scope == Scope::Context).count(), context_features);
         let probabilities = &model.selftest.expected[0];
         assert!(probabilities.iter().any(|p| (p - probabilities[0]).abs() > 1e-3), "rows differ: {probabilities:?}");
-        let prepared = engine::prepare(EngineKind::Cpu, &model).expect("memory");
-        let report = selftest::replay(&prepared, &model).expect("it passes");
-        assert!(report.worst() < 2e-6, "{family:?} {context:?}: {report}");
+        for hoist in [Hoist::WherePaying, Hoist::Nothing] {
+            let options = Options { hoist, ..Options::new(Simd::detect()) };
+            let prepared = Prepared::Cpu(Arc::new(Program::planned(&model, &options).expect("memory")));
+            let report = selftest::replay(&prepared, &model).expect("it passes");
+            assert!(report.worst() < 2e-6, "{family:?} {context:?} {hoist:?}: {report}");
+        }
     }
     assert_eq!(files(folder.path().join("dlrm-kaggle-None").as_path()).len(), 4, "no leftovers");
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4, "no leftovers beside the bundles");

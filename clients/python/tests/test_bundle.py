@@ -7,8 +7,8 @@ import pytest
 
 import gavel
 from gavel.exporter.report import auc
-from gavel.interpreter import InputError
 from gavel.quantized import dequantize, quantize
+from gavel.rules import InputError
 
 
 def clicks():

@@ -1,4 +1,5 @@
-"""Stored traces of trained models through the canonicaliser: the outputs must be those that the training framework recorded. Needs no torch."""
+"""Stored traces of trained models through the canonicaliser: the outputs must be those that the training framework recorded. Needs no
+torch."""
 
 import gzip
 import json
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import gavel
-from gavel.exporter import ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from gavel.exporter import ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
 from gavel.exporter.canonical import Canonicaliser, stand_ins
 from gavel.exporter.features import Assignment, live_steps
 from gavel.exporter.outputs import output_columns
@@ -97,7 +98,9 @@ def test_golden_graph(case, tmp_path):
     for name in trace.inputs:
         x = data[name]
         leaves.append(
-            SimpleNamespace(name=name, role="rows", data=x, start=start, columns=x.shape[1], shape=x.shape[1:], floating=x.dtype.kind == "f")
+            SimpleNamespace(
+                name=name, role="rows", data=x, start=start, columns=x.shape[1], shape=x.shape[1:], floating=x.dtype.kind == "f"
+            )
         )
         start += x.shape[1]
 

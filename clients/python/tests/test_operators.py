@@ -1,4 +1,5 @@
-"""One small module per operator family, exported with all the exporter's checks: the graph against torch in float64, rows apart, the written bundle."""
+"""One small module per operator family, exported with all the exporter's checks: the graph against torch in float64, rows apart, the
+written bundle."""
 
 import math
 
@@ -82,13 +83,17 @@ ELEMENTWISE = {
     "logit": lambda m, x, y, i: torch.logit(torch.sigmoid(x), eps=1e-4),
     "hyperbolic": lambda m, x, y, i: torch.sinh(x) + torch.cosh(x) + torch.tan(x * 0.3) + torch.erfc(x) + torch.sinc(x),
     "round": lambda m, x, y, i: torch.round(x) + torch.round(i[:, :1] * 0.5),
-    "bucketize": lambda m, x, y, i: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])) + torch.searchsorted(torch.tensor([-1.0, 0.2]), x.contiguous(), right=True),
+    "bucketize": lambda m, x, y, i: (
+        torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])) + torch.searchsorted(torch.tensor([-1.0, 0.2]), x.contiguous(), right=True)
+    ),
     "in_place": lambda m, x, y, i: (x * 1).add_(1).mul_(2).clamp_(-1, 1),
 }
 
 LOGIC = {
     "compare": lambda m, x, y, i: (x > 0).float() + (x <= 0.5) * 2.0 + (i[:, :1] == 3) * x + (i[:, 1:2] != 4) * x,
-    "where": lambda m, x, y, i: torch.where(x > 0, x, x * 0.1) + torch.where(x > 1, 1.0, -1.0) + torch.where(i[:, :1] > 2, x, torch.zeros(())),
+    "where": lambda m, x, y, i: (
+        torch.where(x > 0, x, x * 0.1) + torch.where(x > 1, 1.0, -1.0) + torch.where(i[:, :1] > 2, x, torch.zeros(()))
+    ),
     "masked_fill": lambda m, x, y, i: x.masked_fill(x > 0.5, -1.0) + x.masked_fill(~(x > 0.5), 2),
     "infinity": lambda m, x, y, i: torch.softmax(y.masked_fill(y > 1.5, float("-inf")), -1),
     "logical": lambda m, x, y, i: ((x > 0) & (x < 1) | (x < -1)).float() + torch.logical_xor(x > 0, x > 1) + torch.logical_not(x > 0),
@@ -105,7 +110,9 @@ REDUCTIONS = {
     "argmax": lambda m, x, y, i: y.argmax(1).float() + y.max(1).indices + y.argmin(-1, keepdim=True).float().squeeze(-1)[:, :3],
     "prod": lambda m, x, y, i: y.prod(1),
     "var": lambda m, x, y, i: y.var(1) + y.std(1) + y.var(1, unbiased=False),
-    "norm": lambda m, x, y, i: y.norm(dim=1) + torch.linalg.vector_norm(y, ord=1, dim=1) + y.norm(p=3, dim=1) + torch.linalg.vector_norm(y, ord=math.inf, dim=1),
+    "norm": lambda m, x, y, i: (
+        y.norm(dim=1) + torch.linalg.vector_norm(y, ord=1, dim=1) + y.norm(p=3, dim=1) + torch.linalg.vector_norm(y, ord=math.inf, dim=1)
+    ),
     "normalize": lambda m, x, y, i: F.normalize(y, dim=-1) + F.normalize(y, p=1, dim=1),
     "logsumexp": lambda m, x, y, i: torch.logsumexp(y, 1),
     "softmax": lambda m, x, y, i: torch.softmax(y, 1) * y + F.log_softmax(y, -1),
@@ -133,11 +140,24 @@ PRODUCTS = {
     "outer": lambda m, x, y, i: (x.unsqueeze(2) * x.unsqueeze(1)).sum(-1),
     "bilinear": lambda m, x, y, i: F.bilinear(x, y[:, 0], m.bi),
     "sdpa": lambda m, x, y, i: F.scaled_dot_product_attention(y, y, y) + F.scaled_dot_product_attention(y, y * 2, y, scale=0.3),
-    "sdpa_masked": lambda m, x, y, i: F.scaled_dot_product_attention(y, y, y, attn_mask=(i[:, :4] > 2).unsqueeze(1) | torch.eye(4, dtype=torch.bool)),
+    "sdpa_masked": lambda m, x, y, i: F.scaled_dot_product_attention(
+        y, y, y, attn_mask=(i[:, :4] > 2).unsqueeze(1) | torch.eye(4, dtype=torch.bool)
+    ),
     "sdpa_causal": lambda m, x, y, i: F.scaled_dot_product_attention(y.unsqueeze(1), y.unsqueeze(1), y.unsqueeze(1), is_causal=True),
     "sdpa_bias": lambda m, x, y, i: F.scaled_dot_product_attention(y, y, y, attn_mask=m.q),
 }
-PRODUCT_WEIGHTS = {"w": (5, 6), "b": (5,), "v": (2, 3), "k": (3, 4), "l": (4, 4), "q": (4, 4), "u": (6,), "t": (3,), "heads": (2, 3, 5), "bi": (2, 6, 3)}
+PRODUCT_WEIGHTS = {
+    "w": (5, 6),
+    "b": (5,),
+    "v": (2, 3),
+    "k": (3, 4),
+    "l": (4, 4),
+    "q": (4, 4),
+    "u": (6,),
+    "t": (3,),
+    "heads": (2, 3, 5),
+    "bi": (2, 6, 3),
+}
 
 
 def heads_first(y):
@@ -155,22 +175,34 @@ LAYOUT = {
     "squeeze": lambda m, x, y, i: x.unsqueeze(1).squeeze(1) + x[:, None, :].squeeze() + x.unsqueeze(-1).squeeze(-1),
     "permute": lambda m, x, y, i: y.permute(0, 2, 1) @ y + y.transpose(1, 2).matmul(y) + y.movedim(1, 2) @ y + y.mT @ y,
     "rows_last": lambda m, x, y, i: (m.w @ x.t()).t(),
-    "expand": lambda m, x, y, i: x.unsqueeze(1).expand(-1, 3, -1) * m.e + x.unsqueeze(1).expand(x.shape[0], 3, 6) + m.e.expand(x.shape[0], 3, 6),
-    "repeat": lambda m, x, y, i: x.repeat(1, 2)[:, :6] + x.unsqueeze(1).repeat(1, 3, 1).sum(1) + m.r.repeat(x.shape[0], 1) + torch.arange(6).repeat(x.shape[0], 1),
+    "expand": lambda m, x, y, i: (
+        x.unsqueeze(1).expand(-1, 3, -1) * m.e + x.unsqueeze(1).expand(x.shape[0], 3, 6) + m.e.expand(x.shape[0], 3, 6)
+    ),
+    "repeat": lambda m, x, y, i: (
+        x.repeat(1, 2)[:, :6] + x.unsqueeze(1).repeat(1, 3, 1).sum(1) + m.r.repeat(x.shape[0], 1) + torch.arange(6).repeat(x.shape[0], 1)
+    ),
     "repeat_interleave": lambda m, x, y, i: torch.repeat_interleave(x, 2, dim=1) * torch.arange(12),
-    "cat_stack": lambda m, x, y, i: torch.cat([x, y.flatten(1), x[:, 1:3]], 1)[:, 3:9] + torch.stack([x, x * 2], 1)[:, 1] + torch.hstack([x, x])[:, 2:8],
+    "cat_stack": lambda m, x, y, i: (
+        torch.cat([x, y.flatten(1), x[:, 1:3]], 1)[:, 3:9] + torch.stack([x, x * 2], 1)[:, 1] + torch.hstack([x, x])[:, 2:8]
+    ),
     "split": lambda m, x, y, i: torch.split(x, 2, 1)[1] + x.chunk(3, 1)[2] + torch.split(x, [1, 2, 3], 1)[1] + y.unbind(1)[2][:, :2],
     "slices": lambda m, x, y, i: x[:, 1:5:2] + x[:, -2:] + y[:, 2, :2] + y[:, -1, 1:] + x.narrow(1, 2, 2) + x.select(1, 3).unsqueeze(1),
-    "index": lambda m, x, y, i: x[:, [0, 2, 2]] + y[:, [0, 1, 3], [2, 1, 0]] + x.index_select(1, torch.tensor([5, 0, 1])) + y[:, torch.tensor([1]), :][:, 0],
+    "index": lambda m, x, y, i: (
+        x[:, [0, 2, 2]] + y[:, [0, 1, 3], [2, 1, 0]] + x.index_select(1, torch.tensor([5, 0, 1])) + y[:, torch.tensor([1]), :][:, 0]
+    ),
     "mask_index": lambda m, x, y, i: x[:, torch.tensor([True, False, True, False, True, False])],
     "flip_roll": lambda m, x, y, i: torch.flip(x, [1]) * x + torch.roll(x, 2, 1),
     "triangle": lambda m, x, y, i: torch.tril(y @ y.transpose(1, 2)) + torch.triu(y @ y.transpose(1, 2), 1) * 2,
     "pairs": lambda m, x, y, i: (y @ y.transpose(1, 2))[:, torch.triu_indices(4, 4, 1)[0], torch.triu_indices(4, 4, 1)[1]],
     "diagonal": lambda m, x, y, i: torch.diagonal(y @ y.transpose(1, 2), dim1=1, dim2=2) * torch.arange(4),
     "unfold": lambda m, x, y, i: x.unfold(1, 3, 2) * m.f,
-    "factories": lambda m, x, y, i: x + torch.ones_like(x) + x.new_zeros(6) + torch.full((6,), 2.0) + torch.zeros(x.shape[0], 6) + torch.arange(6) + torch.eye(6)[0],
+    "factories": lambda m, x, y, i: (
+        x + torch.ones_like(x) + x.new_zeros(6) + torch.full((6,), 2.0) + torch.zeros(x.shape[0], 6) + torch.arange(6) + torch.eye(6)[0]
+    ),
     "linspace": lambda m, x, y, i: x * torch.linspace(0, 1, 6),
-    "pad": lambda m, x, y, i: F.pad(x, (1, 2), value=3.0)[:, :6] * x + F.pad(y, (0, 0, 1, 0)).sum(-1).sum(1, keepdim=True) + F.pad(x, (-1, 1)),
+    "pad": lambda m, x, y, i: (
+        F.pad(x, (1, 2), value=3.0)[:, :6] * x + F.pad(y, (0, 0, 1, 0)).sum(-1).sum(1, keepdim=True) + F.pad(x, (-1, 1))
+    ),
     "one_hot": lambda m, x, y, i: F.one_hot(i, 9).float() @ m.o,
     "gather": lambda m, x, y, i: torch.gather(x, 1, i.clamp(0, 5)),
     "gather_rows": lambda m, x, y, i: torch.gather(y, 1, i[:, :2].clamp(0, 3).unsqueeze(-1).expand(-1, -1, 3)),
@@ -196,14 +228,28 @@ LAYERS = {
     "rms_norm": lambda m, x, y, i: F.rms_norm(x, (6,), m.g),
     "group_norm": lambda m, x, y, i: F.group_norm(y, 2, m.g[:4], m.h[:4]) * y,
     "instance_norm": lambda m, x, y, i: F.instance_norm(y) * y,
-    "conv1d": lambda m, x, y, i: F.conv1d(y, m.c1, m.cb) + F.conv1d(y, m.c1, padding=1, stride=2, dilation=1)[:, :, :2].sum(-1, keepdim=True),
+    "conv1d": lambda m, x, y, i: (
+        F.conv1d(y, m.c1, m.cb) + F.conv1d(y, m.c1, padding=1, stride=2, dilation=1)[:, :, :2].sum(-1, keepdim=True)
+    ),
     "conv1d_groups": lambda m, x, y, i: F.conv1d(y, m.cg, groups=2, padding="same"),
     "conv2d": lambda m, x, y, i: F.conv2d(y.unsqueeze(1), m.c2, padding=(1, 0)),
     "max_pool": lambda m, x, y, i: F.max_pool1d(y, 2, 1) + F.max_pool1d(y, 3, 1, padding=1)[:, :, :2],
     "avg_pool": lambda m, x, y, i: F.avg_pool1d(y, 2, 1) + F.avg_pool1d(y, 3, 1, padding=1, count_include_pad=False)[:, :, :2],
-    "adaptive": lambda m, x, y, i: F.adaptive_avg_pool1d(y, 1) + F.adaptive_max_pool1d(y, 1) + F.adaptive_avg_pool1d(x.unsqueeze(1), 3).sum(-1, keepdim=True),
+    "adaptive": lambda m, x, y, i: (
+        F.adaptive_avg_pool1d(y, 1) + F.adaptive_max_pool1d(y, 1) + F.adaptive_avg_pool1d(x.unsqueeze(1), 3).sum(-1, keepdim=True)
+    ),
 }
-LAYER_WEIGHTS = {"mean": (6,), "v": (6,), "g": (6,), "h": (6,), "ln": (4, 3), "c1": (4, 4, 2), "cb": (4,), "cg": (4, 2, 3), "c2": (2, 1, 3, 2)}
+LAYER_WEIGHTS = {
+    "mean": (6,),
+    "v": (6,),
+    "g": (6,),
+    "h": (6,),
+    "ln": (4, 3),
+    "c1": (4, 4, 2),
+    "cb": (4,),
+    "cg": (4, 2, 3),
+    "c2": (2, 1, 3, 2),
+}
 
 TABLE = [
     (name, function, weights)

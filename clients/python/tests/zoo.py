@@ -3,8 +3,8 @@
 
     python3 clients/python/tests/zoo.py --out /tmp/zoo --gavel target/release/gavel [--only deepctr. dlrm ..]
 
-Models come from torch alone, deepctr-torch, torch-rechub and torchrec; a library that is not installed is skipped with a line. Weights are random
-but alive: no layer is near zero, batch norms have statistics, so that a wrong step shows in the outputs.
+Models come from torch alone, deepctr-torch, torch-rechub and torchrec; a library that is not installed is skipped with a line. Weights
+are random but alive: no layer is near zero, batch norms have statistics, so that a wrong step shows in the outputs.
 """
 
 import argparse
@@ -224,7 +224,14 @@ def rechub_ranking(cls, *arguments, **options):
     def build(user, item, history, pooled):
         import torch_rechub.models.ranking as ranking
 
-        given = {"sparse": user[:2] + item, "dense": [user[2]], "all": user[:2] + item, "history": history, "target": item[:1], "pooled": pooled}
+        given = {
+            "sparse": user[:2] + item,
+            "dense": [user[2]],
+            "all": user[:2] + item,
+            "history": history,
+            "target": item[:1],
+            "pooled": pooled,
+        }
         used = [given[a] for a in arguments]
         return getattr(ranking, cls)(*used, **options), dict.fromkeys(names_of(*used))
 
@@ -238,8 +245,15 @@ add_rechub("dcn", rechub_ranking("DCN", "sparse", n_cross_layers=2, mlp_params=M
 add_rechub("dcn_v2", rechub_ranking("DCNv2", "sparse", n_cross_layers=2, mlp_params=MLP))
 add_rechub("edcn", rechub_ranking("EDCN", "sparse", n_cross_layers=2, mlp_params=MLP))
 add_rechub("fibinet", rechub_ranking("FiBiNet", "sparse", mlp_params=MLP))
-add_rechub("din", rechub_ranking("DIN", "sparse", "history", "target", mlp_params={"dims": [16]}, attention_mlp_params={"dims": [16], "activation": "dice"}))
-add_rechub("bst", rechub_ranking("BST", "sparse", "history", "target", mlp_params={"dims": [16], "activation": "leakyrelu"}, nhead=2, num_layers=1))
+add_rechub(
+    "din",
+    rechub_ranking(
+        "DIN", "sparse", "history", "target", mlp_params={"dims": [16]}, attention_mlp_params={"dims": [16], "activation": "dice"}
+    ),
+)
+add_rechub(
+    "bst", rechub_ranking("BST", "sparse", "history", "target", mlp_params={"dims": [16], "activation": "leakyrelu"}, nhead=2, num_layers=1)
+)
 add_rechub("autoint", rechub_ranking("AutoInt", "sparse", "dense", mlp_params=MLP))
 
 
@@ -258,7 +272,10 @@ TOWERS = [{"dims": [8]}, {"dims": [8]}]
 add_rechub("shared_bottom", rechub_tasks("SharedBottom", task_types=TWO, bottom_params={"dims": [16]}, tower_params_list=TOWERS))
 add_rechub("mmoe", rechub_tasks("MMOE", task_types=TWO, n_expert=3, expert_params={"dims": [16]}, tower_params_list=TOWERS))
 add_rechub(
-    "ple", rechub_tasks("PLE", task_types=TWO, n_level=2, n_expert_specific=2, n_expert_shared=1, expert_params={"dims": [16]}, tower_params_list=TOWERS)
+    "ple",
+    rechub_tasks(
+        "PLE", task_types=TWO, n_level=2, n_expert_specific=2, n_expert_shared=1, expert_params={"dims": [16]}, tower_params_list=TOWERS
+    ),
 )
 
 

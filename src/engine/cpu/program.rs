@@ -162,7 +162,15 @@ impl Step {
     fn weight_bytes(&self) -> usize {
         match &self.kernel {
             Kernel::Int8Linear(linear) => linear.matrix.bytes(),
+            Kernel::HalfLinear(linear) => linear.matrix.bytes(),
             _ => 0,
+        }
+    }
+
+    /// Before a tile's first step: asks for what this one will read from memory, if that is known by then.
+    pub fn ask(&self, tile: &Tile) {
+        if let Kernel::Lookups(lookups) = &self.kernel {
+            lookups.ask(tile);
         }
     }
 
@@ -172,8 +180,12 @@ impl Step {
             let (next, macs) = linear.run_unit(tile, cursor.0);
             return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
         }
-        if let Kernel::Int8Linear(linear) = &self.kernel {
-            let (next, ns) = linear.run_unit(tile, cursor.0);
+        let reduced = match &self.kernel {
+            Kernel::Int8Linear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            Kernel::HalfLinear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            _ => None,
+        };
+        if let Some((next, ns)) = reduced {
             return (next.map(Cursor), OVERHEAD_NS + ns);
         }
         let row = cursor.0.row;

@@ -4,10 +4,10 @@
 """
 
 from .bundle import Bundle
-from .interpreter import evaluate
 from .exporter.errors import ExportError
 from .exporter.report import Report
 from .exporter.specs import Dense, Integer, Jagged, Sparse
+from .interpreter import evaluate
 
 __all__ = ["Bundle", "Dense", "ExportError", "Integer", "Jagged", "Report", "Sparse", "evaluate", "export"]
 __version__ = "0.1.0"
@@ -34,12 +34,13 @@ def export(
 
     model           a torch.nn.Module whose rows do not depend on each other; it is exported as it is in eval mode
     example_inputs  what forward takes: a tensor, a dict, a KeyedJaggedTensor, or a tuple of arguments; a few real rows, every id in range
-    features        names and rules of inputs: a list of gavel.Dense, Sparse, Integer and Jagged; the rest is named after forward's arguments,
-                    the columns that deepctr-torch knows, or the keys of torchrec's collections
+    features        names and rules of inputs: a list of gavel.Dense, Sparse, Integer and Jagged; the rest is named after forward's
+                    arguments, the columns that deepctr-torch knows, or the keys of torchrec's collections
     name            the model's name (default: of its class)
-    output_names, output_kinds   one per output column; kinds are "probability", "logit" and "value"
+    output_names, output_kinds
+                    one per output column; kinds are "probability", "logit" and "value"
     context         names of the features that are the same for all candidates of a request: user, page, slot
-    tables          "f32", "f16", "int8", "int4" or "int2": how embedding tables are stored; the report says what the rounding does to the outputs
+    tables          "f32", "f16", "int8", "int4" or "int2": how embedding tables are stored; the report says what the rounding does
     selftest_rows   rows in the selftest: the examples (or selftest_inputs, in the form of example_inputs) and rows mixed from them
     labels          0 or 1 for each row of selftest_inputs or example_inputs: the report then says the AUC before and after quantisation
     atol            largest difference that a server accepts at load (default: ten times what torch's own f32 shows, at least 2e-6)

@@ -1,13 +1,13 @@
 """A bundle under construction, and its files. Usable by hand: docs/bundle.md says what the parts mean.
 
-    bundle = gavel.Bundle("clicks")
-    bundle.table("ad", ad_vectors)
-    bundle.dense("ctr")
-    bundle.sparse("ad", "ad")
-    bundle.op("dense", "ctr", features=["ctr"])
-    ...
-    bundle.output("prob", "prob", "probability")
-    bundle.write("models/clicks/1", inputs, expected, atol=2e-6)
+bundle = gavel.Bundle("clicks")
+bundle.table("ad", ad_vectors)
+bundle.dense("ctr")
+bundle.sparse("ad", "ad")
+bundle.op("dense", "ctr", features=["ctr"])
+...
+bundle.output("prob", "prob", "probability")
+bundle.write("models/clicks/1", inputs, expected, atol=2e-6)
 """
 
 import hashlib
@@ -36,7 +36,8 @@ ROW_BYTES = {
 
 
 class Bundle:
-    """Manifest and tensors. `tensors`: name -> array; `values`: of tables whose tensor holds codes: name of the table -> f32 [rows, dim]."""
+    """Manifest and tensors. `tensors`: name -> array; `values`: of tables whose tensor holds codes: name of the table -> f32 [rows,
+    dim]."""
 
     def __init__(self, name, description=None):
         if not MODEL_NAME.fullmatch(name):
@@ -55,7 +56,8 @@ class Bundle:
         self.features.append({"name": name, "kind": "sparse", "scope": scope, "table": table} | rules)
 
     def table(self, name, rows, tensor=None, dtype="f32", dim=None, values=None):
-        """A table. `rows`: [rows, dim], or for a quantised `dtype` the bytes [rows, row bytes], with `dim` and the `values` that they stand for."""
+        """A table. `rows`: [rows, dim], or for a quantised `dtype` the bytes [rows, row bytes], with `dim` and the `values` that they
+        stand for."""
         tensor = tensor or name
         rows = np.asarray(rows)
         self.tensors[tensor] = np.ascontiguousarray(rows, dtype={"f32": np.float32, "f16": np.float16}.get(dtype, rows.dtype))
@@ -80,14 +82,18 @@ class Bundle:
 
     def manifest(self):
         described = {"description": self.description} if self.description else {}
-        return {"format": "gavel/1", "name": self.name} | described | {
-            "weights": [],
-            "tables": self.tables,
-            "features": self.features,
-            "graph": self.graph,
-            "outputs": self.outputs,
-            "selftest": {},
-        }
+        return (
+            {"format": "gavel/1", "name": self.name}
+            | described
+            | {
+                "weights": [],
+                "tables": self.tables,
+                "features": self.features,
+                "graph": self.graph,
+                "outputs": self.outputs,
+                "selftest": {},
+            }
+        )
 
     def evaluate(self, inputs):
         """Outputs in float64: name -> [rows]. `inputs`: feature -> array [rows] or [rows, width], or (flat ids, lengths[, weights])."""
@@ -96,8 +102,8 @@ class Bundle:
     def write(self, folder, inputs, expected, atol=2e-6, rtol=None, check=1e-6):
         """Writes manifest, weights and selftest into `folder`.
 
-        `inputs`: as `evaluate` takes them; `expected`: output -> float64 [rows], from the training framework. Refuses (ValueError) if the graph,
-        evaluated here, differs from `expected` by more than `check` (relative above 1).
+        `inputs`: as `evaluate` takes them; `expected`: output -> float64 [rows], from the training framework. Refuses (ValueError) if
+        the graph, evaluated here, differs from `expected` by more than `check` (relative above 1).
         """
         folder = pathlib.Path(folder)
         found = self.evaluate(inputs)
@@ -105,7 +111,10 @@ class Bundle:
             wanted = np.asarray(wanted, np.float64).reshape(-1)
             off = np.abs(found[name] - wanted) / np.maximum(1, np.abs(wanted))
             if not (off <= check).all():
-                raise ValueError(f"output {name} of the graph differs from the expected one by {np.nanmax(off):.3g} in row {int(np.argmax(~(off <= check)))}")
+                raise ValueError(
+                    f"output {name} of the graph differs from the expected one by {np.nanmax(off):.3g} "
+                    f"in row {int(np.argmax(~(off <= check)))}"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("weights*.safetensors"):
             old.unlink()

@@ -1,7 +1,7 @@
 """Row-wise quantised tables: as fbgemm and torchrec store them, written and read in numpy.
 
-A row is codes with its scale and bias: value = code * scale + bias. "int8_rowwise": codes, f32 scale, f32 bias; "int4_rowwise", "int2_rowwise":
-packed codes (low bits first), f16 scale, f16 bias; "int8_tbe", "int4_tbe", "int2_tbe": f16 scale, f16 bias, then codes.
+A row is codes with its scale and bias: value = code * scale + bias. "int8_rowwise": codes, f32 scale, f32 bias; "int4_rowwise",
+"int2_rowwise": packed codes (low bits first), f16 scale, f16 bias; "int8_tbe", "int4_tbe", "int2_tbe": f16 scale, f16 bias, then codes.
 """
 
 import numpy as np

@@ -56,7 +56,7 @@ fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Prog
     let mut lowered = lower::lower(model, &layout, options)?;
     passes::run(&mut lowered, model, options)?;
     rewrite(&mut lowered)?;
-    lookups::join(&mut lowered);
+    lookups::join(&mut lowered, model);
     let lowered = lowered;
     let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);
@@ -69,7 +69,7 @@ fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Prog
             ValueScope::Candidate => &mut candidate,
             ValueScope::Context | ValueScope::Constant => &mut context,
         };
-        let joined = lookups::count(tasks, &lowered.values);
+        let joined = lookups::count(tasks, &lowered.values, model);
         if joined > 0 {
             steps.push(lookups::emit(&tasks[..joined], &mut places, &layout, model, simd));
             tasks = &tasks[joined..];

@@ -510,8 +510,19 @@ impl Generator {
 
 #[test]
 fn random_graphs_agree_with_f64_at_awkward_row_counts() {
-    for (seed, rows) in (0..400u64).zip([1usize, 2, 7, 31, 32, 33, 63, 64, 65, 163, 20].into_iter().cycle()) {
+    for (seed, rows) in (0..SEEDS).zip([1usize, 2, 7, 31, 32, 33, 63, 64, 65, 163, 20].into_iter().cycle()) {
         let model = model(seed);
         check(&model, &requests(&model, seed, rows), 1e-4);
     }
 }
+
+#[test]
+fn random_graphs_have_every_op() {
+    let names: std::collections::BTreeSet<&str> =
+        (0..SEEDS).flat_map(|seed| model(seed).graph.nodes.iter().map(|node| node.op.name()).collect::<Vec<_>>()).collect();
+    let missing: Vec<_> = OPS.into_iter().filter(|op| !names.contains(op)).collect();
+    assert!(missing.is_empty(), "never made: {missing:?}");
+}
+
+/// Graphs that are made.
+const SEEDS: u64 = 400;

@@ -7,8 +7,8 @@ with earlier nodes replaced by their Values. Every result is compared with the s
 import numpy as np
 
 from .errors import ExportError
-from .graph import Graph, Term
-from .layout import Row, Value, broadcast_dims, reshaped, same_shape, shape_of
+from .graph import Graph
+from .layout import Row, Value, broadcast_dims, reshaped, same_shape, shape_of, touches_rows
 from .trace import Ref, Rows, Unknown
 
 OPERATORS = {}
@@ -120,7 +120,9 @@ class Canonicaliser:
         if isinstance(x, Value):
             return x
         if isinstance(x, (RowNumbers,)):
-            raise ExportError("the number of a row in its batch is used as data", "rows come in any order and number: leave the row's number out")
+            raise ExportError(
+                "the number of a row in its batch is used as data", "rows come in any order and number: leave the row's number out"
+            )
         if isinstance(x, (Rows, Unknown)):
             raise ExportError(f"the size of the batch ({x}) is used as data", "a row's score must not depend on how many rows are scored")
         if isinstance(x, Ids):
@@ -200,7 +202,8 @@ class Canonicaliser:
         """The Value with the batch in a dimension of its own, not merged with others."""
         if value.row is not None and value.dims[value.row] != Row():
             raise ExportError(
-                f"{what} on a tensor whose batch dimension is merged with others {list(value.dims)}", "reshape to [batch, ..] before this operation"
+                f"{what} on a tensor whose batch dimension is merged with others {list(value.dims)}",
+                "reshape to [batch, ..] before this operation",
             )
         return value
 
@@ -243,7 +246,7 @@ class Canonicaliser:
         unit = d.inner
         outer = [d.outer if whole and x is end else x.factor / unit if isinstance(x, Rows) else 0 if x == 0 else None for x in (start, end)]
         if step != 1 or any(x is None or x != int(x) for x in outer):
-            raise touches(f"takes rows {start}:{end} of")
+            raise touches_rows(f"takes rows {start}:{end} of")
         a, b = int(outer[0]), int(outer[1])
         dims = value.dims[:dim] + (Row(b - a, unit),) + value.dims[dim + 1 :]
         term = self.graph.slice(value.term, value.axes(dim)[0], a, b) if d.outer > 1 else value.term
@@ -252,7 +255,7 @@ class Canonicaliser:
     def select(self, value, dim, index):
         dim = value.dim(dim)
         if isinstance(value.dims[dim], Row):
-            raise touches(f"takes row {index} of")
+            raise touches_rows(f"takes row {index} of")
         if not isinstance(index, int):
             raise ExportError(f"an index that depends on the batch or on data: {index}", "use a fixed index, or torch.gather")
         size = value.dims[dim]
@@ -268,18 +271,20 @@ class Canonicaliser:
         if row is not None and any(v.row is None for v in values):
             # A constant beside rows: it has the size of the batch only through an input, so it must not be along it.
             if row == dim:
-                raise touches("appends rows to")
+                raise touches_rows("appends rows to")
             raise ExportError("a constant is concatenated with values per row", "expand it to the batch first")
         d = values[0].dims[dim]
         if isinstance(d, Row):
             if len({v.dims[dim].inner for v in values}) != 1:
-                raise touches("appends rows to")
+                raise touches_rows("appends rows to")
             total = Row(sum(v.dims[dim].outer for v in values), d.inner)
             lead = len(axes_of_prefix(values[0].dims, dim))
             parts = []
             for v in values:
                 own = v.dims[dim]
-                parts.append(self.graph.reshape(v.term, v.term.shape[:lead] + (own.outer,) + ((own.inner,) if own.inner > 1 else ()) + tail(v, dim)))
+                parts.append(
+                    self.graph.reshape(v.term, v.term.shape[:lead] + (own.outer,) + ((own.inner,) if own.inner > 1 else ()) + tail(v, dim))
+                )
             dims = values[0].dims[:dim] + (total,) + values[0].dims[dim + 1 :]
             return Value(self.graph.reshape(self.graph.concat(parts, lead), shape_of(dims)), dims, kind)
         axis = values[0].axes(dim)[0]
@@ -329,9 +334,3 @@ def tail(value, dim):
 
 def axes_of_prefix(dims, count):
     return [axis for d in dims[:count] for axis in (d.axes if isinstance(d, Row) else [d])]
-
-
-def touches(what):
-    from .layout import touches_rows
-
-    return touches_rows(what)

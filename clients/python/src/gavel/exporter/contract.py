@@ -6,20 +6,21 @@ The label of the batch must be one of the result's; it is then dropped from all 
 import math
 
 from .errors import ExportError
-from .layout import Row, Value, shape_of
+from .layout import Row, Value, shape_of, touches_rows
 
 
 def contract(c, a, la, b, lb, lo):
-    """Sum over labels. `a`, `b`: Values with the labels `la`, `lb`, one a dimension; `lo`: labels of the result. Gives a Value of dims lo."""
+    """Sum over labels. `a`, `b`: Values with the labels `la`, `lb`, one a dimension; `lo`: labels of the result. Gives a Value of dims
+    lo."""
     (a, b), _ = c.promote([a, b])
     sizes, rows = {}, None
     for value, labels in ((a, la), (b, lb)):
         for d, label in zip(value.dims, labels):
             if isinstance(d, Row):
                 if rows is not None and rows[0] != label or label not in lo:
-                    raise _rows("multiplies rows with other rows of")
+                    raise touches_rows("multiplies rows with other rows of")
                 if rows is not None and rows[1] != d:
-                    raise _rows("multiplies rows in different order along")
+                    raise touches_rows("multiplies rows in different order along")
                 rows = (label, d)
             elif sizes.setdefault(label, d) != d:
                 if d != 1 and sizes[label] != 1:
@@ -30,17 +31,16 @@ def contract(c, a, la, b, lb, lo):
         for value, labels in ((a, la), (b, lb)):
             for d, label in zip(value.dims, labels):
                 if label == rows[0] and not isinstance(d, Row) and d != 1:
-                    raise _rows("multiplies rows with a fixed number of others along")
+                    raise touches_rows("multiplies rows with a fixed number of others along")
     a, la = drop_ones(c, a, la, sizes)
     b, lb = drop_ones(c, b, lb, sizes)
     dims = [sizes[label] for label in lo]
-    ta, la = split_rows(a, la, rows)
-    tb, lb = split_rows(b, lb, rows)
+    ta, la = splittouches_rows(a, la, rows)
+    tb, lb = splittouches_rows(b, lb, rows)
     out = [axis for label in lo for axis in (row_labels(rows) if rows and label == rows[0] else [label])]
-    missing = [label for label in out if label not in la and label not in lb]
-    term = product(c.graph, ta, la, tb, lb, [label for label in out if label not in missing])
-    term = c.graph.reshape(term, shape_of(dims)) if not missing else c.graph.reshape(term, shape_of(dims))
-    return Value(term, dims, "f")
+    # A label that both operands broadcast along has size 1: it comes back with the reshape.
+    term = product(c.graph, ta, la, tb, lb, [label for label in out if label in la or label in lb])
+    return Value(c.graph.reshape(term, shape_of(dims)), dims, "f")
 
 
 def drop_ones(c, value, labels, sizes):
@@ -58,17 +58,11 @@ def row_labels(rows):
     return [f"{label}>"] * (d.outer > 1) + [f"{label}<"] * (d.inner > 1)
 
 
-def split_rows(value, labels, rows):
+def splittouches_rows(value, labels, rows):
     out = []
     for d, label in zip(value.dims, labels):
         out += row_labels(rows) if isinstance(d, Row) else [label]
     return value.term, out
-
-
-def _rows(what):
-    from .layout import touches_rows
-
-    return touches_rows(what)
 
 
 def sum_out(g, term, labels, keep):
@@ -111,16 +105,17 @@ def product(g, a, la, b, lb, lo):
         out = g.reshape(out, [sizes[label] for label in made])
         return g.transpose(out, [made.index(label) for label in lo])
     if not left and not right:
-        return sum_out(g, elementwise(g, a, la, b, lb, batch + summed), batch + summed, set(batch))[0] if batch == lo else _permuted(
-            g, sum_out(g, elementwise(g, a, la, b, lb, batch + summed), batch + summed, set(batch))[0], batch, lo
-        )
+        out, made = sum_out(g, elementwise(g, a, la, b, lb, batch + summed), batch + summed, set(batch))
+        return g.transpose(out, [made.index(label) for label in lo])
     batch = [label for label in lo if label in batch]
     left, right = [label for label in lo if label in left], [label for label in lo if label in right]
     # Whichever order needs no transpose of the result comes first.
     if right and left and lo.index(right[0]) < lo.index(left[0]):
         a, la, left, b, lb, right = b, lb, right, a, la, left
     lead = [[label] for label in batch]
-    natural = lambda labels, first, second: [x for x in labels if x in second] + [x for x in labels if x in first] == [x for x in labels if x not in batch]
+    natural = lambda labels, first, second: (
+        [x for x in labels if x in second] + [x for x in labels if x in first] == [x for x in labels if x not in batch]
+    )
     summed = [label for label in la if label in summed]
     if natural(la, left, summed) and left:
         a = g.transpose(arrange(g, a, la, lead + [summed, left]), list(range(len(batch))) + [len(batch) + 1, len(batch)])
@@ -136,12 +131,9 @@ def product(g, a, la, b, lb, lo):
     return g.transpose(out, [made.index(label) for label in lo])
 
 
-def _permuted(g, term, made, lo):
-    return g.transpose(term, [made.index(label) for label in lo])
-
-
 def elementwise(g, a, la, b, lb, lo):
     """No label is summed: a product with broadcasting."""
+
     def spread(term, labels):
         order = [label for label in lo if label in labels]
         term = g.transpose(term, [labels.index(label) for label in order])

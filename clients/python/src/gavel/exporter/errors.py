@@ -4,8 +4,8 @@
 class ExportError(Exception):
     """A model, or a part of it, that cannot become a bundle without changing its scores.
 
-    `reason`: what is wrong; `remedy`: what to do; `op`, `module`, `source`: the operation, the path of the module that runs it and its line of
-    code, where they are known.
+    `reason`: what is wrong; `remedy`: what to do; `op`, `module`, `source`: the operation, the path of the module that runs it and its
+    line of code, where they are known.
     """
 
     def __init__(self, reason, remedy=None, *, op=None, module=None, source=None):

@@ -11,11 +11,11 @@ import torch
 from ..bundle import Bundle
 from ..interpreter import evaluate
 from ..quantized import dequantize, quantize
-from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
 from .canonical import Canonicaliser, stand_ins
 from .errors import ExportError
 from .features import Assignment, live_steps
-from .from_program import trace_of
+from .from_program import plain_name, trace_of
 from .inputs import Flat, Inputs
 from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
@@ -29,7 +29,23 @@ TRACED_ROWS = 11
 STORED = {"f32": "f32", "f16": "f16", "int8": "int8_rowwise", "int4": "int4_rowwise", "int2": "int2_rowwise"}
 
 
-def export(model, example, specs, out, *, name, description, output_names, output_kinds, context, tables, selftest_rows, selftest_inputs, labels, atol):
+def export(
+    model,
+    example,
+    specs,
+    out,
+    *,
+    name,
+    description,
+    output_names,
+    output_kinds,
+    context,
+    tables,
+    selftest_rows,
+    selftest_inputs,
+    labels,
+    atol,
+):
     if tables not in STORED:
         raise ExportError(f"tables={tables!r}", f"use one of {', '.join(STORED)}")
     if not isinstance(model, torch.nn.Module):
@@ -41,14 +57,29 @@ def export(model, example, specs, out, *, name, description, output_names, outpu
     model.eval()
     try:
         return _export(
-            model, example, specs, out, name, description, output_names, output_kinds, context, tables, selftest_rows, selftest_inputs, labels, atol
+            model,
+            example,
+            specs,
+            out,
+            name,
+            description,
+            output_names,
+            output_kinds,
+            context,
+            tables,
+            selftest_rows,
+            selftest_inputs,
+            labels,
+            atol,
         )
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def _export(model, example, specs, out, name, description, output_names, output_kinds, context, tables, count, selftest_inputs, labels, atol):
+def _export(
+    model, example, specs, out, name, description, output_names, output_kinds, context, tables, count, selftest_inputs, labels, atol
+):
     name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", type(model).__name__)[:64]
     inputs = Inputs(model, example, specs)
     first = inputs.tensors(*inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(inputs.rows)))
@@ -84,7 +115,10 @@ def _export(model, example, specs, out, name, description, output_names, output_
 
     shift, area = {}, {}
     if tables != "f32":
-        bundle, before = requantised(bundle, assignment.used_tables(steps), canonical.graph.tables, quantised, graph, STORED[tables]), expected
+        bundle, before = (
+            requantised(bundle, assignment.used_tables(steps), canonical.graph.tables, quantised, graph, STORED[tables]),
+            expected,
+        )
         expected = evaluate(bundle.manifest(), bundle.tensors, sent, bundle.values)
         shift = {key: float(np.abs(expected[key] - before[key]).max()) for key in expected}
     if labels is not None:
@@ -143,15 +177,18 @@ def traced(flat, inputs):
     rows, bags = inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(TRACED_ROWS) % inputs.rows)
     if all(sum(len(x) for x in ids) == 0 for ids, _ in bags.values()) and bags:
         raise ExportError("all bags of the example inputs are empty", "pass examples with some ids")
-    arguments = tuple(x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
-                      for i, x in enumerate(inputs.tensors(rows, bags)))
+    arguments = tuple(
+        x.float() if x.is_floating_point() and x.dtype == torch.float64 and inputs.leaves[i].data.dtype != torch.float64 else x
+        for i, x in enumerate(inputs.tensors(rows, bags))
+    )
     first = None
-    for shapes in (named_shapes(inputs), automatic_shapes(inputs)):
-        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove.
+    for shapes, strict in ((named_shapes(inputs), False), (automatic_shapes(inputs), False), (named_shapes(inputs), True)):
+        # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove; strict tracing reads
+        # Python itself, and so takes len(x) for the size of the batch.
         try:
-            with torch.no_grad(), leaves.no_fast_paths(), warnings.catch_warnings():
+            with torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=False)
+                program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=strict)
                 if any(mutates(n) for n in program.graph.nodes):
                     program = program.run_decompositions({})
         except ExportError:
@@ -167,7 +204,8 @@ def traced(flat, inputs):
     if first is not None:
         raise untraceable(first) from first
     raise ExportError(
-        "the model works with one fixed number of rows alone", "take sizes of the batch from x.shape[0], not from numbers in the code or in the examples"
+        "the model works with one fixed number of rows alone",
+        "take sizes of the batch from x.shape[0], not from numbers in the code or in the examples",
     )
 
 
@@ -270,7 +308,12 @@ def add_tensors(bundle, graph):
     """The tensors that the graph's steps name; a table that is also read whole gets a copy."""
     for step in bundle.graph:
         for key, x in step.items():
-            if key in ("op", "out", "table") or not isinstance(x, str) or x not in graph.tensors or key in VALUE_KEYS.get(step["op"], VALUE_KEYS[None]):
+            if (
+                key in ("op", "out", "table")
+                or not isinstance(x, str)
+                or x not in graph.tensors
+                or key in VALUE_KEYS.get(step["op"], VALUE_KEYS[None])
+            ):
                 continue
             name = x
             if any(table.get("tensor", table["name"]) == x for table in bundle.tables):
@@ -282,7 +325,28 @@ def add_tensors(bundle, graph):
                     raise ExportError(f"tensor {x} holds NaN or infinities", "train or load the model before exporting")
 
 
-VALUE_KEYS = {None: ("in", "a", "b", "cond", "index", "q", "k", "v", "mask", "h0", "length", "attention", "value", "dtype", "cmp", "to", "kind", "feature")}
+VALUE_KEYS = {
+    None: (
+        "in",
+        "a",
+        "b",
+        "cond",
+        "index",
+        "q",
+        "k",
+        "v",
+        "mask",
+        "h0",
+        "length",
+        "attention",
+        "value",
+        "dtype",
+        "cmp",
+        "to",
+        "kind",
+        "feature",
+    )
+}
 
 
 def requantised(bundle, parts, arrays, quantised, graph, form):
@@ -302,7 +366,7 @@ def unused_tensors(model, bundle, graph, parts):
     by_memory = {}
     for key, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         if tensor.is_floating_point() and tensor.numel():
-            by_memory.setdefault(tensor.data_ptr(), []).append(key)
+            by_memory.setdefault(tensor.data_ptr(), []).append(plain_name(key))
     return sorted(keys[0] for keys in by_memory.values() if not any(key in used for key in keys))
 
 
@@ -346,7 +410,8 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
         name = max(wanted, key=lambda key: np.nan_to_num(np.abs(found[key] - wanted[key]), nan=np.inf).max())
         row = int(np.argmax(np.nan_to_num(np.abs(found[name] - wanted[name]), nan=np.inf)))
         raise ExportError(
-            f"the graph differs from torch by {exact:.3g} (output {name}, row {row}: {found[name][row]!r}, torch has {wanted[name][row]!r})",
+            f"the graph differs from torch by {exact:.3g} (output {name}, row {row}: "
+            f"{float(found[name][row])!r}, torch has {float(wanted[name][row])!r})",
             "this is a fault of the exporter: report it with the model",
         )
     return wanted, exact, f32
@@ -362,8 +427,8 @@ def distance(found, wanted):
 
 
 def rows_apart(model, inputs, samples, columns, together):
-    """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row (they squeeze
-    its dimension away), where the bundle can: those are tried with two."""
+    """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row
+    (they squeeze its dimension away), where the bundle can: those are tried with two."""
     rows = len(next(iter(together.values())))
     for i in (0, 1, 2):
         for count in (1, 2):

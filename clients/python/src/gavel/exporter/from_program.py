@@ -49,7 +49,7 @@ def trace_of(program, batch, prefix="model."):
             node.size = value if isinstance(value, (float, bool)) else Unknown(str(value))
         if fx.op == "placeholder":
             if fx.name in targets:
-                node.op, node.target = "parameter", targets[fx.name].removeprefix(prefix)
+                node.op, node.target = "parameter", plain_name(targets[fx.name].removeprefix(prefix))
                 constants[node.target] = array_of(values[targets[fx.name]])
             elif fx.name in user:
                 node.op = "input"
@@ -80,7 +80,9 @@ def trace_of(program, batch, prefix="model."):
         nodes.append(node)
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-        raise ExportError(f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs")
+        raise ExportError(
+            f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs"
+        )
     return Trace(nodes, constants, user, outputs)
 
 
@@ -118,7 +120,12 @@ def module_of(fx, prefix):
     if "empty_nn_module_stack" in path:
         return None
     path = re.sub(r"@\d+$", "", path)
-    return path.removeprefix(prefix) if path != prefix.rstrip(".") else ""
+    return plain_name(path.removeprefix(prefix)) if path != prefix.rstrip(".") else ""
+
+
+def plain_name(path):
+    """A path as it is in the user's model: leaves.Recurrent wraps recurrent layers."""
+    return path.replace(".original.", ".").removesuffix(".original")
 
 
 def source_of(fx):

@@ -1,7 +1,8 @@
 """The bundle's graph under construction.
 
-A `Term` is a value per row: made by a step, a constant, or columns of the model's inputs that nobody has read yet. Steps over constants alone are
-folded on the spot; equal steps are made once; moves that cancel each other vanish. Shapes come from the interpreter itself, run on zeros.
+A `Term` is a value per row: made by a step, a constant, or columns of the model's inputs that nobody has read yet. Steps over constants
+alone are folded on the spot; equal steps are made once; moves that cancel each other vanish. Shapes come from the interpreter itself,
+run on zeros.
 """
 
 import hashlib
@@ -19,13 +20,16 @@ ELEMENTS_MAX, RANK_MAX = 1 << 20, 8
 class Term:
     """`shape`: per row; `dtype`: "f32" or "i64"; exactly one of `name` (of a step's value), `array` (constant), `columns` is set.
 
-    `source`: the tensor in the model that a constant is, unchanged; `origin`: the tensors that it was computed from; `literal`: a constant that the code states, so it may be written as a number;
+    `source`: the tensor in the model that a constant is, unchanged; `origin`: the tensors that it was computed from; `literal`: a
+    constant that the code states, so it may be written as a number;
     `columns`: numbers of input columns, with `offset` added to each id; `leaf_dtype`: what the columns hold.
     """
 
     __slots__ = ("shape", "dtype", "name", "array", "columns", "offset", "source", "literal", "raw_f32", "origin")
 
-    def __init__(self, shape, dtype, name=None, array=None, columns=None, offset=None, source=None, literal=False, raw_f32=False, origin=()):
+    def __init__(
+        self, shape, dtype, name=None, array=None, columns=None, offset=None, source=None, literal=False, raw_f32=False, origin=()
+    ):
         self.shape, self.dtype, self.name, self.array = tuple(int(s) for s in shape), dtype, name, array
         self.columns, self.offset, self.source, self.literal, self.raw_f32 = columns, offset, source, literal, raw_f32
         self.origin = frozenset([source]) if source is not None else frozenset(origin)
@@ -169,7 +173,11 @@ class Graph:
         step = {"op": op} | attributes | {key: f"@{key}" for key in tensors}
         if all(t.constant for t in flat):
             return self.fold(step, reads, arrays, tensors)
-        scalar = {key: to_number(r.array.reshape(()), r.dtype) for key, r in reads.items() if is_literal(r) and key in ("a", "b") and op in NUMERIC}
+        scalar = {
+            key: to_number(r.array.reshape(()), r.dtype)
+            for key, r in reads.items()
+            if is_literal(r) and key in ("a", "b") and op in NUMERIC
+        }
         if len(scalar) < len([k for k in reads if k in ("a", "b")]):
             reads = reads | scalar
         shape, dtype = self.infer(step, reads, arrays)
@@ -185,7 +193,10 @@ class Graph:
         """Operands as they were before a broadcast that the step makes anyway."""
         for key, r in reads.items():
             made, source = self.maker(r, "broadcast") if isinstance(r, Term) else (None, None)
-            if made and np.broadcast_shapes(source[0].shape, *(x.shape for k, x in reads.items() if k != key and isinstance(x, Term))) == shape:
+            if (
+                made
+                and np.broadcast_shapes(source[0].shape, *(x.shape for k, x in reads.items() if k != key and isinstance(x, Term))) == shape
+            ):
                 reads = reads | {key: source[0]}
         return reads
 
@@ -204,14 +215,22 @@ class Graph:
             return interpreter.step_value(step, values.__getitem__, arrays, 1)
         except (ValueError, IndexError) as error:
             shapes = {key: [t.shape for t in r] if isinstance(r, list) else getattr(r, "shape", r) for key, r in reads.items()}
-            raise ExportError(f"step {step['op']} cannot be made of {shapes}: {error}", "this is a fault of the exporter: report it with the model") from error
+            raise ExportError(
+                f"step {step['op']} cannot be made of {shapes}: {error}", "this is a fault of the exporter: report it with the model"
+            ) from error
 
     def fold(self, step, reads, arrays, tensors):
         out = self.run(dict(step), reads, arrays, lambda t: widened(t.array)[None])
         literal = all(t.literal for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)) and not tensors
         origin = frozenset().union(*(t.origin for t in tensors.values()))
         origin = origin.union(*(t.origin for r in reads.values() for t in (r if isinstance(r, list) else [r]) if isinstance(t, Term)))
-        return Term(out.shape[1:], "i64" if out.dtype.kind in "iub" else "f32", array=np.require(out[0], requirements="C"), literal=literal, origin=origin)
+        return Term(
+            out.shape[1:],
+            "i64" if out.dtype.kind in "iub" else "f32",
+            array=np.require(out[0], requirements="C"),
+            literal=literal,
+            origin=origin,
+        )
 
     def infer(self, step, reads, arrays):
         zeros = lambda t: np.zeros((1,) + t.shape, np.int64 if t.dtype == "i64" else np.float64)
@@ -367,7 +386,13 @@ class Graph:
         """`a`, `b`: Terms or numbers, one type."""
         for x, y in ((a, b), (b, a)):
             neutral = NEUTRAL.get(op)
-            if neutral is not None and isinstance(x, Term) and (y is a or y is b) and is_neutral(y, neutral, x) and (x is a or op in ("add", "mul")):
+            if (
+                neutral is not None
+                and isinstance(x, Term)
+                and (y is a or y is b)
+                and is_neutral(y, neutral, x)
+                and (x is a or op in ("add", "mul"))
+            ):
                 return x
         if op == "add" and isinstance(a, Term) and isinstance(b, Term):
             for x, y in ((a, b), (b, a)):

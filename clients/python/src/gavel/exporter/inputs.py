@@ -1,6 +1,7 @@
 """A model's example inputs as leaves: flat arrays with a role each, and back.
 
-Every leaf has rows (its first dimension), or belongs to a jagged feature: ids one after the other with offsets, or a key of a KeyedJaggedTensor.
+Every leaf has rows (its first dimension), or belongs to a jagged feature: ids one after the other with offsets, or a key of a
+KeyedJaggedTensor.
 """
 
 import inspect
@@ -88,7 +89,9 @@ class Inputs:
             else:
                 rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "input")
                 names.append(f"{rest}.{i}")
-        required = [p.name for p in parameters[len(example) :] if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [
+            p.name for p in parameters[len(example) :] if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         if required:
             raise ExportError(f"forward also needs {', '.join(required)}", "pass example_inputs for every argument")
         return list(zip(names, example))
@@ -112,11 +115,13 @@ class Inputs:
         if value is None or isinstance(value, (bool, int, float, str)):
             return ("static", value)
         raise ExportError(
-            f"the example input {path} is a {type(value).__name__}", "pass tensors, dicts and lists of tensors, or torchrec's KeyedJaggedTensor"
+            f"the example input {path} is a {type(value).__name__}",
+            "pass tensors, dicts and lists of tensors, or torchrec's KeyedJaggedTensor",
         )
 
     def _by_feature(self, value):
-        """Whether a matrix has a row per feature, not per row of the batch: offsets [features, batch] or ids [features, n], as DLRM takes them."""
+        """Whether a matrix has a row per feature, not per row of the batch: offsets [features, batch] or ids [features, n], as DLRM
+        takes them."""
         if self.likely_rows is None or value.is_floating_point() or value.dim() != 2 or len(value) == self.likely_rows:
             return False
         if all(starts(row) for row in value) and value.shape[1] in (self.likely_rows, self.likely_rows + 1):
@@ -173,9 +178,13 @@ class Inputs:
         rest = [leaf for leaf in leaves if leaf.role == "rows"]
         for leaf in rest:
             if leaf.data.dim() == 0:
-                raise ExportError(f"the example input {leaf.name} is a scalar", "pass numbers that are fixed as Python numbers, others as [batch]")
+                raise ExportError(
+                    f"the example input {leaf.name} is a scalar", "pass numbers that are fixed as Python numbers, others as [batch]"
+                )
         flat = [leaf for leaf in rest if leaf.data.dim() == 1 and not leaf.floating]
-        sizes = [len(leaf.data) for leaf in rest if leaf not in flat] + [len(leaf.data) for leaf in leaves if leaf.role.startswith("padded")]
+        sizes = [len(leaf.data) for leaf in rest if leaf not in flat] + [
+            len(leaf.data) for leaf in leaves if leaf.role.startswith("padded")
+        ]
         offsets = [leaf for leaf in flat if starts(leaf.data)]
         if sizes:
             self.rows = max(set(sizes), key=sizes.count)
@@ -203,7 +212,8 @@ class Inputs:
         for leaf in leaves:
             if leaf.role == "rows" and len(leaf.data) != self.rows:
                 raise ExportError(
-                    f"the example input {leaf.name} has {len(leaf.data)} rows, others have {self.rows}", "give every example input the same number of rows"
+                    f"the example input {leaf.name} has {len(leaf.data)} rows, others have {self.rows}",
+                    "give every example input the same number of rows",
                 )
 
     def _pair(self, name, ids, offsets, weights, max_len):
@@ -266,7 +276,7 @@ class Inputs:
             made = [self._rebuild(item, tensors, flat) for item in recipe[2]]
             return recipe[1](*made) if kind == "named" else recipe[1](made)
         if flat:
-            from .leaves import TracedJagged, TracedKJT
+            from .torchrec_leaves import TracedJagged, TracedKJT
 
             return TracedKJT({key: TracedJagged(tensors[i], None if w is None else tensors[w]) for key, i, w in recipe[2]})
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -296,7 +306,9 @@ class Inputs:
 def named_arguments(model, example):
     """forward's arguments, if a dict of examples holds them by name."""
     try:
-        parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        parameters = [
+            p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
     except (TypeError, ValueError):
         return None
     names = [p.name for p in parameters]

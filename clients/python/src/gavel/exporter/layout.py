@@ -1,7 +1,8 @@
 """Where the rows of the batch are in a traced tensor.
 
-A bundle's values are per row; torch's tensors carry the batch as one of their dimensions, often the first, sometimes moved (attention heads in front)
-or merged with others (view(batch * steps, dim)). A `Value` knows the dimension, so that every operator can prove that it leaves rows apart.
+A bundle's values are per row; torch's tensors carry the batch as one of their dimensions, often the first, sometimes moved (attention
+heads in front) or merged with others (view(batch * steps, dim)). A `Value` knows the dimension, so that every operator can prove that it
+leaves rows apart.
 """
 
 import math

@@ -6,7 +6,7 @@ import numpy as np
 
 from .canonical import operator
 from .errors import ExportError
-from .layout import Value
+from .layout import Value, shape_of
 
 
 def unary(c, op, x):
@@ -23,15 +23,9 @@ def binary(c, op, a, b, kind=None):
         values = [c.to_kind(v, kind) for v in values]
     (a, b), dims = c.aligned(values, op)
     term = c.graph.binary(op, a, b)
-    if term.shape != _shape(dims):
-        term = c.graph.broadcast(term, _shape(dims))
+    if term.shape != shape_of(dims):
+        term = c.graph.broadcast(term, shape_of(dims))
     return Value(term, dims, kind)
-
-
-def _shape(dims):
-    from .layout import shape_of
-
-    return shape_of(dims)
 
 
 def scaled(c, x, factor):
@@ -300,7 +294,7 @@ def where(c, cond, a, b):
     values, kind = c.promote([c.as_value(a), c.as_value(b)])
     (cond, a, b), dims = c.aligned([c.to_kind(c.as_value(cond), "b")] + values, "a choice")
     term = c.graph.emit("where", {"cond": cond, "a": a, "b": b})
-    shape = _shape(dims)
+    shape = shape_of(dims)
     if term.shape != shape:
         term = c.graph.broadcast(term, shape)
     return Value(term, dims, kind)

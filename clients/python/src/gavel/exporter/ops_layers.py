@@ -1,11 +1,10 @@
 """Normalisation, convolution, pooling, padding."""
 
-import numpy as np
-
-from .canonical import operator, touches
+from .canonical import operator
 from .errors import ExportError
-from .layout import Row, Value
+from .layout import Row, Value, shape_of, touches_rows
 from .ops_elementwise import binary, unary
+from .ops_layout import gather_const
 from .ops_reduce import reduced, variance
 
 
@@ -18,7 +17,14 @@ def optional(c, x):
     return None if x is None else c.as_value(x).term
 
 
-@operator("batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_with_update", "cudnn_batch_norm", "native_batch_norm", "instance_norm")
+@operator(
+    "batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_with_update",
+    "cudnn_batch_norm",
+    "native_batch_norm",
+    "instance_norm",
+)
 def batch_norm(c, node, a):
     x = c.to_kind(c.as_value(a["input"]), "f")
     training = a.get("training", a.get("use_input_stats", False)) or a.get("running_mean") is None
@@ -28,7 +34,9 @@ def batch_norm(c, node, a):
         out = normalised(c, x, list(range(2, x.rank)), a.get("eps", 1e-5))
         return affine(c, out, a.get("weight"), a.get("bias"), 1)
     if training:
-        raise ExportError("batch norm normalises with the batch's own statistics", "call model.eval() before exporting, and keep track_running_stats=True")
+        raise ExportError(
+            "batch norm normalises with the batch's own statistics", "call model.eval() before exporting, and keep track_running_stats=True"
+        )
     axis = x.axis(1, "normalises")
     tensors = {"mean": a["running_mean"], "var": a["running_var"], "weight": a.get("weight"), "bias": a.get("bias")}
     tensors = {key: optional(c, t) for key, t in tensors.items()}
@@ -56,7 +64,9 @@ def layer_norm(c, node, a):
     for dim in range(x.rank - count, x.rank):
         x.axis(dim, "normalises over")
     tensors = {"weight": optional(c, a.get("weight")), "bias": optional(c, a.get("bias"))}
-    out = Value(c.graph.emit("layer_norm", {"in": x.term}, tensors, axes=count if count != 1 else None, eps=a.get("eps", 1e-5)), x.dims, "f")
+    out = Value(
+        c.graph.emit("layer_norm", {"in": x.term}, tensors, axes=count if count != 1 else None, eps=a.get("eps", 1e-5)), x.dims, "f"
+    )
     return out if "native" not in node.op else [out, None, None]
 
 
@@ -73,9 +83,11 @@ def rms_norm(c, node, a):
 def group_norm(c, node, a):
     x, groups = c.to_kind(c.as_value(a["input"]), "f"), a["num_groups"]
     if x.row != 0:
-        raise touches("normalises over")
+        raise touches_rows("normalises over")
     sizes = x.dims[1:]
-    split = Value(c.graph.reshape(x.term, (groups, sizes[0] // groups) + sizes[1:]), (x.dims[0], groups, sizes[0] // groups) + sizes[1:], "f")
+    split = Value(
+        c.graph.reshape(x.term, (groups, sizes[0] // groups) + sizes[1:]), (x.dims[0], groups, sizes[0] // groups) + sizes[1:], "f"
+    )
     out = normalised(c, split, list(range(2, split.rank)), a.get("eps", 1e-5))
     out = Value(c.graph.reshape(out.term, sizes), x.dims, "f")
     return affine(c, out, a.get("weight"), a.get("bias"), 1)
@@ -89,8 +101,6 @@ def conv(c, node, a):
     if not weight.constant:
         raise ExportError("a convolution whose kernel is computed from the inputs", "write it as a product: torch.bmm or torch.einsum")
     d = weight.rank - 2
-    if x.rank != d + 2:
-        x = c.unsqueeze(x, 0) if False else x
     for dim in range(x.rank - d - 1, x.rank):
         x.axis(dim, "convolves over")
     padding = a.get("padding", 0)
@@ -108,7 +118,9 @@ def conv(c, node, a):
     return Value(term, x.dims[: x.rank - d - 1] + term.shape[len(term.shape) - d - 1 :], "f")
 
 
-@operator("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool1d_with_indices")
+@operator(
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool1d_with_indices"
+)
 def pool(c, node, a):
     name, x = node.op.split(".")[1], c.to_kind(c.as_value(a["self"]), "f")
     d = int(name.partition("pool")[2][0])
@@ -162,7 +174,7 @@ def pad(c, node, a):
     if x.kind != "f":
         raise ExportError("padding of integers has no counterpart in a bundle", "concatenate zeros instead")
     term = c.graph.emit("pad", {"in": out.term}, pads=before + after, value=value if value else None)
-    dims, at = list(out.dims), 0
+    dims = list(out.dims)
     for dim, d in enumerate(out.dims):
         if not isinstance(d, Row):
             axis = out.axes(dim)[0]
@@ -172,16 +184,12 @@ def pad(c, node, a):
 
 @operator("unfold")
 def unfold(c, node, a):
-    from .ops_layout import gather_const
-
     x, dim, size, step = c.as_value(a["self"]), a["dimension"], a["size"], a["step"]
     dim = x.dim(dim)
     x.axis(dim, "takes windows of")
     starts = range(0, x.dims[dim] - size + 1, step)
     picked = gather_const(c, x, dim, [s + i for s in starts for i in range(size)])
     dims = picked.dims[:dim] + (len(starts), size) + picked.dims[dim + 1 :]
-    from .layout import shape_of
-
     split = Value(c.graph.reshape(picked.term, shape_of(dims)), dims, x.kind)
     return c.permute(split, [d for d in range(split.rank) if d != dim + 1] + [dim + 1])
 

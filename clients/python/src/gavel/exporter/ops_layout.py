@@ -1,147 +1,12 @@
-"""Plumbing, constants, and moves of elements: nothing here computes."""
+"""Moves of elements: nothing here computes."""
 
 import numpy as np
 
-from .canonical import Ids, RowNumbers, kind_of, operator, touches
+from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
-from .layout import Row, Value, shape_of
+from .layout import Row, Value, shape_of, touches_rows
+from .ops_plumbing import IdsList, dims_of
 from .trace import Rows, Unknown
-
-
-@operator(
-    "contiguous", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "lift", "lift_fresh", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "view_as_real_copy", "requires_grad_", "resolve_conj", "resolve_neg", "data", "set_grad",
-)
-def same(c, node, a):
-    if a.get("train") is True:
-        raise ExportError("dropout is active", "call model.eval() before exporting")
-    return a.get("self", a.get("input"))
-
-
-@operator("native_dropout")
-def native_dropout(c, node, a):
-    if a.get("train"):
-        raise ExportError("dropout is active", "call model.eval() before exporting")
-    return [a["input"], None]
-
-
-@operator("_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_async", "_assert_scalar", "guards")
-def nothing(c, node, a):
-    return None
-
-
-@operator("to", "_to_copy", "type_as", "cpu", "float", "double", "half", "bfloat16", "long", "int", "bool", "to_dense")
-def convert(c, node, a):
-    x = a.get("self", a.get("input"))
-    if isinstance(x, IdsList):
-        return x
-    if not isinstance(x, Value):
-        if kind_of(node.dtype) != "i" and not isinstance(x, (Ids,)):
-            return c.as_value(x)
-        return x
-    if node.dtype in ("float16", "bfloat16"):
-        c.warn(f"a cast to {node.dtype} inside the model was left out: gavel computes in f32")
-    if node.dtype in ("int8", "int16", "uint8"):
-        c.warn(f"a cast to {node.dtype} inside the model was taken as one to int64: values beyond its range do not wrap")
-    kind = kind_of(node.dtype)
-    if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
-        return Value(x.term, x.dims, kind)
-    return c.to_kind(x, kind)
-
-
-class IdsList:
-    """Jagged inputs on top of each other: [features, batch] of offsets, for instance."""
-
-    def __init__(self, parts):
-        self.parts = parts
-
-
-# Constants.
-
-
-def dims_of(c, node, sizes=None):
-    """Dims of what a factory makes: rows where the size is the batch's."""
-    dims = []
-    for size in node.shape:
-        if isinstance(size, Unknown):
-            raise ExportError(f"a tensor is made with a size that depends on data ({size})", "make its size fixed")
-        dims.append(Row(1, size.factor) if isinstance(size, Rows) else size)
-    if sum(isinstance(d, Row) for d in dims) > 1:
-        raise touches("makes a table of rows by rows of")
-    return dims
-
-
-def filled(c, node, value):
-    dims, kind = dims_of(c, node), kind_of(node.dtype)
-    array = np.full(shape_of(dims), value, np.float64 if kind == "f" else np.int64)
-    return Value(c.graph.constant(array, literal=True), dims, kind)
-
-
-@operator("zeros", "zeros_like", "new_zeros", "zero", "empty", "empty_like", "new_empty", "zeros.default")
-def zeros(c, node, a):
-    return filled(c, node, 0)
-
-
-@operator("ones", "ones_like", "new_ones")
-def ones(c, node, a):
-    return filled(c, node, 1)
-
-
-@operator("full", "full_like", "new_full", "scalar_tensor", "fill")
-def full(c, node, a):
-    value = a.get("fill_value", a.get("value", a.get("s")))
-    if isinstance(value, Value):
-        value = c.array(value, "the value of a fill").reshape(()).item()
-    if isinstance(value, (Rows, Unknown)):
-        c.as_value(value)
-    return filled(c, node, value)
-
-
-@operator("arange", "range")
-def arange(c, node, a):
-    start, end, step = a.get("start", 0), a["end"], a.get("step", 1)
-    if any(isinstance(x, (Rows, Unknown)) for x in (start, end, step)):
-        size = node.shape[0] if node.shape else None
-        if start == 0 and isinstance(end, Rows) and isinstance(step, int) and end.factor % step == 0:
-            return RowNumbers(0, step) if end.factor == step else RowNumbers(0, step)
-        if isinstance(size, Rows) and isinstance(step, int):
-            return RowNumbers(start, step)
-        if start == 0 and isinstance(step, int) and isinstance(end, Unknown):
-            return RowNumbers(0, step, 1)
-        raise ExportError(f"arange({start}, {end}, {step}) depends on the batch", "rows come in any number: use fixed sizes")
-    return c.constant(np.arange(start, end, step).astype(np.float64 if kind_of(node.dtype) == "f" else np.int64), kind_of(node.dtype))
-
-
-@operator("linspace")
-def linspace(c, node, a):
-    return c.constant(np.linspace(a["start"], a["end"], a["steps"]), kind_of(node.dtype))
-
-
-@operator("eye")
-def eye(c, node, a):
-    return c.constant(np.eye(*[s for s in node.shape]), kind_of(node.dtype))
-
-
-@operator("triu_indices", "tril_indices")
-def triangle_indices(c, node, a):
-    make = np.triu_indices if "triu" in node.op else np.tril_indices
-    row, col = a["row"], a["col"]
-    return c.constant(np.stack(make(row, a.get("offset", 0), col)).astype(np.int64))
-
-
-@operator("triu", "tril")
-def triangle(c, node, a):
-    from .ops_elementwise import where
-
-    x = c.as_value(a["self"])
-    x.axis(-1, "takes a triangle of"), x.axis(-2, "takes a triangle of")
-    mask = np.tri(x.dims[-2], x.dims[-1], a.get("diagonal", 0) - (1 if "triu" in node.op else 0), dtype=bool)
-    mask = c.constant(~mask if "triu" in node.op else mask)
-    out = where(c, mask, x, 0.0 if x.kind == "f" else 0)
-    return Value(out.term, out.dims, x.kind)
-
-
-# Shapes.
 
 
 @operator("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias", "_reshape_copy")
@@ -220,7 +85,7 @@ def repeat(c, node, a):
             continue
         size = x.dims[dim]
         if isinstance(size, Row):
-            raise touches("repeats") if size.outer != 1 or not isinstance(n, int) else touches("repeats")
+            raise touches_rows("repeats") if size.outer != 1 or not isinstance(n, int) else touches_rows("repeats")
         if size == 1:
             dims = list(x.dims)
             dims[dim] = Row(1, n.factor) if isinstance(n, Rows) else n
@@ -247,7 +112,7 @@ def repeat_interleave(c, node, a):
             raise ExportError("repeat_interleave with different repeats", "repeat each element equally often")
         n = int(n[0])
     if dim is None:
-        raise touches("flattens")
+        raise touches_rows("flattens")
     dim = x.dim(dim)
     y = c.unsqueeze(x, dim + 1)
     dims = list(y.dims)
@@ -295,7 +160,7 @@ def split(c, node, a):
         elif isinstance(pieces, list) and all(isinstance(p, Rows) for p in pieces):
             sizes = pieces
         else:
-            raise touches("splits")
+            raise touches_rows("splits")
         out, at = [], 0
         for piece in sizes:
             out.append(c.slice_rows(x, dim, Rows(at) if at else 0, Rows(at + piece.factor), 1))
@@ -326,7 +191,7 @@ def unbind(c, node, a):
     x = c.as_value(x)
     dim = x.dim(dim)
     if isinstance(x.dims[dim], Row):
-        raise touches("takes apart")
+        raise touches_rows("takes apart")
     return [c.select(x, dim, i) for i in range(x.dims[dim])]
 
 
@@ -368,7 +233,7 @@ def roll(c, node, a):
     x = c.as_value(a["self"])
     dims = a.get("dims") or []
     if not dims:
-        raise touches("rolls")
+        raise touches_rows("rolls")
     for shift, dim in zip(a["shifts"], dims):
         x.axis(dim, "rolls")
         x = gather_const(c, x, dim, np.roll(np.arange(x.dims[x.dim(dim)]), shift).tolist())
@@ -456,6 +321,22 @@ def copy(c, node, a):
     return c.expand(c.as_value(a["src"]), list(c.as_value(a["self"]).dims), "copy")
 
 
+@operator("index_put", "_unsafe_index_put")
+def index_put(c, node, a):
+    """x[mask] = value."""
+    from .ops_elementwise import binary, where
+
+    x, indices, value = c.as_value(a["self"]), a["indices"], c.as_value(a["values"])
+    given = [c.as_value(i) for i in indices if i is not None]
+    if len(given) != 1 or given[0].kind != "b" or indices[0] is None or value.term.shape not in ((), (1,)):
+        raise ExportError("an assignment to picked elements", "assign to slices, or use torch.where")
+    mask = given[0]
+    while mask.rank < x.rank:
+        mask = c.unsqueeze(mask, mask.rank)
+    value = c.to_kind(c.reshape(value, []), x.kind)
+    return where(c, mask, binary(c, "add", x, value) if a.get("accumulate") else value, x)
+
+
 @operator("slice_scatter", "select_scatter")
 def scatter(c, node, a):
     """x with a slice replaced: what functionalised assignments to slices become."""
@@ -466,13 +347,13 @@ def scatter(c, node, a):
         start = a["index"] % d if not isinstance(d, Row) else None
         end, step, src = (start + 1 if start is not None else None), 1, c.unsqueeze(src, dim)
         if start is None:
-            raise touches("writes one row of")
+            raise touches_rows("writes one row of")
     else:
         start, end, step = a.get("start") or 0, a.get("end"), a.get("step", 1)
         if isinstance(d, Row):
             if start == 0 and (end is None or end == Rows(d.outer * d.inner) or isinstance(end, int) and end >= 2**62) and step == 1:
                 return src
-            raise touches("writes some rows of")
+            raise touches_rows("writes some rows of")
         end = d if end is None else min(end, d)
         if step != 1:
             raise ExportError("an assignment to a slice with a step", "assign to neighbouring elements")

@@ -4,8 +4,8 @@ import numpy as np
 
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
+from .graph import Term
 from .layout import Row, Value, broadcast_dims, shape_of
-from .trace import Rows
 
 
 def table_of(c, weight):
@@ -25,12 +25,20 @@ def table_of(c, weight):
 def embedding(c, node, a):
     ids = a["indices"]
     if isinstance(ids, Ids):
-        raise ExportError(f"the jagged input {ids.leaf} is looked up without pooling", "use nn.EmbeddingBag, or pass a padded matrix [batch, length]")
+        raise ExportError(
+            f"the jagged input {ids.leaf} is looked up without pooling", "use nn.EmbeddingBag, or pass a padded matrix [batch, length]"
+        )
+    return rows_of(c, a["weight"], ids)
+
+
+def rows_of(c, weight, ids):
+    """A lookup: noted for later where the ids are columns of the inputs, a step over computed ids else."""
     ids = c.as_value(ids)
-    name, (rows, dim) = table_of(c, a["weight"])
+    name, (rows, dim) = table_of(c, weight)
     if ids.constant:
-        out = c.as_value(a["weight"]).term.array[ids.term.array]
-        return Value(c.graph.constant(out), ids.dims + (dim,), "f")
+        weight = c.as_value(weight).term
+        out = weight.array[ids.term.array]
+        return Value(Term(out.shape, "f32", array=out, origin=weight.origin), ids.dims + (dim,), "f")
     if ids.term.columns is not None:
         step = {
             "op": "@lookup",
@@ -44,7 +52,13 @@ def embedding(c, node, a):
         term = c.graph.reshape(term, ids.term.shape + (dim,))
     else:
         ids = c.to_kind(ids, "i")
-        term = c.graph.add({"op": "embedding", "in": c.graph.value(ids.term), "table": name}, [ids.term], ids.term.shape + (dim,), "f32", c.graph.hint("embedding"))
+        term = c.graph.add(
+            {"op": "embedding", "in": c.graph.value(ids.term), "table": name},
+            [ids.term],
+            ids.term.shape + (dim,),
+            "f32",
+            c.graph.hint("embedding"),
+        )
     return Value(term, ids.dims + (dim,), "f")
 
 
@@ -52,10 +66,7 @@ def take(c, x, index, dim):
     """x[index] along a dimension, for an index that depends on the inputs."""
     dim = x.dim(dim)
     if index.rank <= 1 and x.constant and dim == 0 and x.rank == 2:
-        class _Node:
-            op = "aten.embedding.default"
-
-        return embedding(c, _Node, {"weight": x, "indices": index})
+        return rows_of(c, x, index)
     if x.row is not None and index.row is not None:
         raise ExportError("an index per row picks from values per row", "use torch.gather along one dimension")
     axis = x.axis(dim, "picks from")
@@ -76,7 +87,9 @@ def gather(c, node, a):
     for d in range(x.rank):
         if d != dim and not isinstance(x.dims[d], Row) and not isinstance(index.dims[d], Row) and x.dims[d] != index.dims[d]:
             if "take_along_dim" in node.op:
-                target = broadcast_dims([Value(c.graph.constant(np.zeros(shape_of(v.dims[d : d + 1]))), v.dims[d : d + 1], "f") for v in (x, index)], "gather")
+                target = broadcast_dims(
+                    [Value(c.graph.constant(np.zeros(shape_of(v.dims[d : d + 1]))), v.dims[d : d + 1], "f") for v in (x, index)], "gather"
+                )
                 if x.dims[d] != target[0]:
                     x = c.expand(x, x.dims[:d] + (target[0],) + x.dims[d + 1 :], "gather")
                 else:
@@ -117,7 +130,9 @@ def embedding_bag(c, node, a):
                 "name it: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)]",
             )
         if weights is not None and not (isinstance(weights, Ids) and weights.leaf == ids.leaf):
-            raise ExportError("the weights of a bag's ids are computed", "pass them as an input of the model: gavel.Jagged(.., weights=INPUT)")
+            raise ExportError(
+                "the weights of a bag's ids are computed", "pass them as an input of the model: gavel.Jagged(.., weights=INPUT)"
+            )
         step |= {"jagged": ids.leaf, "weighted": weights is not None}
     else:
         ids = c.as_value(ids)
@@ -170,7 +185,9 @@ def computed_bag(c, ids, size, table, rows, dim, mode, padding, weights):
 
 def jagged(x):
     if not isinstance(x, Ids) or x.role != "padded":
-        raise ExportError("ids that are not an input of the model go into a pooled lookup", "pass the KeyedJaggedTensor of the model's input")
+        raise ExportError(
+            "ids that are not an input of the model go into a pooled lookup", "pass the KeyedJaggedTensor of the model's input"
+        )
     return x
 
 
@@ -196,3 +213,42 @@ def gavel_sequence(c, node, a):
 def gavel_lengths(c, node, a):
     ids = jagged(a["ids"])
     return Value(c.graph.add({"op": "@length", "jagged": ids.leaf}, [], (), "i64", c.graph.hint("length")), (Row(),), "i")
+
+
+@operator("scatter", "scatter_add", "scatter_reduce")
+def scatter(c, node, a):
+    """x with elements replaced or increased at computed places along a dimension."""
+    from .ops_elementwise import binary, binary_compare, where
+    from .ops_reduce import reduced
+
+    x, index, dim = c.as_value(a["self"]), c.as_value(a["index"]), a["dim"]
+    dim = x.dim(dim)
+    x.axis(dim, "writes along")
+    size = x.dims[dim]
+    adds = "scatter_add" in node.op or a.get("reduce") in ("sum", "add")
+    if a.get("reduce") not in (None, "sum", "add") or a.get("include_self") is False:
+        raise ExportError(f"a scatter that reduces by {a.get('reduce')}", "use scatter_add")
+    src = a.get("src", a.get("value"))
+    if not adds and isinstance(src, Value) and c.graph.maker(index.term, "argtopk")[0] is None:
+        raise ExportError(
+            "a scatter whose indices may repeat: which value stays is not defined", "use scatter_add, or indices that come from topk"
+        )
+    # [.., k] indices against [.., 1, size] places.
+    last = lambda v: c.permute(v, [d for d in range(v.rank) if d != dim] + [dim])
+    places = last(index)
+    hit = binary_compare(c, "eq", c.unsqueeze(places, places.rank), c.constant(np.arange(size)))
+    if isinstance(src, Value):
+        spread = c.unsqueeze(last(c.to_kind(src, x.kind)), x.rank)
+    else:
+        spread = c.as_value(src, x.kind)
+    total = reduced(c, "reduce_sum", where(c, hit, spread, 0.0 if x.kind == "f" else 0), [-2])
+    moved = last(x)
+    if adds:
+        out = binary(c, "add", moved, total)
+    else:
+        any_hit = reduced(c, "reduce_max", hit, [-2])
+        new = total if isinstance(src, Value) else spread
+        out = where(c, Value(any_hit.term, any_hit.dims, "b"), new, moved)
+    order = list(range(x.rank - 1))
+    order.insert(dim, x.rank - 1)
+    return c.permute(out, order)

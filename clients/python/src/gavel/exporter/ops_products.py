@@ -1,9 +1,11 @@
 """Linear layers and products of matrices."""
 
+import numpy as np
+
 from .canonical import operator
-from .contract import contract, sum_out
+from .contract import contract
 from .errors import ExportError
-from .layout import Row, Value, shape_of
+from .layout import Row, Value, broadcast_dims, shape_of, touches_rows
 from .ops_elementwise import binary, scaled
 
 
@@ -47,7 +49,9 @@ def products(c, node, a):
     first = a.get("self", a.get("input"))
     second = next(a[key] for key in ("mat2", "other", "vec", "tensor") if key in a)
     if ".inner." in node.op:
-        second = c.permute(c.as_value(second), list(range(c.as_value(second).rank))[:-2] + [-1, -2]) if c.as_value(second).rank > 1 else second
+        second = (
+            c.permute(c.as_value(second), list(range(c.as_value(second).rank))[:-2] + [-1, -2]) if c.as_value(second).rank > 1 else second
+        )
     x, w = c.as_value(first), c.as_value(second)
     if w.constant and w.rank == 2 and w.row is None and x.rank >= 2 and not isinstance(x.dims[-1], Row) and not x.constant:
         return linear(c, x, c.permute(w, [1, 0]))
@@ -56,9 +60,7 @@ def products(c, node, a):
 
 @operator("addmm", "addbmm", "baddbmm", "addmv")
 def addmm(c, node, a):
-    x, w = next((a[k] for k in ("mat1", "batch1", "mat")), None) if False else a.get("mat1", a.get("batch1", a.get("mat"))), a.get(
-        "mat2", a.get("batch2", a.get("vec"))
-    )
+    x, w = a.get("mat1", a.get("batch1", a.get("mat"))), a.get("mat2", a.get("batch2", a.get("vec")))
     if "addbmm" in node.op and "baddbmm" not in node.op:
         raise ExportError("addbmm sums over the batch", "use torch.baddbmm")
     alpha, beta, bias = a.get("alpha", 1), a.get("beta", 1), c.as_value(a["self"])
@@ -95,8 +97,6 @@ def einsum(c, node, a):
     if len(values) == 1:
         for label, d in zip(lx, x.dims):
             if isinstance(d, Row) and label not in out:
-                from .layout import touches_rows
-
                 raise touches_rows("sums over")
         axes = [axis for i, label in enumerate(lx) if label not in out for axis in x.axes(i)]
         kept = [i for i, label in enumerate(lx) if label in out]
@@ -149,22 +149,21 @@ def sdpa(c, node, a):
     values, reads = [q, k, v], {}
     # The leading dimensions broadcast: those of the batch go away, others stay.
     lead = [Value(c.graph.constant(_zeros(x.dims[:-2])), x.dims[:-2], "f") for x in values]
-    from .layout import broadcast_dims
-
     dims = broadcast_dims(lead, "attention")
     for key, x in zip("qkv", values):
-        reads[key] = c.expand(x, tuple(dims) + x.dims[-2:], "attention").term if x.rank == len(dims) + 2 and x.dims[:-2] != tuple(dims) else x.term
+        reads[key] = (
+            c.expand(x, tuple(dims) + x.dims[-2:], "attention").term if x.rank == len(dims) + 2 and x.dims[:-2] != tuple(dims) else x.term
+        )
     out_dims = tuple(dims) + (q.dims[-2], v.dims[-1])
     mask = a.get("attn_mask")
     if mask is not None:
         mask = c.as_value(mask)
-        (term, _), _ = c.aligned([mask, Value(c.graph.constant(_zeros(tuple(dims) + (q.dims[-2], k.dims[-2]))), tuple(dims) + (q.dims[-2], k.dims[-2]), "f")], "a mask")
+        scores = tuple(dims) + (q.dims[-2], k.dims[-2])
+        (term, _), _ = c.aligned([mask, Value(c.graph.constant(_zeros(scores)), scores, "f")], "a mask")
         reads["mask"] = term
     scale, causal = a.get("scale"), a.get("is_causal") or None
     return Value(c.graph.emit("sdpa", reads, scale=scale, causal=causal), out_dims, "f")
 
 
 def _zeros(dims):
-    import numpy as np
-
     return np.zeros(shape_of(dims))

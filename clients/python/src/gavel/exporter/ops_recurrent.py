@@ -1,7 +1,5 @@
 """GRU as one step, with lengths and attention where the model has them; LSTM and plain RNN unrolled."""
 
-import numpy as np
-
 from .canonical import operator
 from .errors import ExportError
 from .layout import Row, Value
@@ -29,7 +27,9 @@ def layers(c, a, run, states):
     x = c.as_value(a["input"])
     x = x if a["batch_first"] else c.permute(x, [1, 0, 2])
     if not isinstance(x.dims[0], Row) or x.dims[0] != Row():
-        raise ExportError("a recurrent layer runs along the batch, or on a merged batch", "give it [batch, steps, size] with batch_first=True")
+        raise ExportError(
+            "a recurrent layer runs along the batch, or on a merged batch", "give it [batch, steps, size] with batch_first=True"
+        )
     both = 2 if a["bidirectional"] else 1
     last = []
     for layer in range(a["num_layers"]):
@@ -64,7 +64,9 @@ def gru(c, x, w_ih, w_hh, b_ih=None, b_hh=None, h0=None, length=None, attention=
     for key, v in (("h0", h0), ("length", length), ("attention", attention)):
         if v is not None:
             v = c.as_value(v)
-            reads[key] = c.graph.reshape(v.term, [x.dims[1]]) if key == "attention" else c.graph.reshape(v.term, []) if key == "length" else v.term
+            reads[key] = (
+                c.graph.reshape(v.term, [x.dims[1]]) if key == "attention" else c.graph.reshape(v.term, []) if key == "length" else v.term
+            )
     if x.dims[0] != Row():
         raise ExportError("a recurrent layer on a merged batch", "give it [batch, steps, size]")
     hidden = tensors["w_hh"].shape[1]
@@ -96,7 +98,8 @@ def unrolled(c, a, cell, states):
         steps = x.dims[1]
         if steps > UNROLLED_STEPS_MAX:
             raise ExportError(
-                f"a recurrent layer that is no GRU over {steps} steps: the exporter unrolls up to {UNROLLED_STEPS_MAX}", "use nn.GRU, or fewer steps"
+                f"a recurrent layer that is no GRU over {steps} steps: the exporter unrolls up to {UNROLLED_STEPS_MAX}",
+                "use nn.GRU, or fewer steps",
             )
         w_ih, w_hh, b_ih, b_hh = params
         gates = linear(c, x, w_ih, b_ih)
@@ -165,5 +168,7 @@ def cells(c, node, a):
     if name != "lstm_cell":
         return unary(c, "tanh" if "tanh" in name else "relu", both)
     i, f, g, o = (part(both, k) for k in range(4))
-    memory = binary(c, "add", binary(c, "mul", unary(c, "sigmoid", f), c.as_value(hx[1])), binary(c, "mul", unary(c, "sigmoid", i), unary(c, "tanh", g)))
+    memory = binary(
+        c, "add", binary(c, "mul", unary(c, "sigmoid", f), c.as_value(hx[1])), binary(c, "mul", unary(c, "sigmoid", i), unary(c, "tanh", g))
+    )
     return [binary(c, "mul", unary(c, "sigmoid", o), unary(c, "tanh", memory)), memory]

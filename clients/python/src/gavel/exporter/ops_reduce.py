@@ -2,12 +2,10 @@
 
 import math
 
-import numpy as np
-
-from .canonical import operator, touches
+from .canonical import operator
 from .errors import ExportError
-from .layout import Row, Value, shape_of
-from .ops_elementwise import binary, binary_compare, clamp, negated, scaled, unary, where
+from .layout import Row, Value, touches_rows
+from .ops_elementwise import binary, binary_compare, clamp, scaled, unary, where
 
 
 def dims_given(x, dims):
@@ -22,7 +20,7 @@ def reduced(c, op, x, dims=None, keep=False):
     x = c.as_value(x)
     dims = dims_given(x, dims)
     if any(isinstance(x.dims[d], Row) for d in dims):
-        raise touches("reduces over")
+        raise touches_rows("reduces over")
     if not dims:
         return x
     axes = [axis for d in dims for axis in x.axes(d)]
@@ -43,7 +41,14 @@ def reduction(c, node, a):
         x = where(c, binary_compare(c, "ne", x, x), 0.0, x)
     if name in ("mean", "prod"):
         x = c.to_kind(x, "f")
-    op = {"sum": "reduce_sum", "nansum": "reduce_sum", "mean": "reduce_mean", "amax": "reduce_max", "amin": "reduce_min", "prod": "reduce_prod"}[name]
+    op = {
+        "sum": "reduce_sum",
+        "nansum": "reduce_sum",
+        "mean": "reduce_mean",
+        "amax": "reduce_max",
+        "amin": "reduce_min",
+        "prod": "reduce_prod",
+    }[name]
     out = reduced(c, op, x, dims, keep)
     return out
 
@@ -82,7 +87,7 @@ def best_index(c, x, dim, largest, keep):
 def argmax(c, node, a):
     x = c.as_value(a["self"])
     if a.get("dim") is None:
-        raise touches("searches along")
+        raise touches_rows("searches along")
     return best_index(c, x, a["dim"], "max" in node.op, a.get("keepdim", False))
 
 
@@ -157,7 +162,7 @@ def var(c, node, a):
     name = node.op.split(".")[1]
     x, dims, keep = c.to_kind(c.as_value(a["self"]), "f"), a.get("dim"), a.get("keepdim", False)
     if any(isinstance(x.dims[d], Row) for d in dims_given(x, dims)):
-        raise touches("reduces over")
+        raise touches_rows("reduces over")
     out = variance(c, x, dims, correction_of(a), keep)
     out = unary(c, "sqrt", out) if "std" in name else out
     return [out, reduced(c, "reduce_mean", x, dims, keep)] if "mean" in name else out

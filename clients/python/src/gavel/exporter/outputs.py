@@ -40,7 +40,9 @@ def output_columns(c, results, paths, names, kinds):
             continue
         given = [given] * len(columns) if isinstance(given, str) and at == 2 else [given] if isinstance(given, str) else list(given)
         if len(given) != len(columns):
-            raise ExportError(f"{len(given)} {'output_names' if at == 0 else 'output_kinds'} for {len(columns)} output columns: {[x[0] for x in columns]}")
+            raise ExportError(
+                f"{len(given)} {'output_names' if at == 0 else 'output_kinds'} for {len(columns)} output columns: {[x[0] for x in columns]}"
+            )
         for column, x in zip(columns, given):
             column[at] = x
     for name, _, kind, _ in columns:

@@ -8,9 +8,10 @@ import numpy as np
 
 @dataclass
 class Report:
-    """`ops`: op -> count; `parameters`: numbers in the bundle; `unused`: tensors of the model that no output needs; `features`, `outputs`: as in the
-    manifest; `max_difference`: largest |graph - torch| over the selftest, both in float64 (relative above 1); `f32_difference`: the same for
-    torch's own f32; `shift`: largest change of an output by quantised tables; `auc`: (before, after) by output, if labels were given."""
+    """`ops`: op -> count; `parameters`: numbers in the bundle; `unused`: tensors of the model that no output needs; `features`,
+    `outputs`: as in the manifest; `max_difference`: largest |graph - torch| over the selftest, both in float64 (relative above 1);
+    `f32_difference`: the same for torch's own f32; `shift`: largest change of an output by quantised tables; `auc`: (before, after) by
+    output, if labels were given."""
 
     name: str
     folder: str
@@ -36,11 +37,14 @@ class Report:
         lines += [f"  {line}" for line in grouped(self.features)]
         lines.append("outputs   " + ", ".join(f"{o['name']} ({o['kind']})" for o in self.outputs))
         lines.append(
-            f"selftest  {self.rows} rows; graph against torch, both float64: {self.max_difference:.1e}; torch's own f32: {self.f32_difference:.1e}; "
+            f"selftest  {self.rows} rows; graph against torch, both float64: {self.max_difference:.1e}; "
+            f"torch's own f32: {self.f32_difference:.1e}; "
             f"atol {self.atol:.1e}"
         )
         if self.tables != "f32":
-            lines.append(f"tables    {self.tables}: outputs move by up to " + ", ".join(f"{x:.1e} ({name})" for name, x in self.shift.items()))
+            lines.append(
+                f"tables    {self.tables}: outputs move by up to " + ", ".join(f"{x:.1e} ({name})" for name, x in self.shift.items())
+            )
         for name, (before, after) in self.auc.items():
             lines.append(f"AUC       {name}: {before:.4f}" + (f", {after:.4f} with {self.tables} tables" if self.tables != "f32" else ""))
         if self.unused:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import interpreter
+from .. import rules
 from .errors import ExportError
 
 
@@ -48,7 +48,9 @@ class Samples:
             pool = np.concatenate(weights) if weights is not None else None
             new_weights = None
             if weights is not None:
-                new_weights = [self.rng.choice(pool, k).astype(pool.dtype) if len(pool) else self.rng.random(k).astype(np.float32) for k in lengths]
+                new_weights = [
+                    self.rng.choice(pool, k).astype(pool.dtype) if len(pool) else self.rng.random(k).astype(np.float32) for k in lengths
+                ]
             grown[name] = (list(ids) + new, None if weights is None else list(weights) + new_weights)
         return out, grown
 
@@ -68,13 +70,12 @@ class Samples:
         return min((s["rows"] for s in steps if s["op"] == "@bag"), default=1)
 
     def apply_rules(self, examples):
-        """Features that a server changes on the way (hash, missing, transform): raw values are drawn, the model's inputs follow from them."""
+        """Features that a server changes on the way (hash, missing, transform): raw values are drawn, the model's inputs follow from
+        them."""
         tables = {name: {"name": name, "rows": end - start} for name, (_, start, end) in self.assignment.tables.items()}
-        reader = lambda name: interpreter.Features(
-            {"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)}
-        )
+        reader = lambda name: rules.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
         for block, feature in zip(self.assignment.blocks, self.manifest):
-            name, rows = feature["name"], None
+            name = feature["name"]
             if feature["kind"] == "dense" and feature.get("transform"):
                 leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
                 flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1).astype(np.float64)
@@ -135,7 +136,9 @@ class Samples:
                 values = values.astype(np.float32)
             else:
                 if (values != np.trunc(values)).any():
-                    raise ExportError(f"feature {name}: ids that are no whole numbers", "pass example inputs with ids that the model was trained with")
+                    raise ExportError(
+                        f"feature {name}: ids that are no whole numbers", "pass example inputs with ids that the model was trained with"
+                    )
                 values = values.astype(np.int64)
             if block.weighted:
                 leaf = self.assignment.leaf_of(block.weights[0])
@@ -157,10 +160,12 @@ def check_rules(feature, rows):
     name = feature["name"]
     if "hash" in feature:
         hash_ = feature["hash"]
-        if hash_.get("fn") not in interpreter.HASHES:
-            raise ExportError(f"feature {name}: hash function {hash_.get('fn')!r}", f"use one of {', '.join(interpreter.HASHES)}")
+        if hash_.get("fn") not in rules.HASHES:
+            raise ExportError(f"feature {name}: hash function {hash_.get('fn')!r}", f"use one of {', '.join(rules.HASHES)}")
         if hash_.get("add", 0) + hash_["mod"] > rows:
-            raise ExportError(f"feature {name}: hash gives rows up to {hash_.get('add', 0) + hash_['mod'] - 1}, the table has {rows}", "lower mod or add")
+            raise ExportError(
+                f"feature {name}: hash gives rows up to {hash_.get('add', 0) + hash_['mod'] - 1}, the table has {rows}", "lower mod or add"
+            )
         if "out_of_range" in feature:
             raise ExportError(f"feature {name}: out_of_range with a hash", "after a hash every id is in range: leave the rule out")
     for key in ("missing", "out_of_range"):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass
 class _Feature:
-    """`name`: on the wire; `input`: the model's input that holds it (an argument of forward, a key of a dict, "argument.key"; default: the input
-    of the feature's name); `columns`: of a matrix [batch, n]: a number, (start, end) or a list of neighbours (default: all);
+    """`name`: on the wire; `input`: the model's input that holds it (an argument of forward, a key of a dict, "argument.key"; default:
+    the input of the feature's name); `columns`: of a matrix [batch, n]: a number, (start, end) or a list of neighbours (default: all);
     `scope`: "context" (once per request) or "candidate" (default)."""
 
     name: str
@@ -29,8 +29,8 @@ class _Feature:
 
 @dataclass
 class Dense(_Feature):
-    """Numbers. `nan`: None refuses NaN, a number replaces it; `transform`: "log1p_clamp0" if the server is to compute ln(1 + max(x, 0)) of what it
-    is sent; the model's input then is the transformed number."""
+    """Numbers. `nan`: None refuses NaN, a number replaces it; `transform`: "log1p_clamp0" if the server is to compute ln(1 + max(x, 0))
+    of what it is sent; the model's input then is the transformed number."""
 
     nan: float | None = None
     transform: str | None = None
@@ -38,7 +38,8 @@ class Dense(_Feature):
 
 @dataclass
 class _Rules(_Feature):
-    """`hash`: {"fn": "fnv1a64" | "splitmix64" | "identity", "mod": m, "add": a}: clients send raw ids, the model's input is add + fn(id) % mod;
+    """`hash`: {"fn": "fnv1a64" | "splitmix64" | "identity", "mod": m, "add": a}: clients send raw ids, the model's input is add + fn(id)
+    % mod;
     `missing`: {"row": k}, what a missing id becomes; `out_of_range`: {"row": k}; `id_type`: "u32" or "u64"."""
 
     hash: dict | None = None
@@ -61,8 +62,8 @@ class Integer(_Feature):
 class Jagged(_Rules):
     """A bag of ids per row, of any length up to `max_len` (default: the longest bag of the example inputs).
 
-    `input`: the key of a KeyedJaggedTensor, or the input with all ids one after the other; for the latter `offsets`: the input with the start of
-    each bag, and `weights`: the input with a weight per id, if the model takes some.
+    `input`: the key of a KeyedJaggedTensor, or the input with all ids one after the other; for the latter `offsets`: the input with the
+    start of each bag, and `weights`: the input with a weight per id, if the model takes some.
     """
 
     max_len: int | None = None

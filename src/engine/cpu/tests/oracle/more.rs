@@ -111,7 +111,7 @@ pub fn value<'g>(model: &Model, op: &Op, out: &Value, get: &Get<'g>) -> Array {
             if at < 0.0 || at >= f64::from(table.rows) {
                 return lost;
             }
-            f64::from(table.data[at as usize * table.dim as usize + column])
+            f64::from(table.value(at as u32, *column))
         }),
         Op::OneHot { x, on, off } => Array::make(&out.shape, |index| {
             let (at, outer) = index.split_last().expect("an axis");
