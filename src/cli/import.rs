@@ -15,9 +15,9 @@ use crate::model::Tolerance;
 pub enum ImportCommand {
     /// Imports an ONNX file (opsets 13 to 22, tree ensembles too)
     ///
-    /// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a feature of
-    /// the candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md lists the ops that
-    /// are taken, and the keys of features.toml.
+    /// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a
+    /// feature of the candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md
+    /// lists the ops that are taken, and the keys of features.toml.
     Onnx(OnnxArgs),
 }
 

@@ -66,7 +66,11 @@ pub enum ImportError {
     #[error("the imported bundle is refused: {0}")]
     Bundle(#[from] crate::model::LoadError),
     /// The graph computes something else than the rows record.
-    #[error("{}: output {output}, row {row}: the imported graph gives {found}, the file records {expected} (allowed difference {allowed:.1e}). {remedy}", file.display())]
+    #[error(
+        "{}: output {output}, row {row}: the imported graph gives {found}, the file records {expected} \
+         (allowed difference {allowed:.1e}). {remedy}",
+        file.display()
+    )]
     Mismatch {
         /// The rows' file.
         file: PathBuf,

@@ -1,7 +1,7 @@
 //! Which columns of which input become which feature, and which constants become tables.
 //!
-//! A column whose elements are used as ids alone becomes a sparse feature, looked up in its table. One that is also used as a number (a mask
-//! `id != 0`, say) stays a number for the graph, and its rows are fetched by the `embedding` op.
+//! A column whose elements are used as ids alone becomes a sparse feature, looked up in its table. One that is also used as a number (a
+//! mask `id != 0`, say) stays a number for the graph, and its rows are fetched by the `embedding` op.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -130,11 +130,15 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let wanted: Vec<&str> = kept.iter().map(|at| wanted_outputs[*at]).collect();
     let caller = HashMap::new();
     let frame = Frame { caller: &caller, depth: 0 };
-    let dead = lower.run(&graph.node, &wanted, &mut scope, frame).map_err(|fault| ImportError::Node {
-        file: file.to_owned(),
-        node: fault.node,
-        op: fault.op,
-        problem: fault.problem,
+    let dead = lower.run(&graph.node, &wanted, &mut scope, frame).map_err(|mut fault| {
+        if let Some(rows) = fixed_batch {
+            let hint = format!(
+                ". The file was exported for a batch of {rows}: with a dynamic one (dynamic_shapes, dynamic_axes) the rows can be told \
+                 apart"
+            );
+            fault.problem.remedy.push_str(&hint);
+        }
+        ImportError::Node { file: file.to_owned(), node: fault.node, op: fault.op, problem: fault.problem }
     })?;
     let mut columns = Vec::new();
     for (output, name) in wanted.iter().enumerate() {

@@ -265,7 +265,9 @@ fn compare(options: &Options, emitted: &Emitted, scores: &[Vec<f64>], expected: 
                     found,
                     expected: *wanted,
                     allowed: options.tolerance.allowed(*wanted),
-                    remedy: "The outputs are of another model or of other rows, or the importer is wrong: please report it. --atol and --rtol set the allowed difference".into(),
+                    remedy: "The outputs are of another model or of other rows, or the importer is wrong: please report it. --atol and --rtol set \
+                             the allowed difference"
+                        .into(),
                 });
             }
             worst = worst.max((found - wanted).abs());

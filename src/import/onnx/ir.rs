@@ -1,5 +1,5 @@
-//! What the graph becomes before it is written: steps of the bundle's ops, and two kinds that wait for the whole graph: elements of inputs, whose
-//! features are not decided yet, and lookups of ids.
+//! What the graph becomes before it is written: steps of the bundle's ops, and two kinds that wait for the whole graph: elements of
+//! inputs, whose features are not decided yet, and lookups of ids.
 
 use std::rc::Rc;
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   file ──▶ proto ──▶ lower: node by node, values with the place of the rows ──▶ ir ──▶ features, tables ──▶ manifest, weights
-//!                                                                                          selftest rows by the reference interpreter
+//!                                                                       selftest rows, by the reference interpreter
 //! ```
-//! Protobuf messages are read with hand-written types (`proto`); constants are computed at import (`constant`, `nd`, `lower::fold`); every other
-//! value knows at which axis of its ONNX shape the rows lie (`value`), and an op that would touch that axis is refused: that is the proof
-//! that a row's score does not depend on the rows beside it. `docs/import.md` says what is taken and how inputs become features.
+//! Protobuf messages are read with hand-written types (`proto`); constants are computed at import (`constant`, `nd`, `lower::fold`); every
+//! other value knows at which axis of its ONNX shape the rows lie (`value`), and an op that would touch that axis is refused: that is the
+//! proof that a row's score does not depend on the rows beside it. `docs/import.md` says what is taken and how inputs become features.
 
 mod constant;
 mod emit;

@@ -92,17 +92,20 @@ impl fmt::Display for Report {
         match self.expected {
             Expected::Given { worst } => writeln!(
                 f,
-                "selftest     {} rows with the outputs of the rows' file, which the imported graph reproduces (largest difference {worst:.1e}); each row was scored alone",
+                "selftest     {} rows with the outputs of the rows' file, which the imported graph reproduces (largest difference \
+                 {worst:.1e}); each row was scored alone",
                 self.rows
             ),
             Expected::Computed => writeln!(
                 f,
-                "selftest     {} rows of the file; their outputs come from gavel's own reference interpreter, no other runtime has confirmed them",
+                "selftest     {} rows of the file; their outputs come from gavel's own reference interpreter, no other runtime has \
+                 confirmed them",
                 self.rows
             ),
             Expected::MadeUp => writeln!(
                 f,
-                "selftest     {} made-up rows; their outputs come from gavel's own reference interpreter, no other runtime has confirmed them: give --rows with outputs of the trainer",
+                "selftest     {} made-up rows; their outputs come from gavel's own reference interpreter, no other runtime has confirmed \
+                 them: give --rows with outputs of the trainer",
                 self.rows
             ),
         }

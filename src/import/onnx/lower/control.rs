@@ -130,7 +130,8 @@ impl Lower {
             "" | "ai.onnx" => self.standard(&node, &inputs)?,
             "ai.onnx.ml" => self.machine_learning(&node, &inputs)?,
             other => {
-                let remedy = "Only ai.onnx, ai.onnx.ml and functions of the model's own can be imported: export without runtime-specific optimisations";
+                let remedy = "Only ai.onnx, ai.onnx.ml and functions of the model's own can be imported: export without \
+                              runtime-specific optimisations";
                 return Err(problem(format!("the domain {other:?}"), remedy).into());
             }
         })

@@ -144,7 +144,8 @@ fn unsupported(op: &str) -> super::super::error::Problem {
     let remedy = match op {
         "Loop" | "SequenceEmpty" | "SequenceInsert" | "ConcatFromSequence" | "SequenceAt" | "SequenceConstruct" | "SplitToSequence"
         | "SequenceMap" => {
-            "nn.EmbeddingBag exports as Loop: use the Python exporter (gavel.export), which keeps bags, or export the model with nn.Embedding and a sum over the ids"
+            "nn.EmbeddingBag exports as Loop: use the Python exporter (gavel.export), which keeps bags, or export the model with \
+             nn.Embedding and a sum over the ids"
         }
         "Scan" => "Unroll the recurrence, use GRU, or use the Python exporter (gavel.export)",
         "If" => "The condition depends on the inputs: compute both branches and choose with Where",
@@ -153,7 +154,8 @@ fn unsupported(op: &str) -> super::super::error::Problem {
         }
         "StringNormalizer" | "StringConcat" | "StringSplit" | "RegexFullMatch" | "TfIdfVectorizer" => "Map strings to ids before the model",
         "ScatterND" | "ScatterElements" | "Scatter" => {
-            "Writing by index is not in a bundle's graph: build the value with Concat or Where. (index_add exports wrongly in the TorchScript exporter: use the Python exporter)"
+            "Writing by index is not in a bundle's graph: build the value with Concat or Where. (index_add exports wrongly in the \
+             TorchScript exporter: use the Python exporter)"
         }
         "Unique" | "Compress" => "The number of elements depends on the values: gavel's shapes are fixed per row",
         "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {
