@@ -46,6 +46,7 @@ fn main() {
     let measuring = std::env::args().any(|argument| argument == "--bench");
     let size = if measuring { Size::Full } else { Size::Tiny };
     shares_of_peak(size);
+    stacks(size);
     passes(size);
     let mut criterion = Criterion::default().configure_from_args().without_plots();
     layers(&mut criterion, size);
@@ -92,10 +93,83 @@ fn shares_of_peak(size: Size) {
     }
 }
 
+/// Widths of the dense layers of the published DLRMs, one behind the other: 1.9 MB of weights, and 64 MB.
+const STACKS: [(&str, &[usize]); 2] = [
+    ("dlrm-kaggle", &[13, 512, 256, 64, 16, 367, 512, 256, 1]),
+    ("dlrm-dcnv2", &[13, 512, 256, 128, 3456, 512, 3456, 512, 3456, 512, 3456, 1024, 1024, 512, 256, 1]),
+];
+
+/// Prints, for all dense layers of a model: multiply-adds as a share of the peak, and time as a multiple of that of reading as many bytes as
+/// the weights have, each measured in turns.
+fn stacks(size: Size) {
+    let (rounds, time) = if size == Size::Full { (7, Duration::from_millis(60)) } else { (1, Duration::ZERO) };
+    println!(
+        "all dense layers of a model, one core, median of {rounds} interleaved rounds: share of peak, times a plain read of the weights"
+    );
+    for (name, widths) in if size == Size::Full { &STACKS[..] } else { &STACKS[..1] } {
+        let weights: usize = widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
+        let mut buffer = memmap2::MmapMut::map_anon(weights * 4).expect("memory");
+        #[cfg(target_os = "linux")]
+        let _ = buffer.advise(memmap2::Advice::HugePage);
+        buffer.fill(1);
+        for simd in Simd::available().filter(|simd| simd.level() > SimdLevel::Portable) {
+            for rows in [1, 4, 7, 16, 64, 256] {
+                let mut replay = stack(simd, widths, rows);
+                let (mut shares, mut reads, mut spent) = (vec![], vec![], vec![]);
+                for _ in 0..rounds {
+                    let peak = speed(time, || peak_flops(simd));
+                    let read = speed(time, || {
+                        black_box(read(simd, &buffer));
+                        1
+                    });
+                    let layers = speed(time, || {
+                        black_box(replay.run().expect("the engine runs").rows());
+                        1
+                    });
+                    shares.push(layers * (2 * rows * weights) as f64 / peak);
+                    reads.push(read / layers);
+                    spent.push(1e-3 / layers);
+                }
+                let level = simd.level().name();
+                let [spent, share, reads] = [spent, shares, reads].map(median);
+                println!("{name:>12} {level:>7} {rows:>3} rows {spent:9.1} µs  {:5.1} %  {reads:6.2} x", 100.0 * share);
+            }
+        }
+    }
+}
+
+/// Reads all bytes.
+fn read(simd: Simd, bytes: &[u8]) -> u64 {
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Simd` of these levels exists only where the CPU has AVX2.
+        SimdLevel::Avx2 | SimdLevel::Avx512 => unsafe { read_avx2(bytes) },
+        _ => read_body(bytes),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn read_avx2(bytes: &[u8]) -> u64 {
+    read_body(bytes)
+}
+
+/// Four lines at a time, so that the loop is vectorised and does not wait for its sums.
+#[inline(always)]
+fn read_body(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 32];
+    for lines in bytes.chunks_exact(256) {
+        for (sum, word) in sums.iter_mut().zip(lines.chunks_exact(8)) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(word.try_into().expect("eight bytes")));
+        }
+    }
+    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
+}
+
 /// Prints what hoisting and fusion save: the DLRM with the dense features and 13 of 26 ids in the context, one request of 64 candidates, against
 /// the same with every value computed per candidate, and that against matrix products and gathers instead of fused interactions.
 fn passes(size: Size) {
-    let (rounds, time, table_rows) = if size == Size::Full { (15, Duration::from_millis(20), 100_000) } else { (1, Duration::ZERO, 50) };
+    let (rounds, time, table_rows) = if size == Size::Full { (41, Duration::from_millis(4), 100_000) } else { (1, Duration::ZERO, 50) };
     let model = dlrm_model(13, table_rows);
     println!("dlrm 13-512-256-64-16, 26 x 16, 512-256-1, half of the features of the context: median of {rounds} interleaved rounds");
     for simd in Simd::available() {
@@ -105,12 +179,17 @@ fn passes(size: Size) {
             let mut replays = plans.map(|options| replay_of(&model, &options, rows, table_rows));
             let (mut hoisting, mut fusion, mut spent) = (vec![], vec![], vec![]);
             for _ in 0..rounds {
+                // Fresh ids every time; filling the slot does not count.
                 let [usual, unhoisted, plain] = replays.each_mut().map(|replay| {
                     let mut random = Random(rows as u32);
-                    speed(time, || {
+                    let (mut spent, mut done) = (Duration::ZERO, 0);
+                    while spent <= time {
                         fill(replay, &mut random, rows, table_rows);
-                        black_box(replay.run().expect("the engine runs").rows())
-                    })
+                        let start = Instant::now();
+                        done += black_box(replay.run().expect("the engine runs").rows());
+                        spent += start.elapsed();
+                    }
+                    done as f64 / spent.as_nanos().max(1) as f64
                 });
                 hoisting.push(usual / unhoisted);
                 fusion.push(unhoisted / plain);
@@ -251,18 +330,20 @@ fn dlrm(criterion: &mut Criterion, size: Size) {
 
 /// Eight layers k → n → k → n .., relu between, after one of 16 → k; and the operations of one batch.
 fn chain(simd: Simd, k: usize, n: usize, rows: usize) -> (Replay, usize) {
+    let widths = [16, k, n, k, n, k, n, k, n, k, 1];
+    let macs: usize = widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    (stack(simd, &widths, rows), 2 * rows * macs)
+}
+
+/// Layers of these widths, relu behind each.
+fn stack(simd: Simd, widths: &[usize], rows: usize) -> Replay {
     let mut builder = Builder::default();
-    let dense = builder.feature(Scope::Candidate, 16, dense_kind());
-    let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![16], ValueScope::Candidate);
-    let widths = [k, n, k, n, k, n, k, n, k, 1];
-    let mut from = 16;
-    let mut flops = 0;
-    for width in widths {
-        x = builder.layer(x, from, width);
-        flops += 2 * rows * from * width;
-        from = width;
+    let dense = builder.feature(Scope::Candidate, widths[0] as u32, dense_kind());
+    let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![widths[0]], ValueScope::Candidate);
+    for pair in widths.windows(2) {
+        x = builder.layer(x, pair[0], pair[1]);
     }
-    (replay(&builder.finish(x), simd, rows, 1), flops)
+    replay(&builder.finish(x), simd, rows, 1)
 }
 
 fn dlrm_model(context_features: usize, rows: u32) -> Arc<Model> {

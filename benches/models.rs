@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use criterion::Criterion;
 use gavel::model::{LoadOptions, Model, load};
-use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, write_bundle};
+use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, TableFormat, write_bundle};
 
 use support::{bench_model, measuring};
 
@@ -34,6 +34,7 @@ fn model(family: Family, rows_cap: u32, context: ContextShare) -> Arc<Model> {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bundle = folder.path().join("bundle");
-    write_bundle(&Recipe { shape, seed: 1, context, selftest_rows: 1 }, &bundle, &mut |_, _| {}).expect("a bundle");
+    write_bundle(&Recipe { shape, seed: 1, context, tables: TableFormat::F32, selftest_rows: 1 }, &bundle, &mut |_, _| {})
+        .expect("a bundle");
     Arc::new(load(&bundle, &LoadOptions::default(), &mut |_| {}).expect("it loads"))
 }

@@ -22,7 +22,7 @@ use support::{Requests, measuring};
 
 use clock::Moment;
 
-const REDUCED: [Precision; 1] = [Precision::Int8];
+const REDUCED: [Precision; 2] = [Precision::Int8, Precision::F16];
 
 fn main() {
     for (family, rows_cap) in [(Family::DlrmKaggle, 100_000), (Family::DlrmDcnv2, 40_000)] {

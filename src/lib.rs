@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod engine;
+pub mod import;
 pub mod limits;
 pub mod metrics;
 pub mod model;

@@ -56,3 +56,9 @@ pub const ROW_IDS_MAX: usize = 1 << 20;
 
 /// Elements of a table's row: the largest embeddings in use have some thousand.
 pub const TABLE_DIM_MAX: u32 = 1 << 16;
+
+/// Bytes of an ONNX file: protobuf's own limit. Larger models keep their weights in files beside it.
+pub const ONNX_BYTES_MAX: u64 = i32::MAX as u64;
+
+/// Bytes of the file of rules for an import: thousands of features stay far below.
+pub const RULES_BYTES_MAX: u64 = 4 << 20;

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use bundle_writer::{Draft, copy_of, f32s, f64s, i64s, load_from, safetensors, u8s};
-use gavel::model::{Bundle, Digest, LoadError};
+use gavel::model::{Bundle, Digest, LoadError, OPS};
 use serde_json::{Value, json};
 
-/// The message, with the bundle's folder as `DIR` and digests as `#`.
+/// The message, with the bundle's folder as `DIR`, digests as `#` and the list of ops as `OPS`.
 fn message(folder: &Path) -> String {
     let Err(error) = load_from(folder) else { return "loaded".into() };
-    let text = error.to_string().replace(&folder.display().to_string(), "DIR");
+    let text = error.to_string().replace(&folder.display().to_string(), "DIR").replace(&OPS.join(", "), "OPS");
     let is_digest = |word: &&str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let words: Vec<&str> = text.split_inclusive([' ', ';']).collect();
     words
@@ -332,17 +332,13 @@ fn wrong_manifests() {
         (
             "unknown op",
             ("/graph/4/op", json!("sigmod")),
-            "DIR/manifest.json: graph[4].op: unknown op \"sigmod\"; expected one of add, batch_norm, broadcast, cast, clamp, \
-             concat, const, dense, div, fill, gather_const, integer, iota, l2_norm, length, linear, lookup, matmul, mul, pow, \
-             prelu, reduce_sum, relu, reshape, sigmoid, slice, softmax, sub, transpose. Did you mean \"sigmoid\"?",
+            "DIR/manifest.json: graph[4].op: unknown op \"sigmod\"; expected one of OPS. Did you mean \"sigmoid\"?",
         ),
         (
             "op of the future",
             ("/graph/4/op", json!("attention")),
-            "DIR/manifest.json: graph[4].op: unknown op \"attention\"; expected one of add, batch_norm, broadcast, cast, \
-             clamp, concat, const, dense, div, fill, gather_const, integer, iota, l2_norm, length, linear, lookup, matmul, \
-             mul, pow, prelu, reduce_sum, relu, reshape, sigmoid, slice, softmax, sub, transpose. Express it with these ops, \
-             or upgrade the server",
+            "DIR/manifest.json: graph[4].op: unknown op \"attention\"; expected one of OPS. Express it with these ops, or \
+             upgrade the server",
         ),
         (
             "argument of no op",
@@ -573,7 +569,18 @@ fn wrong_tensors() {
             "selftest with an unknown tensor",
             |draft| draft.selftest.push(f32s("in.price", &[2], &[0.0; 2])),
             "DIR/selftest.safetensors: tensor \"in.price\": neither an input nor an output of the model; expected in.FEATURE, \
-             in.FEATURE.lengths, in.FEATURE.weights or out.OUTPUT. Check its name",
+             in.FEATURE.lengths, in.FEATURE.weights, out.OUTPUT or label.OUTPUT. Check its name",
+        ),
+        (
+            "selftest label",
+            |draft| draft.selftest.push(f64s("label.prob", &[2], &[0.0, 0.5])),
+            "DIR/selftest.safetensors: tensor \"label.prob\": element 1 is 0.5; expected 0 or 1. Leave labels of other kinds out",
+        ),
+        (
+            "selftest label rows",
+            |draft| draft.selftest.push(f64s("label.prob", &[3], &[0.0; 3])),
+            "DIR/selftest.safetensors: tensor \"label.prob\": shape [3]; expected [2], the rows of the inputs. Export the \
+             bundle again",
         ),
         (
             "selftest rows",

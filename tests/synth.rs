@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use gavel::engine::{self, EngineKind, selftest};
+use gavel::engine::cpu::{Hoist, Options, Program, Simd};
+use gavel::engine::{self, EngineKind, Prepared, selftest};
 use gavel::model::{LoadOptions, Scope, load};
-use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, SynthError, Tables, write_bundle, write_onnx};
+use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, SynthError, TableFormat, Tables, write_bundle, write_onnx};
 
 fn recipe(family: Family, rows_cap: u32, context: ContextShare) -> Recipe {
     let mut shape = Shape::new(family, rows_cap);
@@ -15,7 +16,7 @@ fn recipe(family: Family, rows_cap: u32, context: ContextShare) -> Recipe {
         shape.interaction = Interaction::Cross { layers, rank: 16 };
         shape.top = vec![32, 16, 1];
     }
-    Recipe { shape, seed: 7, context, selftest_rows: 9 }
+    Recipe { shape, seed: 7, context, tables: TableFormat::F32, selftest_rows: 9 }
 }
 
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -45,9 +46,12 @@ fn bundles_are_computed_as_they_record() {
         assert_eq!(model.features.iter().filter(|feature| feature.scope == Scope::Context).count(), context_features);
         let probabilities = &model.selftest.expected[0];
         assert!(probabilities.iter().any(|p| (p - probabilities[0]).abs() > 1e-3), "rows differ: {probabilities:?}");
-        let prepared = engine::prepare(EngineKind::Cpu, &model).expect("memory");
-        let report = selftest::replay(&prepared, &model).expect("it passes");
-        assert!(report.worst() < 2e-6, "{family:?} {context:?}: {report}");
+        for hoist in [Hoist::WherePaying, Hoist::Nothing] {
+            let options = Options { hoist, ..Options::new(Simd::detect()) };
+            let prepared = Prepared::Cpu(Arc::new(Program::planned(&model, &options).expect("memory")));
+            let report = selftest::replay(&prepared, &model).expect("it passes");
+            assert!(report.worst() < 2e-6, "{family:?} {context:?} {hoist:?}: {report}");
+        }
     }
     assert_eq!(files(folder.path().join("dlrm-kaggle-None").as_path()).len(), 4, "no leftovers");
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4, "no leftovers beside the bundles");
@@ -69,7 +73,21 @@ fn a_recipe_gives_the_same_bytes_and_caps_keep_rows() {
     };
     let (small, large) = (table(&a), table(&larger));
     assert_eq!((small.rows, large.rows), (30, 31));
-    assert_eq!(small.data.as_slice(), &large.data.as_slice()[..30 * 16]);
+    assert_eq!(small.data.as_slice(), &large.data.as_slice()[..30 * 16 * 4]);
+}
+
+#[test]
+fn table_formats_are_computed_as_recorded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for tables in [TableFormat::F16, TableFormat::Bf16, TableFormat::Int8Rowwise] {
+        let out = folder.path().join(tables.name());
+        let recipe = Recipe { tables, ..recipe(Family::DlrmDcnv2, 60, ContextShare::None) };
+        write_bundle(&recipe, &out, &mut |_, _| {}).expect("a bundle");
+        let model = Arc::new(load(&out, &LoadOptions::default(), &mut |_| {}).expect("it loads"));
+        let prepared = engine::prepare(EngineKind::Cpu, &model).expect("memory");
+        let report = selftest::replay(&prepared, &model).expect("it passes");
+        assert!(report.worst() < 2e-6, "{tables:?}: {report}");
+    }
 }
 
 #[test]

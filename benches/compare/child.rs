@@ -2,7 +2,7 @@
 //! all the same.
 //!
 //! ```text
-//!   {"do": "load", "model": NAME, "bundle": FOLDER, "precision": "f32"}             → what was loaded
+//!   {"do": "load", "model": NAME, "bundle": FOLDER, "precision": "f32", "hoist": true}   → what was loaded
 //!   {"do": "open", "runner": NAME, "model": NAME, "batch": N, "sets": K, "inputs": FILE, "cpus": [0, null]}   a thread each
 //!   {"do": "score", "runner": NAME, "sets": K, "out": FILE}                         → FILE holds f32 scores
 //!   {"do": "round", "runner": NAME, "ms": T, "calls": N}                            → per thread: calls and times
@@ -18,7 +18,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gavel::engine::{self, EngineKind, Prepared, selftest};
+use gavel::engine::cpu::{Hoist, Options, PrecisionOptions, Program, Simd};
+use gavel::engine::precision::Precision;
+use gavel::engine::{Prepared, selftest};
 use gavel::model::{LoadOptions, load};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,7 +32,7 @@ use super::worker::Worker;
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 enum Command {
-    Load { model: String, bundle: PathBuf, precision: String },
+    Load { model: String, bundle: PathBuf, precision: String, hoist: bool },
     Drop { model: String },
     Open { runner: String, model: String, batch: usize, sets: usize, inputs: PathBuf, cpus: Vec<Option<usize>> },
     Score { runner: String, sets: usize, out: PathBuf },
@@ -63,8 +65,8 @@ struct Child {
 impl Child {
     fn obey(&mut self, command: Command) -> Result<Value, String> {
         match command {
-            Command::Load { model, bundle, precision } => {
-                let (prepared, about) = load_model(bundle, &precision)?;
+            Command::Load { model, bundle, precision, hoist } => {
+                let (prepared, about) = load_model(bundle, &precision, hoist)?;
                 self.models.insert(model, prepared);
                 Ok(about)
             }
@@ -105,24 +107,35 @@ impl Child {
     }
 }
 
-/// Loads a bundle, passes its selftest as a server would, and says what was made of it.
-fn load_model(bundle: PathBuf, precision: &str) -> Result<(Prepared, Value), String> {
-    if precision != "f32" {
-        return Err(format!("precision {precision:?}: this build's engine computes in f32"));
-    }
+/// Loads a bundle, plans it, and says what was made of it. In f32 it passes its selftest as a server would have it; a reduced precision has measured
+/// its shift on those rows itself.
+fn load_model(bundle: PathBuf, precision: &str, hoist: bool) -> Result<(Prepared, Value), String> {
+    let precision = [Precision::F32, Precision::Int8, Precision::F16]
+        .into_iter()
+        .find(|known| known.name() == precision)
+        .ok_or_else(|| format!("precision {precision:?}: no such; f32, int8 or f16"))?;
     let model = Arc::new(load(&bundle, &LoadOptions::default(), &mut |_| {}).map_err(|error| error.to_string())?);
-    let prepared = engine::prepare(EngineKind::Cpu, &model).map_err(|error| error.to_string())?;
-    let report = selftest::replay(&prepared, &model).map_err(|error| error.to_string())?;
-    let Prepared::Cpu(program) = &prepared else { return Err("the CPU engine was asked for".into()) };
+    let options = Options {
+        hoist: if hoist { Hoist::WherePaying } else { Hoist::Nothing },
+        precision: PrecisionOptions { precision, ..PrecisionOptions::default() },
+        ..Options::new(Simd::detect())
+    };
+    let program = Arc::new(Program::planned(&model, &options).map_err(|error| error.to_string())?);
     let (context, candidate) = program.steps();
-    let about = json!({
+    let mut about = json!({
         "model": model.name,
         "digest": model.digest.to_string(),
         "simd": program.level().name(),
         "steps": {"context": context, "candidate": candidate},
         "shared_bytes": program.shared_bytes(),
-        "selftest_error": report.worst(),
         "version": env!("CARGO_PKG_VERSION"),
     });
+    if let Some(report) = program.precision() {
+        about["precision"] = json!(report.to_string());
+    }
+    let prepared = Prepared::Cpu(program);
+    if precision == Precision::F32 {
+        about["selftest_error"] = json!(selftest::replay(&prepared, &model).map_err(|error| error.to_string())?.worst());
+    }
     Ok((prepared, about))
 }

@@ -36,9 +36,9 @@ class Gavel:
             raise Failed(f"{command['do']}: {answer['error']}")
         return answer
 
-    def load(self, model, precision="f32"):
-        name = f"{model.bundle}:{precision}"
-        return name, self.ask(do="load", model=name, bundle=str(model.bundle), precision=precision)
+    def load(self, model, precision="f32", hoist=True):
+        name = f"{model.bundle}:{precision}:{hoist}"
+        return name, self.ask(do="load", model=name, bundle=str(model.bundle), precision=precision, hoist=hoist)
 
     def runner(self, loaded, model, inputs, batch, cpus, label="gavel"):
         self.runners += 1

@@ -14,7 +14,7 @@ mod worker;
 use std::io::{self, BufReader};
 use std::process::ExitCode;
 
-use gavel::synth::{ContextShare, Family, Recipe, Shape, write_bundle};
+use gavel::synth::{ContextShare, Family, Recipe, Shape, TableFormat, write_bundle};
 use serde_json::json;
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn tiny() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     for (family, context) in [(Family::DlrmKaggle, ContextShare::Half), (Family::DlrmKaggle, ContextShare::None)] {
-        let recipe = Recipe { shape: Shape::new(family, 30), seed: 1, context, selftest_rows: 4 };
+        let recipe = Recipe { shape: Shape::new(family, 30), seed: 1, context, tables: TableFormat::F32, selftest_rows: 4 };
         let bundle = path(&format!("{context:?}"));
         write_bundle(&recipe, &bundle, &mut |_, _| {}).expect("a bundle");
         let (rows, sets) = (3, 2);
@@ -51,7 +51,7 @@ fn tiny() {
         };
         // Zeros are legal values and ids.
         std::fs::write(path("inputs"), vec![0; sets * per_set * 4]).expect("inputs");
-        let model = json!({"do": "load", "model": "m", "bundle": bundle, "precision": "f32"});
+        let model = json!({"do": "load", "model": "m", "bundle": bundle, "precision": "f32", "hoist": true});
         let open =
             json!({"do": "open", "runner": "r", "model": "m", "batch": rows, "sets": sets, "inputs": path("inputs"), "cpus": [null]});
         let score = json!({"do": "score", "runner": "r", "sets": sets, "out": path("scores")});

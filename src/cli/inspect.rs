@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::{loading, print};
+use super::{loading, plan, print};
 use crate::engine::cpu::Program;
 use crate::model::{
     DType, DenseTransform, Feature, FeatureKind, IdType, LoadOptions, MissingRule, Model, NanRule, Node, Op, OutputKind, Pool, RangeRule,
@@ -27,8 +27,15 @@ pub struct InspectArgs {
     pub bundle: PathBuf,
 
     /// Also plans the model for this CPU, and shows what the engine makes of it
+    ///
+    /// Every step with its shape, FLOPs and bytes, once per request or once per candidate; what was fused into it, what was hoisted
+    /// from candidates to the request, and what stayed generic and why.
     #[arg(long)]
     pub plan: bool,
+
+    /// Prints the plan alone, as JSON
+    #[arg(long, requires = "plan")]
+    pub json: bool,
 }
 
 /// Prints the report.
@@ -37,10 +44,10 @@ pub fn run(args: &InspectArgs) -> Result<Exit, Failure> {
     let mut text = report(&model);
     if args.plan {
         let program = Program::new(&model).map_err(Failure::new)?;
-        let (contexts, candidates) = program.steps();
-        let _ = writeln!(text, "\nplan of the cpu engine for {}", program.level().name());
-        let _ = writeln!(text, "  {contexts} steps per tile of contexts, {candidates} per tile of candidates");
-        let _ = writeln!(text, "  {} bytes of packed weights and constants, held once per process", program.shared_bytes());
+        if args.json {
+            return print(&format!("{:#}\n", plan::json(&program)));
+        }
+        text.push_str(&plan::text(&program));
     }
     print(&text)
 }
@@ -341,7 +348,7 @@ fn work(model: &Model, node: &Node) -> Work {
 }
 
 /// A titled table with aligned columns.
-fn section(text: &mut String, title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+pub(super) fn section(text: &mut String, title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let rows: Vec<Vec<String>> = std::iter::once(header.iter().map(|cell| (*cell).to_owned()).collect()).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
@@ -357,7 +364,7 @@ fn section(text: &mut String, title: &str, header: &[&str], rows: impl Iterator<
 }
 
 /// `12,345,678`.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -370,7 +377,7 @@ fn count(number: u64) -> String {
 }
 
 /// `355.1 KiB`.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;
     let mut unit = 0;

@@ -5,8 +5,10 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod exit;
+pub mod import;
 pub mod inspect;
 pub mod loading;
+pub mod plan;
 pub mod progress;
 pub mod rank;
 pub mod serve;
@@ -41,6 +43,8 @@ enum Command {
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
     Rank(rank::RankArgs),
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     Synth(synth::SynthArgs),
     /// Shows the configuration
     #[command(subcommand)]
@@ -81,6 +85,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
+        Command::Import(command) => import::run(&command),
         Command::Synth(args) => synth::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => {

@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::print;
 use super::progress::{Progress, Unit};
 use crate::limits::SELFTEST_ROWS_MAX;
-use crate::synth::{ContextShare, Family, Recipe, Shape, SynthError, Tables, write_bundle, write_onnx};
+use crate::synth::{ContextShare, Family, Recipe, Shape, SynthError, TableFormat, Tables, write_bundle, write_onnx};
 
 /// Writes a synthetic model: the shape of a published one, random numbers
 ///
@@ -36,7 +36,7 @@ pub struct SynthArgs {
     #[arg(long, value_enum, value_name = "SHARE", default_value = "none")]
     pub context: ContextArg,
 
-    /// Element type of the tables
+    /// Element type of the tables; in ONNX they are f32, with the numbers that these hold
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
     pub tables: TablesArg,
 
@@ -76,6 +76,13 @@ pub enum ContextArg {
 pub enum TablesArg {
     /// 4 bytes
     F32,
+    /// 2 bytes, 11 significant bits
+    F16,
+    /// 2 bytes, 8 significant bits
+    Bf16,
+    /// 1 byte, and a scale and a bias a row
+    #[value(name = "int8_rowwise")]
+    Int8Rowwise,
 }
 
 /// Writes the files. Errors: something is there already, or the disk.
@@ -88,12 +95,17 @@ pub fn run(args: &SynthArgs) -> Result<Exit, Failure> {
         ContextArg::None => ContextShare::None,
         ContextArg::Half => ContextShare::Half,
     };
-    let TablesArg::F32 = args.tables;
+    let tables = match args.tables {
+        TablesArg::F32 => TableFormat::F32,
+        TablesArg::F16 => TableFormat::F16,
+        TablesArg::Bf16 => TableFormat::Bf16,
+        TablesArg::Int8Rowwise => TableFormat::Int8Rowwise,
+    };
     let shape = Shape::new(family, args.rows_cap.unwrap_or_else(|| family.usual_rows_cap()));
     if args.onnx_fused.is_some() && shape.hots.iter().any(|hot| *hot != 1) {
         return Err(Failure::usage(format!("--onnx-fused: {} has bags of several ids; take --onnx", family.name())));
     }
-    let recipe = Recipe { shape, seed: args.seed, context, selftest_rows: args.selftest_rows as usize };
+    let recipe = Recipe { shape, seed: args.seed, context, tables, selftest_rows: args.selftest_rows as usize };
     watched(&format!("writing {}", args.out.display()), |progress| write_bundle(&recipe, &args.out, progress))?;
     for (file, tables) in [(&args.onnx, Tables::Apart), (&args.onnx_fused, Tables::Fused)] {
         if let Some(file) = file {

@@ -59,9 +59,9 @@ impl ShiftLimits {
 ///
 /// - `probability`: largest difference of a probability; of an output that is a logit, of its sigmoid; of a plain value, of the value as a share
 ///   of the range that it has over the rows.
-/// - `auc`: difference of the AUC that is to be expected if labels are drawn as the recorded probabilities say: the probability that of two rows,
-///   one drawn with a click and one without, the one with the click is ranked higher. It needs no labels, and rows whose probabilities are
-///   nearly equal may change places at nearly no cost, as in a measured AUC. Plain values have none.
+/// - `auc`: difference of the AUC, against the selftest's labels where it has them. Else of the AUC that is to be expected if labels are drawn as the
+///   recorded probabilities say: the probability that of two rows, one drawn with a click and one without, the one with the click is ranked
+///   higher. Rows whose probabilities are nearly equal may then change places at nearly no cost. Plain values have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Shift {
     /// See above.
@@ -88,9 +88,14 @@ impl Shift {
         };
         let unit = if kind == OutputKind::Value { range_of(&model.selftest.expected[output]) } else { 1.0 };
         let probability = expected.iter().zip(&found).map(|(expected, found)| (expected - found).abs() / unit).fold(0.0, larger);
-        let auc = match kind {
-            OutputKind::Value => 0.0,
-            _ => (expected_auc(&expected, &expected) - expected_auc(&expected, &found)).abs(),
+        let labels = model.selftest.labels.get(output).and_then(Option::as_ref);
+        let auc = match (kind, labels) {
+            (OutputKind::Value, _) => 0.0,
+            (_, Some(labels)) => {
+                let labels: Vec<f64> = rows.iter().map(|&row| labels[row]).collect();
+                (expected_auc(&labels, &expected) - expected_auc(&labels, &found)).abs()
+            }
+            (_, None) => (expected_auc(&expected, &expected) - expected_auc(&expected, &found)).abs(),
         };
         Shift { probability, auc }
     }

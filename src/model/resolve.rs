@@ -144,7 +144,7 @@ impl Builder<'_> {
             DType::I64 => Ok(id),
             DType::F32 => {
                 let found = format!("value {:?} is f32", self.value(id).name);
-                Err(at.fault(found, "an i64 value", "Compare it, or put {\"op\": \"cast\", \"to\": \"i64\"} before it"))
+                Err(at.fault(found, "an i64 value", "Put {\"op\": \"cast\", \"to\": \"i64\"} before it, or compare it"))
             }
         }
     }
@@ -185,8 +185,10 @@ impl Builder<'_> {
         let Some((_, dtype)) = accepted.iter().find(|(name, _)| *name == entry.dtype.0) else {
             let names: Vec<&str> = accepted.iter().map(|(name, _)| *name).collect();
             let found = format!("tensor {} is {}", quote(text), entry.dtype.0);
-            let (last, others) = names.split_last().expect("some type is accepted");
-            let expected = format!("{} or {last}", others.join(", "));
+            let expected = match names.as_slice() {
+                [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+                _ => names.join(", "),
+            };
             return Err(at.fault(found, expected, "Convert the tensor before saving it"));
         };
         if let Some(id) = self.tensor_ids.get(text) {

@@ -17,6 +17,8 @@ pub struct Selftest {
     pub inputs: FeatureRows,
     /// Per output of the model, per row.
     pub expected: Vec<Vec<f64>>,
+    /// Per output: what happened, 0 or 1 per row, where the bundle says it. Only the AUC of reduced precision looks at it.
+    pub labels: Vec<Option<Vec<f64>>>,
     /// How close an engine must come.
     pub tolerance: Tolerance,
 }
@@ -27,7 +29,7 @@ impl Selftest {
         self.inputs.rows()
     }
 
-    /// Reads `in.FEATURE..` and `out.OUTPUT` from the content of `file`.
+    /// Reads `in.FEATURE..`, `out.OUTPUT` and `label.OUTPUT` from the content of `file`.
     pub(crate) fn parse(
         file: &Path,
         bytes: Vec<u8>,
@@ -42,6 +44,7 @@ impl Selftest {
             return Err(Fault::new(file, "", format!("{rows} rows"), format!("1 to {SELFTEST_ROWS_MAX}"), "Export the bundle again"));
         }
         let mut expected = Vec::with_capacity(outputs.len());
+        let mut labels = Vec::with_capacity(outputs.len());
         for output in outputs {
             let name = format!("out.{}", output.name);
             ignored.retain(|ignored| *ignored != name);
@@ -61,16 +64,32 @@ impl Selftest {
                 return Err(tensor.fault(format!("element {row} is {}", values[row]), "a finite number", "Export the bundle again"));
             }
             expected.push(values);
+            let name = format!("label.{}", output.name);
+            ignored.retain(|ignored| *ignored != name);
+            let label = tensors.tensor(&name).map(|tensor| {
+                if !matches!(tensor.shape(), [n] | [n, 1] if *n == rows) {
+                    let expected = format!("[{rows}], the rows of the inputs");
+                    return Err(tensor.fault(format!("shape {:?}", tensor.shape()), expected, "Export the bundle again"));
+                }
+                let values = tensor.f64s()?;
+                match values.iter().position(|value| *value != 0.0 && *value != 1.0) {
+                    Some(row) => {
+                        Err(tensor.fault(format!("element {row} is {}", values[row]), "0 or 1", "Leave labels of other kinds out"))
+                    }
+                    None => Ok(values),
+                }
+            });
+            labels.push(label.transpose()?);
         }
         if let Some(name) = ignored.first() {
             return Err(Fault::new(
                 file,
                 format!("tensor {name:?}"),
                 "neither an input nor an output of the model",
-                "in.FEATURE, in.FEATURE.lengths, in.FEATURE.weights or out.OUTPUT",
+                "in.FEATURE, in.FEATURE.lengths, in.FEATURE.weights, out.OUTPUT or label.OUTPUT",
                 "Check its name",
             ));
         }
-        Ok(Selftest { inputs, expected, tolerance })
+        Ok(Selftest { inputs, expected, labels, tolerance })
     }
 }

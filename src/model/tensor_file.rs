@@ -252,7 +252,7 @@ impl<'a> TensorRef<'a> {
             "I16" => self.elements(|bytes| i64::from(i16::from_le_bytes(bytes))),
             "U16" => self.elements(|bytes| i64::from(u16::from_le_bytes(bytes))),
             "I8" => self.elements(|bytes| i64::from(i8::from_le_bytes(bytes))),
-            "U8" => self.elements(|bytes| i64::from(u8::from_le_bytes(bytes))),
+            "U8" | "BOOL" => self.elements(|bytes| i64::from(u8::from_le_bytes(bytes))),
             other => return Err(self.fault(other, "an integer type (I64, say)", "Convert the tensor before saving it")),
         })
     }

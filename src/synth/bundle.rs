@@ -51,12 +51,11 @@ fn write_files(recipe: &Recipe, folder: &Path, progress: &mut Progress<'_>) -> R
     let draft_rows = rows.over(&touched);
     let sizes: Vec<u32> = touched.iter().map(|rows| rows.len() as u32).collect();
     let small = write_tables(&tables, &sizes, folder, |table, write| {
-        let mut row = vec![0.0; tables[table].dim];
-        for id in &touched[table] {
-            tables[table].fill(u64::from(*id) * row.len() as u64, &mut row);
-            write(&row)?;
-        }
-        Ok(())
+        let (mut row, mut stored) = (vec![0.0; tables[table].dim], Vec::new());
+        touched[table].iter().try_for_each(|id| {
+            tables[table].rows_from(*id, &mut row, &mut stored);
+            write(&stored)
+        })
     })?;
     let selftest = write_selftest(recipe, &draft_rows, &vec![0.0; recipe.selftest_rows], folder)?;
     write_manifest(&manifest(recipe, &sizes, &[dense.clone(), small], &selftest), folder)?;
@@ -65,13 +64,13 @@ fn write_files(recipe: &Recipe, folder: &Path, progress: &mut Progress<'_>) -> R
     let expected: Vec<f64> = expected.into_iter().flatten().collect();
     drop(model);
 
-    let total = recipe.shape.table_elements() * 4;
+    let total = tables.iter().map(|table| u64::from(table.rows) * recipe.tables.row_bytes(table.dim) as u64).sum();
     let mut written = 0;
     let sizes: Vec<u32> = tables.iter().map(|table| table.rows).collect();
     let large = write_tables(&tables, &sizes, folder, |table, write| {
-        pieces(&tables[table], |values| {
-            write(values)?;
-            written += size_of_val(values) as u64;
+        tables[table].pieces(|stored, _| {
+            write(stored)?;
+            written += stored.len() as u64;
             progress(written, total);
             Ok(())
         })
@@ -79,21 +78,6 @@ fn write_files(recipe: &Recipe, folder: &Path, progress: &mut Progress<'_>) -> R
     let selftest = write_selftest(recipe, &rows, &expected, folder)?;
     write_manifest(&manifest(recipe, &sizes, &[dense, large], &selftest), folder)
 }
-
-/// All elements of a table, piece by piece.
-pub(super) fn pieces(table: &TableNumbers, mut write: impl FnMut(&[f32]) -> io::Result<()>) -> io::Result<()> {
-    let mut piece = vec![0.0; PIECE];
-    let elements = table.elements();
-    for first in (0..elements).step_by(PIECE) {
-        let piece = &mut piece[..PIECE.min((elements - first) as usize)];
-        table.fill(first, piece);
-        write(piece)?;
-    }
-    Ok(())
-}
-
-/// Elements that are computed at once: 1 MiB.
-const PIECE: usize = 1 << 18;
 
 fn write_layers(tensors: &[Tensor], folder: &Path) -> Result<Written, SynthError> {
     let planned = |tensor: &Tensor| f32_tensor(&tensor.name, tensor.shape.clone());
@@ -103,16 +87,21 @@ fn write_layers(tensors: &[Tensor], folder: &Path) -> Result<Written, SynthError
     })
 }
 
-/// Writes tables of `rows` rows; `fill` writes the numbers of one of them.
+/// Writes tables of `rows` rows; `fill` writes the stored rows of one of them.
 fn write_tables(
     tables: &[TableNumbers],
     rows: &[u32],
     folder: &Path,
-    mut fill: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()>,
+    mut fill: impl FnMut(usize, &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
 ) -> Result<Written, SynthError> {
-    let planned = tables.iter().zip(rows).map(|(table, rows)| f32_tensor(&table.name, vec![*rows as usize, table.dim]));
+    let planned = tables.iter().zip(rows).map(|(table, rows)| Planned {
+        name: table.name.clone(),
+        dtype: table.format.tensor_type(),
+        shape: vec![*rows as usize, table.format.tensor_columns(table.dim)],
+        bytes: u64::from(*rows) * table.format.row_bytes(table.dim) as u64,
+    });
     write_tensors("weights-tables.safetensors", &planned.collect::<Vec<_>>(), folder, |file| {
-        (0..tables.len()).try_for_each(|table| fill(table, &mut |values| file.write(bytemuck::cast_slice(values))))
+        (0..tables.len()).try_for_each(|table| fill(table, &mut |stored| file.write(stored)))
     })
 }
 

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use crate::model::{Digest, FORMAT};
 
-use super::Recipe;
 use super::shape::{ContextShare, Interaction, Shape};
 use super::tensors::{Layer, bottom, cross, dense_name, table_name, top};
+use super::{Recipe, TableFormat};
 
 /// A file that was written.
 #[derive(Clone, Debug)]
@@ -30,7 +30,13 @@ pub fn manifest(recipe: &Recipe, table_rows: &[u32], weights: &[Written], selfte
     let Recipe { shape, context, .. } = recipe;
     let mut selftest = selftest.json();
     selftest["atol"] = json!(ATOL);
-    let tables = table_rows.iter().enumerate().map(|(i, rows)| json!({"name": table_name(i), "rows": rows, "dim": shape.dim}));
+    let tables = table_rows.iter().enumerate().map(|(i, rows)| {
+        let mut table = json!({"name": table_name(i), "rows": rows, "dim": shape.dim});
+        if recipe.tables != TableFormat::F32 {
+            table["dtype"] = json!(recipe.tables.name());
+        }
+        table
+    });
     json!({
         "format": FORMAT,
         "name": shape.family.name(),

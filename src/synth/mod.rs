@@ -6,6 +6,7 @@
 
 mod bundle;
 mod error;
+mod format;
 mod graph;
 mod onnx;
 mod onnx_file;
@@ -17,6 +18,7 @@ mod tensors;
 
 pub use bundle::write_bundle;
 pub use error::SynthError;
+pub use format::TableFormat;
 pub use onnx::{Tables, write_onnx};
 pub use shape::{ContextShare, Family, Interaction, Shape};
 
@@ -29,6 +31,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Which features are the context's.
     pub context: ContextShare,
+    /// How tables store their rows.
+    pub tables: TableFormat,
     /// Rows of the selftest.
     pub selftest_rows: usize,
 }

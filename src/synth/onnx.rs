@@ -1,11 +1,10 @@
 //! A recipe as ONNX, as a careful user would export it: inputs `dense` f32 [N, 13] and `ids` i64 [N, ids], output `prob` f32 [N, 1].
 //!
-//! The columns of `ids` are the features' ids side by side, in the order of the features.
+//! Tables are f32: the numbers that the bundle's tables are read as. The columns of `ids` are the features' ids side by side, in the order of the features.
 
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::bundle::pieces;
 use super::onnx_file::{Attribute, Data, Element, Graph, Initializer, Node, ValueInfo, write};
 use super::shape::{Interaction, Shape};
 use super::tensors::{Layer, TableNumbers, bottom, cross, layers, tables, top};
@@ -34,7 +33,7 @@ pub fn write_onnx(recipe: &Recipe, lookups: Tables, file: &Path, progress: &mut 
     let total = shape.table_elements() * 4;
     let progress = std::cell::RefCell::new((0, progress));
     let table_data = |table: &TableNumbers, out: &mut dyn Write| {
-        pieces(table, |values| {
+        table.pieces(|_, values| {
             out.write_all(bytemuck::cast_slice(values))?;
             let (done, progress) = &mut *progress.borrow_mut();
             *done += size_of_val(values) as u64;

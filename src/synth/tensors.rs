@@ -1,8 +1,10 @@
 //! The numbers of a recipe: layers in memory, tables on demand.
 
-use super::Recipe;
+use std::io;
+
 use super::random::Stream;
 use super::shape::{Interaction, Shape};
+use super::{Recipe, TableFormat};
 
 /// A tensor of a layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,21 +39,35 @@ pub struct TableNumbers {
     pub rows: u32,
     /// Elements per row.
     pub dim: usize,
+    /// How rows are stored.
+    pub format: TableFormat,
     stream: Stream,
     scale: f32,
 }
 
 impl TableNumbers {
-    /// Elements `first ..` of the table, row-major.
-    pub fn fill(&self, first: u64, out: &mut [f32]) {
-        self.stream.fill_uniform(first, self.scale, out);
+    /// Rows `first ..`: as they are stored into `bytes`, and as they are read back into `values`, whole rows.
+    pub fn rows_from(&self, first: u32, values: &mut [f32], bytes: &mut Vec<u8>) {
+        self.stream.fill_uniform(u64::from(first) * self.dim as u64, self.scale, values);
+        bytes.clear();
+        self.format.store(values, self.dim, bytes);
     }
 
-    /// Number of elements.
-    pub fn elements(&self) -> u64 {
-        u64::from(self.rows) * self.dim as u64
+    /// All rows, piece by piece: stored, and as they are read back.
+    pub fn pieces(&self, mut write: impl FnMut(&[u8], &[f32]) -> io::Result<()>) -> io::Result<()> {
+        let rows = (PIECE_ELEMENTS / self.dim).max(1);
+        let (mut values, mut bytes) = (vec![0.0; rows * self.dim], Vec::new());
+        for first in (0..self.rows).step_by(rows) {
+            let values = &mut values[..rows.min((self.rows - first) as usize) * self.dim];
+            self.rows_from(first, values, &mut bytes);
+            write(&bytes, values)?;
+        }
+        Ok(())
     }
 }
+
+/// Elements that are computed at once: 1 MiB.
+const PIECE_ELEMENTS: usize = 1 << 18;
 
 /// Name of sparse feature and table `index`.
 pub fn table_name(index: usize) -> String {
@@ -69,7 +85,7 @@ pub fn tables(recipe: &Recipe) -> Vec<TableNumbers> {
     let table = |(index, (rows, hot)): (usize, (&u32, &usize))| {
         let name = table_name(index);
         let stream = Stream::new(recipe.seed, &name);
-        TableNumbers { name, rows: *rows, dim: *dim, stream, scale: 0.6 / (*hot as f32).sqrt() }
+        TableNumbers { name, rows: *rows, dim: *dim, format: recipe.tables, stream, scale: 0.6 / (*hot as f32).sqrt() }
     };
     rows.iter().zip(hots).enumerate().map(table).collect()
 }

@@ -103,6 +103,9 @@ impl Engine for CpuEngine {
         while let Some(range) = self.workspace.ranges.get(batch.range) {
             (tile.scope, tile.first, tile.rows) = (range.scope, range.first + batch.done, next_tile(range.rows - batch.done));
             let steps = if range.scope == ValueScope::Context { &program.context } else { &program.candidate };
+            if batch.step == 0 && batch.cursor == Cursor::START {
+                steps.iter().for_each(|step| step.ask(&tile));
+            }
             while let Some(step) = steps.get(batch.step) {
                 let (next, spent_ns) = step.run(&tile, batch.cursor);
                 batch.cursor = next.unwrap_or(Cursor::START);

@@ -27,6 +27,6 @@ mod walk;
 mod tests;
 
 pub use engine::CpuEngine;
-pub use plan::PrecisionOptions;
+pub use plan::{Per, PlanReport, PlanTask, PlanWork, PrecisionOptions};
 pub use program::{Hoist, Needs, Options, Program};
 pub use simd::{Simd, SimdLevel};

@@ -10,8 +10,7 @@ use crate::model::Model;
 use super::gemm::{Geometry, UNIT_NS, Unit};
 use super::kernels::Kernel;
 use super::memory::{Block, Place};
-use super::plan;
-use super::plan::PrecisionOptions;
+use super::plan::{self, PlanReport, PrecisionOptions};
 use super::simd::{Simd, SimdLevel};
 use super::tile::Tile;
 
@@ -30,6 +29,7 @@ pub struct Program {
     /// Columns of the answer.
     pub(super) outputs: Vec<Place>,
     pub(super) needs: Needs,
+    pub(super) report: PlanReport,
     /// What was decided for dense layers; `None` where all are f32 because that was asked for.
     pub(super) precision: Option<PrecisionReport>,
 }
@@ -124,6 +124,10 @@ impl Program {
         self.context.iter().chain(&self.candidate).map(name).collect::<Vec<_>>().join(" ")
     }
 
+    /// What it does, for people.
+    pub fn report(&self) -> &PlanReport {
+        &self.report
+    }
     /// Number of steps per tile of contexts and of candidates.
     pub fn steps(&self) -> (usize, usize) {
         (self.context.len(), self.candidate.len())
@@ -158,7 +162,15 @@ impl Step {
     fn weight_bytes(&self) -> usize {
         match &self.kernel {
             Kernel::Int8Linear(linear) => linear.matrix.bytes(),
+            Kernel::HalfLinear(linear) => linear.matrix.bytes(),
             _ => 0,
+        }
+    }
+
+    /// Before a tile's first step: asks for what this one will read from memory, if that is known by then.
+    pub fn ask(&self, tile: &Tile) {
+        if let Kernel::Lookups(lookups) = &self.kernel {
+            lookups.ask(tile);
         }
     }
 
@@ -168,8 +180,12 @@ impl Step {
             let (next, macs) = linear.run_unit(tile, cursor.0);
             return (next.map(Cursor), OVERHEAD_NS + (macs / Geometry::of(tile.simd.level()).macs_per_ns) as u64);
         }
-        if let Kernel::Int8Linear(linear) = &self.kernel {
-            let (next, ns) = linear.run_unit(tile, cursor.0);
+        let reduced = match &self.kernel {
+            Kernel::Int8Linear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            Kernel::HalfLinear(linear) => Some(linear.run_unit(tile, cursor.0)),
+            _ => None,
+        };
+        if let Some((next, ns)) = reduced {
             return (next.map(Cursor), OVERHEAD_NS + ns);
         }
         let row = cursor.0.row;

@@ -25,6 +25,7 @@ pub mod window;
 mod zip;
 
 use super::gemm::Linear;
+use super::gemm::half::HalfLinear;
 use super::gemm::int8::{Int8Linear, Observe, Quantize};
 use super::tile::Tile;
 
@@ -47,6 +48,8 @@ pub enum Kernel {
     Observe(Observe),
     /// Product of 8-bit codes with its epilogue.
     Int8Linear(Int8Linear),
+    /// Product with weights of 16 bits.
+    HalfLinear(HalfLinear),
     /// Dot products of pairs of vectors.
     Interaction(interaction::Interaction),
     /// Product of two computed matrices.
@@ -113,6 +116,7 @@ impl Kernel {
             Kernel::Quantize(kernel) => kernel.run(tile),
             Kernel::Observe(kernel) => kernel.run(tile),
             Kernel::Int8Linear(kernel) => kernel.run(tile),
+            Kernel::HalfLinear(kernel) => kernel.run(tile),
             Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),

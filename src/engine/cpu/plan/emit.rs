@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::batch::{IdTarget, Layout};
+use crate::engine::cpu::gemm::half::HalfLinear;
 use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
 use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
@@ -111,12 +112,19 @@ impl Emitter<'_, '_> {
                 let ns = (pairs.len() * dim) as f32 * NS_PACKED + len * NS_ELEMENT;
                 self.push(Kernel::Interaction(Interaction { vectors, dim: *dim, out, blocks }), ns);
             }
+            Work::HalfLinear { x, matrix, bias, addend, activation } => {
+                let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
+                let mut bias = bias.clone();
+                bias.resize(matrix.padded, 0.0);
+                let kernel = HalfLinear { x, out, matrix: Arc::clone(matrix), bias, addend, activation: *activation, inner };
+                self.push(Kernel::HalfLinear(kernel), 0.0);
+            }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
             Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
-            Work::Fm { x } => {
+            Work::Fm { x, sums } => {
                 let ns = 4.0 + self.values[*x].len() as f32 * NS_ELEMENT;
-                let kernel = Fm { x: self.places.of(*x), out };
+                let kernel = Fm { x: self.places.of(*x), sums: sums.map(|sums| self.places.of(sums)), out };
                 self.push(Kernel::Fm(kernel), ns);
             }
             Work::Unary { function, x } => {

@@ -12,46 +12,56 @@ use crate::model::{Feature, Model, Pool, Scope, ValueScope};
 
 use super::lower::Lowered;
 use super::place::Placing;
-use super::task::{PlanValue, Task, Work};
+use super::task::{Note, PlanValue, Task, Work};
 
-/// Moves the lookups of each scope to the first one.
-pub fn join(lowered: &mut Lowered) {
+/// Moves the lookups of each scope to the first one. Where nothing is hoisted, candidates look up features of the context: a group of its own.
+pub fn join(lowered: &mut Lowered, model: &Model) {
     let tasks = std::mem::take(&mut lowered.tasks);
     let values = &lowered.values;
-    let moves = |task: &Task, scope: ValueScope| {
-        matches!(task.work, Work::Lookup { .. }) && values[task.out].scope == scope && values[task.out].len() <= MOVED_ELEMENTS_MAX
-    };
-    let mut early: [Vec<Task>; 2] = [vec![], vec![]];
+    let mut early: [Vec<Task>; 3] = [vec![], vec![], vec![]];
     let mut rest = Vec::with_capacity(tasks.len());
-    const SCOPES: [ValueScope; 2] = [ValueScope::Context, ValueScope::Candidate];
-    let mut at = [None; 2];
+    const GROUPS: [(ValueScope, Scope); 3] =
+        [(ValueScope::Context, Scope::Context), (ValueScope::Candidate, Scope::Context), (ValueScope::Candidate, Scope::Candidate)];
+    let mut at = [None; 3];
     for task in tasks {
-        match SCOPES.iter().position(|&scope| moves(&task, scope)) {
-            Some(which) => {
+        let moves = values[task.out].len() <= MOVED_ELEMENTS_MAX;
+        match GROUPS.iter().position(|group| group_of(&task, values, model) == Some(*group)) {
+            Some(which) if moves => {
                 at[which].get_or_insert(rest.len());
                 early[which].push(task);
             }
-            None => rest.push(task),
+            _ => rest.push(task),
         }
     }
     // The later place first: what is inserted moves the places behind it.
-    let mut order = [0, 1];
+    let mut order = [0, 1, 2];
     order.sort_by_key(|&which| std::cmp::Reverse(at[which]));
     for which in order {
         let at = at[which].unwrap_or(0);
+        let count = early[which].len();
+        if count > 1 {
+            early[which].iter_mut().for_each(|task| task.notes.push(Note::Fused(format!("one step of {count} lookups"))));
+        }
         rest.splice(at..at, std::mem::take(&mut early[which]));
     }
     lowered.tasks = rest;
 }
 
-/// How many tasks at the start of `tasks` are lookups of one scope.
-pub fn count(tasks: &[Task], values: &[PlanValue]) -> usize {
-    let Some(first) = tasks.first() else { return 0 };
-    let scope = values[first.out].scope;
-    tasks.iter().take_while(|task| matches!(task.work, Work::Lookup { .. }) && values[task.out].scope == scope).count()
+/// For which rows a lookup is done, and whose feature it reads.
+fn group_of(task: &Task, values: &[PlanValue], model: &Model) -> Option<(ValueScope, Scope)> {
+    match &task.work {
+        Work::Lookup { feature, .. } => Some((values[task.out].scope, model.features[*feature].scope)),
+        _ => None,
+    }
 }
 
-/// The step of lookups of one scope.
+/// How many tasks at the start of `tasks` are lookups of one group.
+pub fn count(tasks: &[Task], values: &[PlanValue], model: &Model) -> usize {
+    let Some(group) = tasks.first().and_then(|first| group_of(first, values, model)) else { return 0 };
+    tasks.iter().take_while(|task| group_of(task, values, model) == Some(group)).count()
+}
+
+/// The step of lookups that [`count`] counted.
 pub fn emit(tasks: &[Task], places: &mut dyn Placing, layout: &Layout, model: &Model, simd: Simd) -> Step {
     let mut scope = Scope::Candidate;
     let mut lookups = Vec::with_capacity(tasks.len());

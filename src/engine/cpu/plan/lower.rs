@@ -28,6 +28,8 @@ pub struct Lowered<'a> {
     pub constants: HashMap<ValueIndex, Constant<'a>>,
     /// What values are called in reports.
     pub names: HashMap<ValueIndex, String>,
+    /// First of the planner's own values.
+    pub own: ValueIndex,
 }
 
 /// Lowers a model's graph.
@@ -50,7 +52,7 @@ pub fn lower<'a>(model: &'a Model, layout: &'a Layout, options: &Options) -> Res
         layout,
         simd: options.simd,
         uses,
-        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names },
+        lowered: Lowered { values, tasks: Vec::new(), outputs, constants: HashMap::new(), names, own: graph.values.len() },
         absorbed: vec![false; graph.nodes.len()],
     };
     // Constants first: patterns look at their values, wherever in the graph they are made.

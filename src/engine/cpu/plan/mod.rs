@@ -19,6 +19,7 @@ mod origins;
 mod passes;
 mod place;
 mod precision;
+mod report;
 mod task;
 mod weights;
 
@@ -28,6 +29,8 @@ use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::precision::Precision;
 use crate::model::{Model, ValueScope};
+
+pub use self::report::{Per, PlanReport, PlanTask, PlanWork};
 
 use self::lower::Lowered;
 use self::place::Placing;
@@ -53,26 +56,30 @@ fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Prog
     let mut lowered = lower::lower(model, &layout, options)?;
     passes::run(&mut lowered, model, options)?;
     rewrite(&mut lowered)?;
-    lookups::join(&mut lowered);
+    lookups::join(&mut lowered, model);
     let lowered = lowered;
     let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);
     let mut context = Vec::new();
     let mut candidate = Vec::new();
+    let mut kernels = Vec::with_capacity(lowered.tasks.len());
     let mut tasks = lowered.tasks.as_slice();
     while let Some((task, rest)) = tasks.split_first() {
         let steps = match lowered.values[task.out].scope {
             ValueScope::Candidate => &mut candidate,
             ValueScope::Context | ValueScope::Constant => &mut context,
         };
-        let joined = lookups::count(tasks, &lowered.values);
+        let joined = lookups::count(tasks, &lowered.values, model);
         if joined > 0 {
             steps.push(lookups::emit(&tasks[..joined], &mut places, &layout, model, simd));
             tasks = &tasks[joined..];
+            kernels.resize(kernels.len() + joined, 1);
             continue;
         }
         tasks = rest;
+        let before = steps.len();
         emit::emit(task, &lowered.values, &mut places, &mut packer, &layout, model, steps);
+        kernels.push(steps.len() - before);
     }
     let outputs = lowered.outputs.iter().map(|&value| places.of(value)).collect();
     let needs = Needs {
@@ -80,8 +87,11 @@ fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Prog
         tile_bytes: places.bytes_per_tile_row() * TILE_ROWS,
         scratch_bytes: context.iter().chain(&candidate).map(Step::scratch_bytes).max().unwrap_or(0),
     };
+    let mut report = PlanReport::new(model, &lowered, &kernels);
+    (report.bytes_per_context, report.tile_bytes) = (needs.bytes_per_context, needs.tile_bytes);
     let constants = places.into_constants()?;
     let packed = packer.pack()?;
     drop(lowered);
-    Ok(Program { constants, packed, model: Arc::clone(model), layout, simd, context, candidate, outputs, needs, precision: None })
+    let model = Arc::clone(model);
+    Ok(Program { constants, packed, model, layout, simd, context, candidate, outputs, needs, report, precision: None })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::gemm::half::HalfMatrix;
 use crate::engine::cpu::gemm::int8::{Dot, Int8Matrix, Largest};
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::chain::Instruction;
@@ -125,6 +126,14 @@ pub enum Work<'a> {
         split: usize,
         pairs: Vec<[usize; 2]>,
     },
+    /// [`Work::Linear`] over weights of 16 bits.
+    HalfLinear {
+        x: ValueIndex,
+        matrix: Arc<HalfMatrix>,
+        bias: Vec<f32>,
+        addend: Option<ValueIndex>,
+        activation: Activation,
+    },
     MatMul {
         a: ValueIndex,
         b: ValueIndex,
@@ -145,9 +154,10 @@ pub enum Work<'a> {
         leaves: Vec<ValueIndex>,
         steps: Vec<Instruction>,
     },
-    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`.
+    /// (Σ x)² − Σ x² over the leading axis that is not 1: x `[fields, inner..]`. `sums` `[2 · inner]`: Σ x and Σ x² of more fields.
     Fm {
         x: ValueIndex,
+        sums: Option<ValueIndex>,
     },
     ClampI64 {
         x: ValueIndex,
@@ -218,10 +228,12 @@ impl Work<'_> {
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
             Work::Generic(generic) => generic.inputs(),
-            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } => std::iter::once(*x).chain(*addend).collect(),
+            Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } | Work::HalfLinear { x, addend, .. } => {
+                std::iter::once(*x).chain(*addend).collect()
+            }
+            Work::Fm { x, sums } => std::iter::once(*x).chain(*sums).collect(),
             Work::Observe { x, .. }
             | Work::Quantize { x, .. }
-            | Work::Fm { x }
             | Work::Unary { x, .. }
             | Work::ClampI64 { x, .. }
             | Work::Cast { x }

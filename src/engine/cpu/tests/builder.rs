@@ -1,5 +1,7 @@
 //! Models in code: shapes worked out, weights random.
 
+mod infer;
+
 use std::sync::Arc;
 
 use crate::model::*;
@@ -186,7 +188,14 @@ impl ModelBuilder {
                 }
                 (out, DType::F32)
             }
-            Op::Add { a, b } | Op::Sub { a, b } | Op::Mul { a, b } | Op::Div { a, b } | Op::Pow { a, b } => {
+            Op::Add { a, b }
+            | Op::Sub { a, b }
+            | Op::Mul { a, b }
+            | Op::Div { a, b }
+            | Op::Pow { a, b }
+            | Op::Min { a, b }
+            | Op::Max { a, b }
+            | Op::Mod { a, b } => {
                 let of = |operand: &Operand| match operand {
                     Operand::Value(id) => (shape(id), Some(dtype(id))),
                     Operand::Scalar(_) => (vec![], None),
@@ -226,6 +235,7 @@ impl ModelBuilder {
             Op::Reshape { .. } | Op::Broadcast { .. } | Op::Fill { .. } | Op::Iota { .. } | Op::Cast { .. } => {
                 panic!("these take their shape from `op_as`")
             }
+            op => self.infer_more(op),
         }
     }
 

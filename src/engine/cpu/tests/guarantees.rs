@@ -20,6 +20,15 @@ fn models() -> Vec<Arc<Model>> {
     let mut models: Vec<_> = (300..312).map(random::model).collect();
     models.push(families::dlrm(1, &[48, 16], &[100, 1]));
     models.push(families::mmoe(2));
+    // Inner sizes of several blocks, a narrow layer, a small one.
+    let mut wide = ModelBuilder::new(6);
+    let feature = wide.dense(crate::model::Scope::Candidate, 5);
+    let mut x = wide.op(crate::model::Op::Dense { features: vec![feature] });
+    for n in [1100, 37, 600, 3] {
+        x = wide.linear(x, n);
+    }
+    let outputs: Vec<_> = (0..3).map(|at| wide.op(crate::model::Op::Slice { x, axis: 0, start: at, end: at + 1, step: 1 })).collect();
+    models.push(wide.finish(&outputs));
     models
 }
 

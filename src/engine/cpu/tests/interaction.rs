@@ -18,6 +18,8 @@ enum Form {
     ByColumn,
     /// A slice of every row, joined.
     Slices,
+    /// The same, joined together with what stands beside the pairs.
+    SlicesBeside,
     /// All of it.
     Whole,
     /// A few, twice, in no order.
@@ -26,8 +28,8 @@ enum Form {
     Transposed,
 }
 
-const FORMS: [Form; 7] =
-    [Form::Lower, Form::UpperAndDiagonal, Form::ByColumn, Form::Slices, Form::Whole, Form::Scattered, Form::Transposed];
+const FORMS: [Form; 8] =
+    [Form::Lower, Form::UpperAndDiagonal, Form::ByColumn, Form::Slices, Form::SlicesBeside, Form::Whole, Form::Scattered, Form::Transposed];
 
 /// Pairs of `count` vectors of `dim`, the first `of_context` of the context; a layer over them, or the pairs themselves as outputs.
 fn model(form: Form, [count, of_context, dim]: [usize; 3], layer: bool) -> Arc<Model> {
@@ -54,24 +56,32 @@ fn model(form: Form, [count, of_context, dim]: [usize; 3], layer: bool) -> Arc<M
         Form::UpperAndDiagonal => (0..count).flat_map(|i| (i..count).map(move |j| i * count + j)).collect(),
         Form::ByColumn => (0..count).flat_map(|j| (j + 1..count).map(move |i| i * count + j)).collect(),
         Form::Scattered => below.map(|[i, j]| (j * 5 % count) * count + i).chain([1, 1, count]).collect(),
-        Form::Slices | Form::Whole => vec![],
+        Form::Slices | Form::SlicesBeside | Form::Whole => vec![],
     };
+    let mut beside = vec![];
     let pairs = match form {
         Form::Whole => flat,
-        Form::Slices => {
+        Form::Slices | Form::SlicesBeside => {
             let row = |model: &mut ModelBuilder, i: usize| {
                 let row = model.op(Op::Slice { x: product, axis: 0, start: i, end: i + 1, step: 1 });
                 let part = model.op(Op::Slice { x: row, axis: 1, start: 0, end: i, step: 1 });
                 model.op_as(Op::Reshape { x: part }, vec![i], DType::F32)
             };
-            let rows = (1..count).map(|i| row(&mut model, i)).collect();
+            let rows: Vec<ValueId> = (1..count).map(|i| row(&mut model, i)).collect();
+            if form == Form::SlicesBeside {
+                beside = rows[..].to_vec()
+            }
             model.op(Op::Concat { xs: rows, axis: 0 })
         }
         _ => model.op(Op::GatherConst { x: flat, axis: 0, indices }),
     };
     let dense = model.dense(Scope::Candidate, 3);
     let dense = model.op(Op::Dense { features: vec![dense] });
-    let x = model.op(Op::Concat { xs: vec![dense, pairs], axis: 0 });
+    beside.insert(0, dense);
+    if form != Form::SlicesBeside {
+        beside.push(pairs);
+    }
+    let x = model.op(Op::Concat { xs: beside, axis: 0 });
     let x = if layer { model.mlp(x, &[40]) } else { x };
     let len = model.graph.value(x).len();
     let outputs: Vec<_> =

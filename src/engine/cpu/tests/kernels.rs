@@ -6,7 +6,7 @@ use super::builder::ModelBuilder;
 use super::{Random, batches, check};
 
 /// x of these shapes as a candidate value: a dense feature, reshaped.
-fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
+pub fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
     let len = shape.iter().product::<usize>();
     let feature = model.dense(Scope::Candidate, len as u32);
     let x = model.op(Op::Dense { features: vec![feature] });

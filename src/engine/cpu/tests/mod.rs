@@ -3,6 +3,7 @@
 mod batches;
 mod builder;
 mod families;
+mod generic;
 mod guarantees;
 mod interaction;
 mod kernels;

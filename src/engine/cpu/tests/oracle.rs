@@ -1,5 +1,7 @@
 //! A slow f64 evaluation, one row at a time, element by element through multi-indices. Shares nothing with the engine.
 
+mod more;
+
 use crate::batch::NO_ROW;
 use crate::model::*;
 
@@ -190,6 +192,7 @@ fn node_value(model: &Model, node: &Node, values: &[Option<Array>], context: &[C
                 x.at(index) / square.sqrt().max(*eps)
             })
         }
+        op => more::value(model, op, out, &value),
     }
 }
 

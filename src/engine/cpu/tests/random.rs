@@ -1,5 +1,7 @@
 //! Random small graphs over all ops, scopes and shapes.
 
+mod more;
+
 use std::sync::Arc;
 
 use crate::model::*;
@@ -7,6 +9,8 @@ use crate::model::*;
 use super::batches::{self, Request};
 use super::builder::{ModelBuilder, broadcast_shape};
 use super::{Random, check};
+
+pub use more::ensemble;
 
 /// Values stay below this, so that f32 errors stay far below the tolerance.
 const SIZE_MAX: f64 = 64.0;
@@ -158,7 +162,7 @@ impl Generator {
 
     /// Adds one op, or none where the choice does not fit.
     fn grow(&mut self) {
-        match self.model.random.below(24) {
+        match self.model.random.below(40) {
             0 | 1 => self.layer(),
             2 => self.matmul(),
             3 | 4 => self.sum_or_difference(),
@@ -189,7 +193,8 @@ impl Generator {
                 self.keep(id, 1.0, false);
             }
             21 => self.prelu_or_cast(),
-            _ => self.normalize(),
+            22 | 23 => self.normalize(),
+            _ => self.grow_more(),
         }
     }
 
@@ -505,8 +510,19 @@ impl Generator {
 
 #[test]
 fn random_graphs_agree_with_f64_at_awkward_row_counts() {
-    for (seed, rows) in (0..220u64).zip([1usize, 2, 7, 31, 32, 33, 63, 64, 65, 163, 20].into_iter().cycle()) {
+    for (seed, rows) in (0..SEEDS).zip([1usize, 2, 7, 31, 32, 33, 63, 64, 65, 163, 20].into_iter().cycle()) {
         let model = model(seed);
         check(&model, &requests(&model, seed, rows), 1e-4);
     }
 }
+
+#[test]
+fn random_graphs_have_every_op() {
+    let names: std::collections::BTreeSet<&str> =
+        (0..SEEDS).flat_map(|seed| model(seed).graph.nodes.iter().map(|node| node.op.name()).collect::<Vec<_>>()).collect();
+    let missing: Vec<_> = OPS.into_iter().filter(|op| !names.contains(op)).collect();
+    assert!(missing.is_empty(), "never made: {missing:?}");
+}
+
+/// Graphs that are made.
+const SEEDS: u64 = 400;

@@ -19,9 +19,11 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use block::{Dot, Range};
+pub use block::{Dot, Geometry, Range};
 pub use observe::{Largest, Observe};
 pub use pack::{Int8Matrix, ranges, row_bytes};
+#[cfg(target_arch = "x86_64")]
+pub(super) use simd::{load_8, load_16, store_8, store_16};
 
 use std::sync::Arc;
 

@@ -226,7 +226,7 @@ fn dot_256(sums: __m256i, x: __m256i, weights: __m256i) -> __m256i {
 /// They can be read.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load_16(count: usize, from: *const f32) -> __m512 {
+pub unsafe fn load_16(count: usize, from: *const f32) -> __m512 {
     let mask = if count >= 16 { !0 } else { (1u16 << count) - 1 };
     // SAFETY: the caller's promise.
     unsafe { _mm512_maskz_loadu_ps(mask, from) }
@@ -238,7 +238,7 @@ unsafe fn load_16(count: usize, from: *const f32) -> __m512 {
 /// They can be written.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store_16(count: usize, to: *mut f32, value: __m512) {
+pub unsafe fn store_16(count: usize, to: *mut f32, value: __m512) {
     let mask = if count >= 16 { !0 } else { (1u16 << count) - 1 };
     // SAFETY: the caller's promise.
     unsafe { _mm512_mask_storeu_ps(to, mask, value) }
@@ -250,7 +250,7 @@ unsafe fn store_16(count: usize, to: *mut f32, value: __m512) {
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_8(count: usize, from: *const f32) -> __m256 {
+pub unsafe fn load_8(count: usize, from: *const f32) -> __m256 {
     // SAFETY: the caller's promise.
     unsafe { _mm256_maskload_ps(from, mask_8(count)) }
 }
@@ -261,7 +261,7 @@ unsafe fn load_8(count: usize, from: *const f32) -> __m256 {
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn store_8(count: usize, to: *mut f32, value: __m256) {
+pub unsafe fn store_8(count: usize, to: *mut f32, value: __m256) {
     // SAFETY: the caller's promise.
     unsafe { _mm256_maskstore_ps(to, mask_8(count), value) }
 }

@@ -61,27 +61,10 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: the caller's promise; masked lanes are not read.
         unsafe {
             let mut rows = [_mm512_setzero_ps(); 16];
-            if count == 16 {
-                // Four rows' parts of four elements each in one register: half of the transposing is done by loads.
-                for lane in 0..4 {
-                    let starts = [from(lane), from(lane + 4), from(lane + 8), from(lane + 12)];
-                    for part in 0..4 {
-                        let part_of = |row: usize| _mm_loadu_ps(starts[row].add(4 * part));
-                        let low = _mm512_broadcast_f32x4(part_of(0));
-                        let low = _mm512_mask_broadcast_f32x4(low, 0x00f0, part_of(1));
-                        let low = _mm512_mask_broadcast_f32x4(low, 0x0f00, part_of(2));
-                        rows[4 * part + lane] = _mm512_mask_broadcast_f32x4(low, 0xf000, part_of(3));
-                    }
-                }
-                for four in rows.as_chunks_mut::<4>().0 {
-                    transpose_parts(four);
-                }
-            } else {
-                for (lane, row) in rows.iter_mut().enumerate() {
-                    *row = _mm512_maskz_loadu_ps(mask(count), from(lane));
-                }
-                transpose(&mut rows);
+            for (lane, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_maskz_loadu_ps(mask(count), from(lane));
             }
+            transpose(&mut rows);
             for (k, row) in rows.iter().enumerate() {
                 _mm512_storeu_ps(to.add(16 * k), *row);
             }
@@ -108,24 +91,6 @@ unsafe impl Lanes for Avx512 {
 #[inline(always)]
 fn mask(count: usize) -> u16 {
     if count >= 16 { !0 } else { (1 << count) - 1 }
-}
-
-/// Within each 128-bit part, four rows of four become columns.
-///
-/// # Safety
-/// AVX-512F.
-#[inline(always)]
-unsafe fn transpose_parts(rows: &mut [__m512; 4]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (a, b) = (_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpacklo_ps(rows[2], rows[3]));
-        let (c, d) = (_mm512_unpackhi_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[2], rows[3]));
-        let [a, b, c, d] = [a, b, c, d].map(|register| _mm512_castps_pd(register));
-        rows[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-        rows[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        rows[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
-        rows[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
-    }
 }
 
 /// Sixteen rows of sixteen become columns: pairs, fours, then 128-bit parts change places.

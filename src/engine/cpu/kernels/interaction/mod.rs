@@ -46,8 +46,8 @@ impl Interaction {
 
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
-        let empty = tile.source::<f32>(&self.out);
-        let mut sources = [empty; VECTORS_MAX];
+        let Some(first) = self.vectors.first() else { return };
+        let mut sources = [tile.source::<f32>(first); VECTORS_MAX];
         sources.iter_mut().zip(&self.vectors).for_each(|(source, place)| *source = tile.source::<f32>(place));
         let mut out = tile.target::<f32>(&self.out);
         assert!(self.vectors.len() == self.blocks.vectors() && self.out.len == self.blocks.pairs());

@@ -80,6 +80,12 @@ impl Part {
         self.table.rows()
     }
 
+    /// Cache lines of a row.
+    #[inline(always)]
+    pub fn lines(&self) -> usize {
+        self.lines as usize
+    }
+
     /// Asks for the row of an id, if there is one.
     #[inline(always)]
     pub fn prefetch(&self, id: u32) {

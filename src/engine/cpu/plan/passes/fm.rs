@@ -15,7 +15,7 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
         let found = Makers { lowered, of: &makers }.pairs(&lowered.tasks[at].work);
         if let Some(x) = found {
             let task = &mut lowered.tasks[at];
-            task.work = Work::Fm { x };
+            task.work = Work::Fm { x, sums: None };
             task.notes.push(Note::Fused("factorisation machine: square of the sum, sum of the squares".to_owned()));
         }
         makers[lowered.tasks[at].out] = Some(at);

@@ -30,18 +30,23 @@ pub fn run(lowered: &mut Lowered, model: &Model, options: &Options) -> Result<()
         _ => None,
     };
     tasks.iter().filter_map(layer_over).for_each(|x| reads[x] -= 1);
-    for task in tasks {
+    for mut task in tasks {
         let scope = rewriter.value(task.out).scope;
         match &task.work {
             Work::Linear { x, matrix, addend: None, .. }
                 if scope == ValueScope::Candidate && matrix.n == rewriter.value(task.out).len() =>
             {
                 let split = Split::new(&rewriter, *x);
-                if split.is_possible() && (options.hoist == Hoist::Everything || split.pays(matrix.n, reads[*x] > 0)) {
+                if split.is_possible() && (options.hoist == Hoist::Everything || split.pays(&rewriter, matrix.n, reads[*x] > 0)) {
                     split_layer(&mut rewriter, task, split);
-                } else {
-                    rewriter.put(task);
+                    continue;
                 }
+                if split.is_possible() {
+                    let count: usize = split.context.iter().map(|(_, piece)| piece.len).sum();
+                    let note = format!("{count} of {} inputs are of the context: too little work to compute apart", matrix.k);
+                    task.notes.push(Note::Generic(note));
+                }
+                rewriter.put(task);
             }
             Work::Dense { features } if scope == ValueScope::Candidate => {
                 let features = features.clone();
@@ -89,18 +94,28 @@ impl Split {
 
     /// Whether computing this layer of `n` columns in two parts is faster for requests of some candidates. `kept`: others read the whole input
     /// too, so that the candidates' part of it is a copy.
-    fn pays(&self, n: usize, kept: bool) -> bool {
+    fn pays(&self, rewriter: &Rewriter, n: usize, kept: bool) -> bool {
         let len = |list: &[(usize, Piece)]| list.iter().map(|(_, piece)| piece.len).sum::<usize>() as f32;
         let saved = len(&self.context) * n as f32 * NS_MAC;
-        let copied = if kept { len(&self.candidate) } else { 0.0 };
-        saved > 2.0 * (n as f32 * NS_ADDEND + copied * NS_COPY) + NS_STEP
+        let mut pieces = Vec::new();
+        self.candidate.iter().for_each(|&(_, piece)| push(&mut pieces, piece));
+        // Whole values are computed in place.
+        let copies = pieces.iter().filter(|piece| kept || piece.len < rewriter.value(piece.value).len());
+        let copied: f32 = copies.map(|piece| NS_PIECE + piece.len as f32 * NS_COPY).sum();
+        saved > 2.0 * (n as f32 * NS_ADDEND + copied) + NS_STEP
     }
 }
 
-/// Nanoseconds per candidate: of a multiply-add, of adding a number that was computed before, of copying one, and of the parts' own steps shared
-/// by a few candidates.
+/// Whether multiplying so many inputs of a layer of `n` columns once per request is faster, if nothing need be copied for it.
+pub fn pays(inputs: usize, n: usize) -> bool {
+    inputs as f32 * n as f32 * NS_MAC > 2.0 * n as f32 * NS_ADDEND + NS_STEP
+}
+
+/// Nanoseconds per candidate: of a multiply-add, of adding a number that was computed before, of copying a piece and each of its numbers, and of
+/// the parts' own steps shared by a few candidates.
 const NS_MAC: f32 = 0.015;
 const NS_ADDEND: f32 = 0.05;
+const NS_PIECE: f32 = 1.0;
 const NS_COPY: f32 = 0.1;
 const NS_STEP: f32 = 15.0;
 

@@ -15,12 +15,13 @@ use crate::engine::cpu::plan::task::{Note, Task, ValueIndex, Work};
 use crate::engine::cpu::program::{Hoist, Options};
 use crate::model::{Model, ValueScope};
 
+use super::hoist;
 use super::rewriter::Rewriter;
 
 /// The pass.
 pub fn run(lowered: &mut Lowered, _: &Model, options: &Options) -> Result<(), EngineError> {
     let (mut rewriter, tasks) = Rewriter::new(lowered);
-    let absorbed = read_by_layers_alone(&rewriter, &tasks);
+    let columns = columns_of_readers(&rewriter, &tasks);
     let whole = read_whole(&rewriter, &tasks);
     let mut products: HashMap<ValueIndex, Product> = HashMap::new();
     for mut task in tasks {
@@ -41,16 +42,19 @@ pub fn run(lowered: &mut Lowered, _: &Model, options: &Options) -> Result<(), En
             rewriter.put(task);
             continue;
         }
-        let Some(pairs) = pairs(&rewriter, &task, &products) else {
-            rewriter.put(task);
-            continue;
-        };
-        let hoist = match options.hoist {
-            Hoist::Nothing => false,
-            Hoist::WherePaying => absorbed[task.out],
-            Hoist::Everything => true,
-        };
-        put(&mut rewriter, task, pairs, hoist);
+        let columns = columns[task.out];
+        for task in [gather_views(&mut rewriter, &mut task, &products), vec![task]].into_iter().flatten() {
+            let Some(pairs) = pairs(&rewriter, &task, &products) else {
+                rewriter.put(task);
+                continue;
+            };
+            let hoist = match options.hoist {
+                Hoist::Nothing => false,
+                Hoist::WherePaying => pairs.pays(&rewriter, columns),
+                Hoist::Everything => true,
+            };
+            put(&mut rewriter, task, pairs, hoist);
+        }
     }
     Ok(())
 }
@@ -114,6 +118,47 @@ struct Pairs {
     vectors: Vec<Piece>,
     dim: usize,
     pairs: Vec<[usize; 2]>,
+}
+
+impl Pairs {
+    /// Whether splitting them by scope is worth it: only if the layers that read them, of so many columns, will be split for them.
+    fn pays(&self, rewriter: &Rewriter, columns: usize) -> bool {
+        let of_context =
+            |pair: &[usize; 2]| pair.iter().all(|&vector| rewriter.value(self.vectors[vector].value).scope != ValueScope::Candidate);
+        let count = self.pairs.iter().filter(|pair| of_context(pair)).count();
+        columns != usize::MAX && hoist::pays(count, columns)
+    }
+}
+
+/// Parts of a product that a concatenation joins beside other values become a concatenation of their own, given here: to be put before it.
+fn gather_views<'a>(rewriter: &mut Rewriter<'_, 'a>, task: &mut Task<'a>, products: &HashMap<ValueIndex, Product>) -> Vec<Task<'a>> {
+    let Work::Concat { xs, axis } = &mut task.work else { return vec![] };
+    let product_of = |rewriter: &Rewriter, x: ValueIndex| {
+        let pieces = rewriter.origins_of(x);
+        let from = pieces.first()?.value;
+        (products.contains_key(&from) && pieces.iter().all(|piece| piece.value == from)).then_some(from)
+    };
+    let from: Vec<Option<ValueIndex>> = xs.iter().map(|&x| product_of(rewriter, x)).collect();
+    if from.iter().all(|&product| product == from[0]) {
+        // All of one product, or none: the task itself is looked at.
+        return vec![];
+    }
+    let (mut parts, mut made) = (Vec::new(), Vec::new());
+    for run in from.iter().zip(xs.iter()).collect::<Vec<_>>().chunk_by(|a, b| a.0 == b.0) {
+        let run_xs: Vec<ValueIndex> = run.iter().map(|(_, x)| **x).collect();
+        if run[0].0.is_none() {
+            parts.extend(run_xs);
+            continue;
+        }
+        let mut shape = rewriter.value(run_xs[0]).shape.clone();
+        shape[*axis] = run_xs.iter().map(|&x| rewriter.value(x).shape[*axis]).sum();
+        let name = format!("{} (pairs)", rewriter.name(task.out));
+        let part = rewriter.add_value(shape, ValueScope::Candidate, name);
+        made.push(Task::new(part, Work::Concat { xs: run_xs, axis: *axis }));
+        parts.push(part);
+    }
+    *xs = parts;
+    made
 }
 
 /// The pairs, if the task moves elements of one product and does nothing else.
@@ -181,21 +226,21 @@ fn put<'a>(rewriter: &mut Rewriter<'_, 'a>, mut task: Task<'a>, pairs: Pairs, ho
     rewriter.put(task);
 }
 
-/// For each value: whether it is read, moved about or not, by layers that can be split alone.
-fn read_by_layers_alone(rewriter: &Rewriter, tasks: &[Task]) -> Vec<bool> {
-    let mut alone = vec![true; rewriter.lowered.values.len()];
-    rewriter.lowered.outputs.iter().for_each(|&output| alone[output] = false);
+/// For each value: the columns of the narrowest layer that reads it, moved about or not. 0: something else than layers that can be split reads it.
+fn columns_of_readers(rewriter: &Rewriter, tasks: &[Task]) -> Vec<usize> {
+    let mut columns = vec![usize::MAX; rewriter.lowered.values.len()];
+    rewriter.lowered.outputs.iter().for_each(|&output| columns[output] = 0);
     for task in tasks.iter().rev() {
-        let fine = match &task.work {
-            Work::Linear { matrix, .. } => matrix.n == rewriter.value(task.out).len() && matrix.n >= COLUMNS_MIN,
-            Work::View { .. } | Work::Concat { .. } | Work::Slice { .. } | Work::Gather { .. } | Work::Transpose { .. } => alone[task.out],
-            _ => false,
+        let reader = match &task.work {
+            Work::Linear { matrix, .. } if matrix.n == rewriter.value(task.out).len() => matrix.n,
+            Work::View { .. } | Work::Concat { .. } | Work::Slice { .. } | Work::Gather { .. } | Work::Transpose { .. } => {
+                columns[task.out]
+            }
+            _ => 0,
         };
-        if !fine {
-            task.work.inputs().into_iter().for_each(|input| alone[input] = false);
-        }
+        task.work.inputs().into_iter().for_each(|input| columns[input] = columns[input].min(reader));
     }
-    alone
+    columns
 }
 
 /// For each value: whether something computes with all of it.
@@ -211,6 +256,3 @@ fn read_whole(rewriter: &Rewriter, tasks: &[Task]) -> Vec<bool> {
     }
     whole
 }
-
-/// Layers of fewer columns are hardly worth splitting.
-const COLUMNS_MIN: usize = 16;

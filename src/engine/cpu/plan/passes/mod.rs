@@ -8,6 +8,7 @@ mod interaction;
 mod parts;
 mod rewriter;
 mod siblings;
+mod sums;
 mod unbroadcast;
 
 use crate::engine::EngineError;
@@ -32,6 +33,7 @@ const PASSES: &[Pass] = &[
     Pass { wanted: |options| options.fuse, run: siblings::run },
     Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run },
     Pass { wanted: |options| options.fuse, run: fm::run },
+    Pass { wanted: |options| options.hoist != Hoist::Nothing, run: sums::run },
     Pass { wanted: |options| options.fuse, run: chain::run },
 ];
 

@@ -14,13 +14,18 @@ pub struct Rewriter<'l, 'a> {
     /// Of the values made so far.
     pub origins: Origins,
     joined: HashMap<Vec<Piece>, ValueIndex>,
+    /// First value of the planner's own.
+    own: usize,
+    /// Concatenations put so far.
+    concats: Vec<ValueIndex>,
 }
 
 impl<'l, 'a> Rewriter<'l, 'a> {
     /// Takes the tasks out of `lowered`: to be put back, or others for them.
     pub fn new(lowered: &'l mut Lowered<'a>) -> (Rewriter<'l, 'a>, Vec<Task<'a>>) {
         let tasks = std::mem::take(&mut lowered.tasks);
-        (Rewriter { lowered, origins: Origins::default(), joined: HashMap::new() }, tasks)
+        let own = lowered.own;
+        (Rewriter { own, lowered, origins: Origins::default(), joined: HashMap::new(), concats: Vec::new() }, tasks)
     }
 
     /// A value made so far.
@@ -44,6 +49,9 @@ impl<'l, 'a> Rewriter<'l, 'a> {
     /// Puts a task behind those so far.
     pub fn put(&mut self, task: Task<'a>) {
         self.origins.learn(&task, &self.lowered.values);
+        if matches!(task.work, Work::Concat { .. }) {
+            self.concats.push(task.out);
+        }
         self.lowered.tasks.push(task);
     }
 
@@ -57,9 +65,18 @@ impl<'l, 'a> Rewriter<'l, 'a> {
         pieces.iter().map(|piece| self.value(piece.value).scope).max().unwrap_or(ValueScope::Constant)
     }
 
-    /// A value `[len]` of these pieces side by side: made once for each list.
+    /// A value `[len]` of these pieces side by side: made once for each list, and not at all where another one of the same scope holds them.
     pub fn join(&mut self, pieces: &[Piece], name: &str) -> ValueIndex {
         if let Some(&value) = self.joined.get(pieces) {
+            return value;
+        }
+        if pieces.len() > 1
+            && let Some((holder, first)) = self.holder(pieces)
+        {
+            let (len, scope) = (pieces.iter().map(|piece| piece.len).sum(), self.value(holder).scope);
+            let value = self.add_value(vec![len], scope, name.to_owned());
+            self.put(Task::new(value, Work::View { x: holder, first }));
+            self.joined.insert(pieces.to_vec(), value);
             return value;
         }
         let parts: Vec<ValueIndex> = pieces.iter().map(|&piece| self.part(piece)).collect();
@@ -74,6 +91,17 @@ impl<'l, 'a> Rewriter<'l, 'a> {
         };
         self.joined.insert(pieces.to_vec(), value);
         value
+    }
+
+    /// A concatenation that was made for a pass and holds these pieces in one go, and where in it. (One of the graph's own may be dropped once
+    /// its readers have found something better.)
+    fn holder(&self, pieces: &[Piece]) -> Option<(ValueIndex, usize)> {
+        let scope = self.scope_of(pieces);
+        self.concats.iter().filter(|&&concat| concat >= self.own && self.value(concat).scope == scope).find_map(|&concat| {
+            let held = self.origins_of(concat);
+            let at = held.windows(pieces.len()).position(|window| window == pieces)?;
+            Some((concat, held[..at].iter().map(|piece| piece.len).sum()))
+        })
     }
 
     /// One piece as a vector.

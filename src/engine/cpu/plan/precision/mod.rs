@@ -10,6 +10,7 @@ mod reduce;
 
 use std::sync::Arc;
 
+use crate::engine::cpu::gemm::half::Widening;
 use crate::engine::cpu::gemm::int8::Dot;
 use crate::engine::cpu::program::{Options, Program};
 use crate::engine::precision::{LayerPrecision, Precision, PrecisionReport, Shift, ShiftLimits};
@@ -19,7 +20,7 @@ use crate::model::Model;
 
 use self::balance::{Factors, Sizes};
 use self::parts::PARTS_MAX;
-use self::reduce::{Choice, Layer, PIECES, Quantised, layers, reduce};
+use self::reduce::{Choice, Layer, PIECES, Reduced, layers, reduce};
 
 /// What is asked of dense layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -39,7 +40,16 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
         let reason = "the model has no selftest rows to measure it on; export the bundle with a selftest, or take f32".into();
         return Err(EngineError::Precision { precision: options.precision.precision.name(), reason });
     }
-    let dot = Dot::of(options.simd);
+    let (dot, widening) = (Dot::of(options.simd), Widening::of(options.simd));
+    let instructions = match (options.precision.precision, widening) {
+        (Precision::F16, None) => {
+            let reason = "this CPU has no instructions that widen 16-bit floats (F16C); take f32 or int8".into();
+            return Err(EngineError::Precision { precision: Precision::F16.name(), reason });
+        }
+        (Precision::F16, Some(widening)) => widening.name(),
+        _ => dot.name(),
+    };
+    let first = if options.precision.precision == Precision::F16 { Choice::F16 } else { Choice::Int8(0) };
     let mut found = Vec::new();
     super::build(model, options, &mut |lowered| {
         found = layers(lowered).into_iter().map(|layer| (name(model, &layer), layer)).collect();
@@ -48,15 +58,17 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     let layers: Vec<Candidate> = found
         .into_iter()
         .map(|(name, layer)| {
-            let gains = options.precision.even_small || gains(&layer, 0, dot);
-            Candidate { name, layer, gains, choice: if gains { Choice::Int8(0) } else { Choice::F32 }, own: None }
+            let gains = options.precision.even_small || gains(&layer, first, dot);
+            Candidate { name, layer, gains, choice: if gains { first } else { Choice::F32 }, own: None }
         })
         .collect();
-    let mut planner = Planner { model, options, dot, layers, factors: Factors::new(), quantised: Quantised::new(), measured: 0 };
+    let mut planner = Planner { model, options, dot, layers, factors: Factors::new(), reduced: Reduced::default(), measured: 0 };
     planner.skip_all_but_the_largest();
     // A sample first: rows of a long selftest cost more than what they tell.
     let sample: Vec<usize> = (0..rows).step_by(rows.div_ceil(SAMPLE_ROWS)).collect();
-    planner.balance(&sample)?;
+    if first != Choice::F16 {
+        planner.balance(&sample)?;
+    }
     let (mut program, mut shift) = planner.settle(&sample)?;
     if sample.len() < rows {
         let all: Vec<usize> = (0..rows).collect();
@@ -65,7 +77,7 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
             (program, shift) = planner.settle(&all)?;
         }
     }
-    let report = planner.report(shift);
+    let report = planner.report(shift, instructions);
     let mut program = Arc::into_inner(program).expect("a program that nobody else holds");
     program.precision = Some(report);
     Ok(program)
@@ -76,8 +88,14 @@ fn name(model: &Model, layer: &Layer) -> String {
     model.graph.values.get(layer.out).map_or_else(|| format!("part {}", layer.out), |value| value.name.clone())
 }
 
-/// Whether a layer is computed faster in 8 bits, by measured speeds: quantising rows costs time too.
-fn gains(layer: &Layer, step: usize, dot: Dot) -> bool {
+/// Whether a layer is computed faster, by measured speeds: in 8 bits quantising rows costs time too; with weights of 16 bits large matrices gain,
+/// that no near cache holds.
+fn gains(layer: &Layer, choice: Choice, dot: Dot) -> bool {
+    let step = match choice {
+        Choice::F32 => return true,
+        Choice::F16 => return layer.k * layer.n >= F16_LEAST,
+        Choice::Int8(step) => step,
+    };
     let (k, n, scales) = (layer.k as f32, layer.n as f32, layer.pieces(step).len() as f32);
     let (f32_macs, int8_macs) = dot.speeds();
     let int8 = k * n / int8_macs + 0.06 * n * scales + 10.0 + 6.0 * scales + 0.08 * k;
@@ -99,7 +117,7 @@ struct Planner<'m> {
     dot: Dot,
     layers: Vec<Candidate>,
     factors: Factors,
-    quantised: Quantised,
+    reduced: Reduced,
     measured: usize,
 }
 
@@ -165,12 +183,16 @@ impl Planner<'_> {
 
     /// Finer scales for a layer if they make its effect clearly smaller and it still gains, else f32.
     fn take_back(&mut self, at: usize, rows: &[usize]) -> Result<(), EngineError> {
-        let Choice::Int8(step) = self.layers[at].choice else { return Ok(()) };
+        let Choice::Int8(step) = self.layers[at].choice else {
+            self.layers[at].choice = Choice::F32;
+            return Ok(());
+        };
         let mut before = self.layers[at].layer.pieces(step).len();
         for finer in step + 1..PIECES.len() {
             let layer = &self.layers[at].layer;
             let scales = layer.pieces(finer).len();
-            if scales == before || scales > PARTS_MAX || !(self.options.precision.even_small || gains(layer, finer, self.dot)) {
+            if scales == before || scales > PARTS_MAX || !(self.options.precision.even_small || gains(layer, Choice::Int8(finer), self.dot))
+            {
                 continue;
             }
             before = scales;
@@ -199,9 +221,9 @@ impl Planner<'_> {
     }
 
     fn program(&mut self, choices: &[Choice]) -> Result<Arc<Program>, EngineError> {
-        let (simd, quantised) = (self.options.simd, &mut self.quantised);
+        let (simd, reduced) = (self.options.simd, &mut self.reduced);
         let factors = &self.factors;
-        super::build(self.model, self.options, &mut |lowered| reduce(lowered, choices, factors, simd, quantised)).map(Arc::new)
+        super::build(self.model, self.options, &mut |lowered| reduce(lowered, choices, factors, simd, reduced)).map(Arc::new)
     }
 
     fn measure(&mut self, program: &Arc<Program>, rows: &[usize]) -> Result<Shift, EngineError> {
@@ -213,12 +235,13 @@ impl Planner<'_> {
         Ok(Shift::measure(self.model, rows, &scores))
     }
 
-    fn report(&self, shift: Shift) -> PrecisionReport {
+    fn report(&self, shift: Shift, instructions: &'static str) -> PrecisionReport {
         let layers = self.layers.iter().map(|candidate| {
             let reason = match (candidate.choice, candidate.own) {
                 (Choice::F32, Some(own)) => format!("alone it moves answers by {own}"),
                 (Choice::F32, None) if candidate.gains => format!("only the {LAYERS_MAX} largest layers are tried"),
                 (Choice::F32, None) => "too small to gain".into(),
+                (Choice::F16, _) => "half of the bytes".into(),
                 (Choice::Int8(step), _) => scales(candidate.layer.pieces(step).len()),
             };
             let precision = if candidate.choice == Choice::F32 { Precision::F32 } else { self.options.precision.precision };
@@ -229,7 +252,7 @@ impl Planner<'_> {
             limits: self.limits(),
             layers: layers.collect(),
             shift,
-            instructions: self.dot.name(),
+            instructions,
             measured: self.measured,
         }
     }
@@ -239,6 +262,8 @@ fn scales(count: usize) -> String {
     if count == 1 { "one input scale".into() } else { format!("{count} input scales") }
 }
 
+/// Weights from which on reading fewer bytes is worth something: a quarter of a MiB in f32.
+const F16_LEAST: usize = 1 << 16;
 /// Rows that plans are compared on; the last one is measured on all.
 const SAMPLE_ROWS: usize = 512;
 /// A finer scale must bring the effect of a layer down to this share.
