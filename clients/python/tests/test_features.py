@@ -76,6 +76,11 @@ def test_features_as_dicts(tmp_path):
     assert "user" in found and "X.2" not in found
 
 
+def test_features_as_names(tmp_path):
+    _, _, found = export(Packed(), packed_rows(), tmp_path, features=["age", "price", "user", "friend", "city"])
+    assert [f["kind"] for f in found.values()] == ["dense", "dense", "sparse", "sparse", "sparse"] and list(found)[4] == "city"
+
+
 @pytest.mark.parametrize("fn", ["fnv1a64", "splitmix64", "identity"])
 def test_hashed_ids(fn, tmp_path):
     features = [gavel.Sparse("user", columns=2, hash={"fn": fn, "mod": 19, "add": 1}, missing={"row": 0})]
@@ -101,7 +106,8 @@ REFUSALS = [
     ([gavel.Sparse("x", columns=2, hash={"fn": "fnv1a64", "mod": 21})], {}, "rows up to 20"),
     ([gavel.Sparse("x", columns=2, missing={"row": 20})], {}, "missing row 20"),
     ([gavel.Sparse("x", columns=2, scope="user")], {}, "scope"),
-    (["x"], {}, "features holds"),
+    (["x", "y"], {}, "2 names for X"),
+    ([3], {}, "features holds"),
     ([], {"context": ["nobody"]}, "nobody"),
     ([], {"tables": "int3"}, "tables"),
     ([], {"output_names": ["a", "b"]}, "output_names"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Exports a zoo of ranking models and checks each bundle with the server's own loader and engine.
 
-    python3 clients/python/tests/zoo.py --out /tmp/zoo --gavel target/release/gavel [--only deepctr. dlrm ..]
+    python3 clients/python/tests/zoo.py --out DIR --gavel target/release/gavel [--only deepctr. dlrm ..]
 
 Models come from torch alone, deepctr-torch, torch-rechub and torchrec; a library that is not installed is skipped with a line. Weights
 are random but alive: no layer is near zero, batch norms have statistics, so that a wrong step shows in the outputs.

@@ -21,7 +21,7 @@ from .outputs import output_columns
 from .reference import model_outputs, place_of, program_outputs
 from .report import Report, auc
 from .samples import Samples
-from .specs import normalised
+from .specs import normalised, placed
 
 EXACT = 1e-6  # largest difference of the graph to torch, both in float64, relative above 1
 F32_AGREES = 2e-3  # the user's own f32 model against float64: a gross difference means that tracing changed the model
@@ -82,6 +82,7 @@ def _export(
 ):
     name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", type(model).__name__)[:64]
     inputs = Inputs(model, example, specs)
+    specs = placed(specs, inputs.leaves)
     first = inputs.tensors(*inputs.take(inputs.example_rows(), inputs.example_bags(), np.arange(inputs.rows)))
     model_outputs(model, inputs, first, False, "its example inputs")
     flat_model, quantised = leaves.swapped(model)

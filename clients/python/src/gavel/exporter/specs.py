@@ -75,7 +75,8 @@ KINDS = {"dense": Dense, "sparse": Sparse, "integer": Integer, "jagged": Jagged}
 
 
 def normalised(features):
-    """Specs of what a user may pass: a list of specs, of dicts as in a manifest ({"name", "kind", ..}), or a dict name -> spec or dict."""
+    """Specs of what a user may pass: a list of specs, of dicts as in a manifest ({"name", "kind", ..}), or a dict name -> spec or dict;
+    or plain names, one per column of a single matrix or per input."""
     from .errors import ExportError
 
     if isinstance(features, dict):
@@ -90,7 +91,27 @@ def normalised(features):
                 spec = KINDS[kind](**{key: value for key, value in spec.items() if key != "kind"})
             except TypeError as error:
                 raise ExportError(f"feature {spec.get('name')!r}: {error}", "see help(gavel.Sparse) for what can be said") from error
+        if isinstance(spec, str):
+            spec = _Feature(spec)
         if not isinstance(spec, _Feature):
             raise ExportError(f"features holds {spec!r}", "pass gavel.Dense, gavel.Sparse, gavel.Integer or gavel.Jagged")
         out.append(spec)
     return out
+
+
+def placed(specs, leaves):
+    """Specs with the columns of those that are plain names: of a single matrix, or whole inputs, in order."""
+    from .errors import ExportError
+
+    rows = [leaf for leaf in leaves if leaf.role == "rows"]
+    plain = [spec for spec in specs if type(spec) is _Feature and spec.name not in {leaf.name for leaf in rows}]
+    if not plain:
+        return specs
+    if len(rows) == 1 and len(specs) == rows[0].columns:
+        return [spec if spec.columns is not None else type(spec)(**vars(spec) | {"columns": i}) for i, spec in enumerate(specs)]
+    if len(specs) == len(rows):
+        return [spec if spec.input is not None else type(spec)(**vars(spec) | {"input": leaf.name}) for spec, leaf in zip(specs, rows)]
+    raise ExportError(
+        f"{len(specs)} names for {', '.join(f'{leaf.name} ({leaf.columns} columns)' for leaf in rows)}",
+        "name every column of a single matrix, or every input; or say which: gavel.Sparse(name, input=.., columns=..)",
+    )
