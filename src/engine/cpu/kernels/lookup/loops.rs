@@ -3,6 +3,7 @@
 
 use crate::batch::Starts;
 use crate::engine::cpu::tile::Tile;
+use crate::model::{Scope, ValueScope};
 
 use super::ahead::Ahead;
 use super::columns::{Bag, copy, max, sum};
@@ -16,10 +17,14 @@ use super::part::Group;
 /// As for [`super::machine::Run`].
 #[inline(always)]
 pub unsafe fn singles<V: Lanes, F: Format, const N: usize>(group: &Group, tile: &Tile) {
-    let rows = tile.rows_of(group.scope());
+    let (scope, rows) = (group.scope(), tile.rows_of(group.scope()));
     // SAFETY: the caller's promise.
     unsafe {
         match rows.starts {
+            // Contexts' ids, looked up for each candidate: where a plan hoists nothing.
+            _ if scope == Scope::Context && tile.scope == ValueScope::Candidate => {
+                each_single::<V, F, N>(group, tile, |row, bag| rows.ids[rows.bag(tile.row_in(scope, row), bag).start]);
+            }
             Starts::Fixed { stride, offsets } => {
                 let ids = &rows.ids[tile.first * stride..][..tile.rows * stride];
                 each_single::<V, F, N>(group, tile, |row, bag| ids[row * stride + offsets[bag]]);
