@@ -27,7 +27,7 @@ impl Builder<'_> {
         let groups = object.optional("groups").map_or(Ok(1), |at| at.count(1, VALUE_ELEMENTS_MAX))?;
         let shape = &self.value(x).shape;
         let channels = shape.len().checked_sub(kernel.len() + 1).map(|axis| shape[axis]);
-        if channels != per_group.checked_mul(groups) || !outputs.is_multiple_of(groups) {
+        if channels.is_none() || channels != per_group.checked_mul(groups) || !outputs.is_multiple_of(groups) {
             let found = format!("tensor {} has shape {sizes:?}, groups {groups}", quote(weight_at.text()?));
             let expected =
                 format!("[O, C / groups, ..] with O a multiple of groups, since the input {:?} has shape {shape:?}", self.value(x).name);
@@ -66,7 +66,12 @@ impl Builder<'_> {
         // Each position of the window has an element that is no padding: there is a largest, and a number to divide by.
         for axis in 0..window.kernel.len() {
             let size = sizes[first + axis];
-            let covers = |position| (0..window.kernel[axis]).any(|tap| window.source(axis, size, position, tap).is_some());
+            let covers = |position: usize| {
+                // The first element of the window that is not in the padding before the axis.
+                let before = window.pads[axis].0.saturating_sub(position * window.strides[axis]);
+                let tap = before.div_ceil(window.dilations[axis]);
+                tap < window.kernel[axis] && window.source(axis, size, position, tap).is_some()
+            };
             if let Some(position) = (0..shape[first + axis]).find(|position| !covers(*position)) {
                 let found = format!("position {position} of the window lies in the padding of axis {}", first + axis);
                 return Err(object.at.fault(found, "an element under each position of the window", "Pad less than the window's size"));

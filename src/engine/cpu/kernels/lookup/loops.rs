@@ -17,13 +17,13 @@ use super::part::Group;
 /// As for [`super::machine::Run`].
 #[inline(always)]
 pub unsafe fn singles<V: Lanes, F: Format, const N: usize>(group: &Group, tile: &Tile) {
-    let rows = tile.rows_of(group.scope());
+    let (scope, rows) = (group.scope(), tile.rows_of(group.scope()));
     // SAFETY: the caller's promise.
     unsafe {
         match rows.starts {
             // Rows of contexts, for each candidate.
-            _ if group.scope() == Scope::Context && tile.scope == ValueScope::Candidate => {
-                each_single::<V, F, N>(group, tile, |row, bag| rows.ids[rows.bag(tile.row_in(Scope::Context, row), bag).start]);
+            _ if scope == Scope::Context && tile.scope == ValueScope::Candidate => {
+                each_single::<V, F, N>(group, tile, |row, bag| rows.ids[rows.bag(tile.row_in(scope, row), bag).start]);
             }
             Starts::Fixed { stride, offsets } => {
                 let ids = &rows.ids[tile.first * stride..][..tile.rows * stride];
