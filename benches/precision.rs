@@ -16,7 +16,7 @@ use gavel::engine::cpu::PrecisionOptions;
 use gavel::engine::precision::Precision;
 use gavel::engine::{EngineKind, PrepareOptions, Prepared, prepare_with};
 use gavel::model::{LoadOptions, Model, load};
-use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, write_bundle};
+use gavel::synth::{ContextShare, Family, Interaction, Recipe, Shape, TableFormat, write_bundle};
 
 use support::{Requests, measuring};
 
@@ -93,7 +93,7 @@ fn model(family: Family, rows_cap: u32) -> Arc<Model> {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bundle = folder.path().join("bundle");
-    let recipe = Recipe { shape, seed: 1, context: ContextShare::None, selftest_rows: 64 };
+    let recipe = Recipe { shape, seed: 1, context: ContextShare::None, tables: TableFormat::F32, selftest_rows: 64 };
     write_bundle(&recipe, &bundle, &mut |_, _| {}).expect("a bundle");
     Arc::new(load(&bundle, &LoadOptions::default(), &mut |_| {}).expect("it loads"))
 }

@@ -113,6 +113,9 @@ fn logic_body<M: MulAdd>(function: LogicFn, a: Lane<'_, i64>, b: Lane<'_, i64>, 
     }
 }
 
+/// Picks elements of a loop: where the first operand is not 0 those of the second, else those of the third.
+pub type Choose<T> = fn(Simd, Lane<'_, i64>, Lane<'_, T>, Lane<'_, T>, &mut [T]);
+
 /// a where cond is not 0, else b.
 #[derive(Debug)]
 pub struct Where<T> {
@@ -127,7 +130,7 @@ pub struct Where<T> {
     /// Loops over (out, cond, a, b) of one row.
     pub walk: Walk<4>,
     /// Picks elements of a loop.
-    pub choose: fn(Simd, Lane<'_, i64>, Lane<'_, T>, Lane<'_, T>, &mut [T]),
+    pub choose: Choose<T>,
 }
 
 impl<T: Pod + std::fmt::Debug + Send + Sync> Generic for Where<T> {

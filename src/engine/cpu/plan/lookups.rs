@@ -8,7 +8,7 @@ use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::lookup::{Lookup, Lookups};
 use crate::engine::cpu::program::Step;
 use crate::engine::cpu::simd::Simd;
-use crate::model::{Feature, Model, Pool, ValueScope};
+use crate::model::{Feature, Model, Pool, Scope, ValueScope};
 
 use super::lower::Lowered;
 use super::place::Placing;

@@ -77,7 +77,7 @@ impl Layer {
     }
 
     fn scales(&self, row: usize) -> &[Scale] {
-        &bytemuck::cast_slice(&self.quantised[row * self.words_per_row..][..self.matrix.ranges.len() * 2])[..]
+        bytemuck::cast_slice(&self.quantised[row * self.words_per_row..][..self.matrix.ranges.len() * 2])
     }
 
     fn codes(&self, row: usize) -> &[u8] {

@@ -1,5 +1,8 @@
 //! Rows side by side in the lanes of vector registers: the kernel for every level that has them.
 
+// Arrays of registers are indexed by the same number, in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use crate::engine::cpu::simd::Simd;
 
 use super::blocks::{Block, Blocks, Part, UNWANTED};
