@@ -201,7 +201,7 @@ mod kernels {
 
     /// Adds up the rows named.
     pub fn sum_rows(table: &[f32], width: usize, rows: &[u32]) -> f32 {
-        if is_x86_feature_detected!("avx512f") && width % 16 == 0 {
+        if is_x86_feature_detected!("avx512f") && width.is_multiple_of(16) {
             // SAFETY: the CPU has the instructions, checked above.
             unsafe { sum_rows_avx512(table, width, rows) }
         } else {
