@@ -5,9 +5,11 @@
 
 #![allow(unsafe_code)] // the clock of a thread's CPU time
 
+// Both are shared with other benches, which use the rest.
+#[allow(dead_code)]
 #[path = "compare/clock.rs"]
 mod clock;
-
+#[allow(dead_code)]
 mod support;
 
 use std::sync::Arc;
