@@ -4,7 +4,6 @@
 //! `cargo bench --bench ops` measures; `cargo test --benches` runs everything once, tiny.
 
 #[path = "../tests/bundle_writer/mod.rs"]
-#[allow(dead_code)] // tests use more of it
 mod bundle_writer;
 mod support;
 

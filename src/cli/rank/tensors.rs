@@ -4,11 +4,12 @@
 //!   NAME               [rows] or [rows, width]     one tensor per feature: floats for dense, integers for ids
 //!   NAME, NAME.lengths [ids], [rows]               a feature of variable length: its ids row after row, and how many per row
 //!   NAME.weights       as NAME                     weights of a weighted feature
+//!   NAME for NAME.3, NAME.5-8  [rows, width]       columns of a matrix that became features of their own, as importers name them; whole numbers may be floats
 //!   dense              [rows, sum of widths]       all dense features without a tensor of their own, in the order of the description
 //!   sparse             [rows, sum of widths]       all id features of fixed length without one
 //!   values, lengths    [ids], [features × rows]    jagged: the id features that are left, feature after feature; `weights` parallel to values
 //! ```
-//! The first three may bear the prefix `in.`, as in a bundle's selftest, which so is a file of inputs too. Tensors that the model does not take
+//! The first four may bear the prefix `in.`, as in a bundle's selftest, which so is a file of inputs too. Tensors that the model does not take
 //! are ignored with a note.
 
 use std::collections::BTreeSet;
@@ -50,7 +51,11 @@ impl Reader<'_> {
         for feature in &description.features {
             let name = ["", SELFTEST_PREFIX].map(|prefix| format!("{prefix}{}", feature.name));
             let own = name.iter().find(|name| self.file.tensor(name).is_ok());
-            columns.push(own.map(|name| self.own(feature, name)).transpose()?);
+            let column = match own {
+                Some(name) => Some(self.own(feature, name)?),
+                None => self.part_of_matrix(feature)?,
+            };
+            columns.push(column);
         }
         let features = &description.features;
         let left = |columns: &[Option<Column>], wanted: &dyn Fn(&DescribedFeature) -> bool| -> Vec<usize> {
@@ -100,6 +105,45 @@ impl Reader<'_> {
         };
         let weights = if feature.is_weighted() { self.floats(&format!("{name}.weights"))?.values } else { Vec::new() };
         column(feature, ends, &ids.values, weights)
+    }
+
+    /// Columns of the matrix that a feature like `NAME.3` or `NAME.5-8` was a part of, if there is one.
+    fn part_of_matrix(&mut self, feature: &DescribedFeature) -> Result<Option<Column>, String> {
+        let Some((matrix, first, count)) = part_of(&feature.name) else { return Ok(None) };
+        let name = ["", SELFTEST_PREFIX].map(|prefix| format!("{prefix}{matrix}"));
+        let Some(name) = name.iter().find(|name| self.file.tensor(name).is_ok()) else { return Ok(None) };
+        let width = feature.width as usize;
+        let tensor = self.tensor(name)?;
+        let dtype = tensor.dtype();
+        let &[_, total] = tensor.shape() else {
+            return Err(format!("tensor {name}: expected the shape [rows, width], found {:?}", tensor.shape()));
+        };
+        if feature.is_variable() || feature.is_weighted() || width != count || first + count > total {
+            return Err(format!("tensor {name}: {total} columns, {} is none or some of them: give it a tensor of its own", feature.name));
+        }
+        let floats = matches!(dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16);
+        if feature.kind == FeatureKind::Dense {
+            let matrix = self.floats(name)?;
+            self.check_rows(&matrix, total)?;
+            let values = matrix.values.chunks_exact(total).flat_map(|row| &row[first..first + count]).copied().collect();
+            return Ok(Some(Column::Dense { width, values }));
+        }
+        let ids: Vec<i128> = if floats {
+            let matrix = self.floats(name)?;
+            self.check_rows(&matrix, total)?;
+            let ids = matrix.values.chunks_exact(total).flat_map(|row| &row[first..first + count]);
+            let whole = |(at, &id): (usize, &f32)| match id {
+                id if id.fract() == 0.0 && id.abs() < WHOLE_FLOATS => Ok(id as i128),
+                id => Err(format!("tensor {name}, row {}: {id} is no id: ids in floats are whole, and below 2^24", at / count)),
+            };
+            ids.enumerate().map(whole).collect::<Result<_, _>>()?
+        } else {
+            let matrix = self.ids(name)?;
+            self.check_rows(&matrix, total)?;
+            matrix.values.chunks_exact(total).flat_map(|row| &row[first..first + count]).copied().collect()
+        };
+        let ends = (1..=ids.len() / width).map(|row| row * width).collect();
+        column(feature, ends, &ids, Vec::new()).map(Some)
     }
 
     fn packed_dense(&mut self, features: &[DescribedFeature], which: &[usize], columns: &mut [Option<Column>]) -> Result<(), String> {
@@ -266,6 +310,17 @@ fn column(feature: &DescribedFeature, ends: Vec<usize>, values: &[i128], weights
     }
     Ok(Column::Ids { ends, ids, weights })
 }
+
+/// The matrix, first column and number of columns behind a name like `NAME.3` or `NAME.5-8`.
+fn part_of(name: &str) -> Option<(&str, usize, usize)> {
+    let (matrix, columns) = name.rsplit_once('.')?;
+    let (first, last) = columns.split_once('-').unwrap_or((columns, columns));
+    let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| (matrix, first, last - first + 1))
+}
+
+/// f32 holds every whole number below 2^24.
+const WHOLE_FLOATS: f32 = 16_777_216.0;
 
 /// What inputs are called in a selftest.
 const SELFTEST_PREFIX: &str = "in.";

@@ -195,6 +195,34 @@ fn packed_and_jagged_tensors() {
 }
 
 #[test]
+fn columns_of_a_matrix_are_features() {
+    let features = vec![
+        feature("X.0", FeatureKind::Sparse, Scope::Candidate, 1),
+        feature("X.1-2", FeatureKind::Dense, Scope::Candidate, 2),
+        feature("X.3", FeatureKind::Integer, Scope::Candidate, 1),
+    ];
+    let description = Description { features, ..description() };
+    let read = |tensors: &Tensors| tensors::read(&description, &file(tensors)).map(|(inputs, _)| inputs.columns).map_err(|error| error.0);
+    let floats = HashMap::from([("X", f32s(&[2, 5], &[7., 0.5, -1., 3., 9., 8., 1.5, 2., 4., 9.]))]);
+    let ids = |ids: &[u64]| Column::Ids { ends: vec![1, 2], ids: ids.to_vec(), weights: vec![] };
+    let expected = [ids(&[7, 8]), Column::Dense { width: 2, values: vec![0.5, -1., 1.5, 2.] }, ids(&[3, 4])];
+    assert_eq!(read(&floats).expect("valid"), expected);
+    // A tensor of the feature's own comes first.
+    let mut own = floats.clone();
+    own.insert("X.0", i64s(&[2], &[1, 2]));
+    assert_eq!(read(&own).expect("valid")[0], ids(&[1, 2]));
+    for (tensor, wanted) in [
+        (f32s(&[2, 5], &[7.5, 0., 0., 3., 9., 8., 0., 0., 4., 9.]), "tensor X, row 0: 7.5 is no id"),
+        (f32s(&[1, 5], &[16_777_216., 0., 0., 3., 9.]), "below 2^24"),
+        (f32s(&[2, 3], &[7., 0., 0., 8., 0., 0.]), "tensor X: 3 columns, X.3 is none or some of them"),
+        (f32s(&[2], &[7., 8.]), "expected the shape [rows, width], found [2]"),
+    ] {
+        let error = read(&HashMap::from([("X", tensor)])).expect_err(wanted);
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
 fn faulty_tensors_are_named() {
     let description = jagged_description();
     let change = |name: &'static str, tensor| {

@@ -21,7 +21,7 @@ pub struct PlanReport {
     pub candidate: PlanWork,
     /// Bytes of context values that candidates read, kept for each request of a batch.
     pub bytes_per_context: usize,
-    /// Bytes of all values that live in a tile of [`TILE_ROWS`] rows.
+    /// Bytes of all values that live in a tile of 64 rows (the height of a tile).
     pub tile_bytes: usize,
     /// Rows of a full tile.
     pub tile_rows: usize,
