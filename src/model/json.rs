@@ -257,6 +257,15 @@ mod tests {
         Json::parse(Path::new("m.json"), text.as_bytes())
     }
 
+    /// The largest f32, as programs print it: an attention mask's usual number must not become one that f32 cannot hold.
+    #[test]
+    fn numbers_are_read_exactly() {
+        let json = parse(r#"{"a": -3.4028234663852886e38, "b": 0.1}"#).unwrap();
+        let root = At::root(Path::new("m.json"), &json).object().unwrap();
+        assert_eq!(root.required("a").unwrap().number().unwrap(), f64::from(f32::MIN));
+        assert_eq!(root.required("b").unwrap().number().unwrap(), 0.1);
+    }
+
     #[test]
     fn names_the_place() {
         let json = parse(r#"{"a": [{"b": -1}], "c": 1.5}"#).unwrap();

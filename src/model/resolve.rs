@@ -311,7 +311,7 @@ impl Builder<'_> {
     }
 }
 
-/// A number that f32 holds; an infinity was written as such.
+/// A number that f32 holds, rounded to it; an infinity was written as such.
 pub(super) fn scalar(at: &At<'_>, number: f64) -> Result<f64, Box<Fault>> {
-    if number.abs() <= f64::from(f32::MAX) || number.is_infinite() { Ok(number) } else { Err(at.wrong("a number that f32 holds")) }
+    if (number as f32).is_finite() || number.is_infinite() { Ok(number) } else { Err(at.wrong("a number that f32 holds")) }
 }

@@ -261,6 +261,30 @@ class Loose(nn.Module):
         return sum(x.sum(1) for x in xs) * scale + xs[1] @ torch.from_numpy(self.array)
 
 
+class Squeezed(nn.Module):
+    """Ends in a bare squeeze, which takes a single row's dimension too."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.linear(x)).squeeze()
+
+
+class LeastMasked(nn.Module):
+    """Masks with the least float, as attention often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.items, self.score = nn.Embedding(30, 8), nn.Linear(8, 1)
+
+    def forward(self, history):
+        x = self.items(history)
+        scores = self.score(x).squeeze(-1).masked_fill(history == 0, torch.finfo(torch.float32).min)
+        return (torch.softmax(scores, 1).unsqueeze(-1) * x).sum((1, 2))
+
+
 MODULES = {
     "attention": (Attention, lambda: ids(29, N, 5) + 1),
     "cells": (Cells, lambda: ids(30, N, 3)),
@@ -280,6 +304,8 @@ MODULES = {
     "packed_lstm": (lambda: Packed(nn.LSTM(3, 4, batch_first=True, bidirectional=True)), lambda: (numbers(N, 5, 3), ids(5, N) + 1)),
     "convolutional": (Convolutional, lambda: numbers(N, 1, 8, 8)),
     "indexed": (Indexed, lambda: ids(40, N, 5)),
+    "squeezed": (Squeezed, lambda: numbers(N, 4)),
+    "least_masked": (LeastMasked, lambda: ids(30, N, 5)),
     "loose": (Loose, lambda: (numbers(N, 2), numbers(N, 3))),
 }
 

@@ -418,9 +418,14 @@ def compare(model, inputs, program, samples, columns, bundle, sent):
     return wanted, exact, f32
 
 
-def flattened(arrays, columns):
-    """Output name -> [rows] of torch's results."""
-    return {name: np.asarray(arrays[at].reshape(len(arrays[at]), -1)[:, i], np.float64) for name, _, _, (at, i) in columns}
+def flattened(arrays, columns, rows=None):
+    """Output name -> [rows] of torch's results. `rows`: where a model may squeeze a single row's dimension away."""
+
+    def matrix(x):
+        count = rows if rows and x.size % rows == 0 else len(x)
+        return x.reshape(count, -1)
+
+    return {name: np.asarray(matrix(np.asarray(arrays[at]))[:, i], np.float64) for name, _, _, (at, i) in columns}
 
 
 def distance(found, wanted):
@@ -436,7 +441,7 @@ def rows_apart(model, inputs, samples, columns, together):
             picked = (i + np.arange(count)) % rows
             part, bags = inputs.take(samples.rows, samples.bags, picked)
             try:
-                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns)
+                apart = flattened(model_outputs(model, inputs, inputs.tensors(part, bags), False), columns, count)
                 if all(len(x) == count for x in apart.values()):
                     break
             except ExportError:
