@@ -78,7 +78,10 @@ fn what_cannot_be_imported_is_refused_by_name() {
             "(ReduceSum): a loop that is no nn.EmbeddingBag over the rows as torch exports it: an op of values that are not those",
         ),
         ("bags_but_one", "(Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it: it does not run once for each row"),
-        ("bags_uneven", "(Concat): a range over the number of rows. Only nn.EmbeddingBag may use it"),
+        (
+            "bags_uneven",
+            "(Slice): a loop that is no nn.EmbeddingBag over the rows as torch exports it: a slice that is not the bag of one row",
+        ),
         ("bags_other_mean", "(If): a loop that is no nn.EmbeddingBag"),
         ("bags_of_padding", "(Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it: an inner loop that does not"),
         ("if_of_inputs", "(If): a condition that depends on the inputs. Compute both branches and choose with Where"),

@@ -5,23 +5,21 @@
 //! the same for every i and N, and the slice from k · i to k · (i + 1) is the bag of row i. What reads bags and constants alone computes per
 //! row, so that the loop's result has its rows at axis 0. Everything else is refused.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::super::constant::{Const, Elem};
+use super::super::constant::Const;
 use super::super::error::{Checked, Problem, problem};
-use super::super::ir::{Arg, IrId, Kind};
 use super::super::nd::{Move, Nd};
 use super::super::node::Node;
 use super::super::proto;
 use super::super::tensor::constant;
 use super::super::value::{Batch, Held, Row, Size, Value};
 use super::Lower;
+use super::affine::{Affine, affine, integers};
 use super::chosen::Chosen;
 use super::control::{DEPTH_MAX, Frame, Inner, NodeFault, Scope, needed};
 use super::fold::as_sizes;
-use super::held::never_negative;
-use super::ops::{axis_of, ints_or, known};
+use super::ops::known;
 
 /// The number of rows.
 const ROWS: Size = Size { rows: 1, fixed: 0 };
@@ -33,59 +31,6 @@ pub fn foreign(why: impl std::fmt::Display) -> Problem {
         "Only bags of a fixed number of ids per row can be imported: use the Python exporter (gavel.export), which keeps bags, or export the \
          model with nn.Embedding and a sum over the ids",
     )
-}
-
-/// `bag · i + size`, for the iteration i.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Affine {
-    /// Multiples of the iteration's number.
-    pub bag: i64,
-    /// The rest.
-    pub size: Size,
-}
-
-impl Affine {
-    /// Without the iteration's number.
-    pub fn size(size: Size) -> Affine {
-        Affine { bag: 0, size }
-    }
-
-    /// With `sign` times another.
-    pub fn plus(self, other: Affine, sign: i64) -> Option<Affine> {
-        let sum = |a: i64, b: i64| a.checked_add(b.checked_mul(sign)?);
-        let size = Size { rows: sum(self.size.rows, other.size.rows)?, fixed: sum(self.size.fixed, other.size.fixed)? };
-        Some(Affine { bag: sum(self.bag, other.bag)?, size })
-    }
-
-    /// In the last iteration, i is N − 1.
-    fn in_last(self, last: bool) -> Option<Affine> {
-        if !last {
-            return Some(self);
-        }
-        let Size { rows, fixed } = self.size;
-        Some(Affine::size(Size { rows: rows.checked_add(self.bag)?, fixed: fixed.checked_sub(self.bag)? }))
-    }
-
-    /// Its values in the first and the last iteration; all others lie between them.
-    fn ends(self) -> Option<[Size; 2]> {
-        Some([self.size, self.in_last(true)?.size])
-    }
-
-    fn never_negative(self) -> bool {
-        self.ends().is_some_and(|ends| ends.into_iter().all(never_negative))
-    }
-
-    /// How it compares with 0, if that is the same in every iteration for every number of rows.
-    fn sign(self) -> Option<Ordering> {
-        let of = |size: Size| match size.rows {
-            0 => Some(size.fixed.cmp(&0)),
-            1.. if size.rows.checked_add(size.fixed)? > 0 => Some(Ordering::Greater),
-            ..0 if size.rows.checked_add(size.fixed)? < 0 => Some(Ordering::Less),
-            _ => None,
-        };
-        let [a, b] = self.ends()?;
-        of(a).filter(|sign| of(b) == Some(*sign))
-    }
 }
 
 /// A value of the body.
@@ -157,20 +102,6 @@ impl Body<'_> {
     }
 }
 
-/// An integer of one element, and whether it is a list.
-pub fn affine(local: &Local) -> Option<(Affine, bool)> {
-    match local {
-        Local::Int(value, list) => Some((*value, *list)),
-        Local::Value(value) => match as_sizes(value)? {
-            Nd { shape, data } if shape.len() <= 1 && data.len() == 1 && !matches!(value.elem(), Elem::Bool) => {
-                Some((Affine::size(data[0]), shape.len() == 1))
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 /// A value [k · N, ..] whose k elements per row lie side by side: k, and the value of bag i, [k, ..].
 pub fn bag_of(lower: &mut Lower, value: &Value) -> Checked<Option<(i64, Row)>> {
     let Value::Row(row) = value else { return Ok(None) };
@@ -190,15 +121,15 @@ impl Lower {
             return Err(problem("no body", "The file is damaged: export the model again").into());
         };
         let (states, formal) = (inputs.get(2..).unwrap_or_default(), graph.input.get(2..).unwrap_or_default());
-        if states.len() != formal.len() || graph.output.len() <= states.len() {
+        let ([number, condition, ..], true) = (&graph.input[..], states.len() == formal.len() && graph.output.len() > states.len()) else {
             return Err(foreign("its inputs are not those of its body").into());
-        }
+        };
         let count = Affine { bag: 1, size: Size::fixed(0) };
         let mut values = HashMap::new();
         for tensor in &graph.initializer {
             values.insert(tensor.name.clone(), Local::Value(Value::Const(constant(tensor.clone(), &tensor.name, &mut self.external)?)));
         }
-        values.insert(graph.input[0].name.clone(), Local::Int(count, false));
+        values.insert(number.name.clone(), Local::Int(count, false));
         for (state, formal) in states.iter().zip(formal) {
             let local = match state {
                 Value::Held(Held::Empty) => Local::Sequence,
@@ -208,7 +139,7 @@ impl Lower {
             values.insert(formal.name.clone(), local);
         }
         // No value stands for the condition: it may not be read.
-        let shadowed = graph.input[1].name.as_str();
+        let shadowed = condition.name.as_str();
         values.remove(shadowed);
         let mut body = Body { values, outer: None, scope, frame, last: false };
         let wanted: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
@@ -378,134 +309,6 @@ impl Lower {
         let mut inner = Body { values, outer: Some(body), scope: body.scope, frame, last };
         self.run_body(&graph.node, &[output.name.as_str()], &mut inner)?;
         inner.get(&output.name).ok_or_else(|| foreign(format!("no node makes {:?}", output.name)).into())
-    }
-
-    /// Whether two values are computed by the same steps.
-    fn same(&self, a: IrId, b: IrId, depth: usize) -> bool {
-        if a == b {
-            return true;
-        }
-        let (x, y) = (&self.nodes[a.0], &self.nodes[b.0]);
-        let (Kind::Step(p), Kind::Step(q)) = (&x.kind, &y.kind) else { return false };
-        let args = |p: &Arg, q: &Arg| match (p, q) {
-            (Arg::Value(p), Arg::Value(q)) => self.same(*p, *q, depth + 1),
-            (p, q) => p == q,
-        };
-        depth < 16
-            && x.shape == y.shape
-            && x.dtype == y.dtype
-            && (p.op, &p.args) == (q.op, &q.args)
-            && p.tensors.is_empty()
-            && q.tensors.is_empty()
-            && p.table.is_none()
-            && q.table.is_none()
-            && p.inputs.len() == q.inputs.len()
-            && p.inputs.iter().zip(&q.inputs).all(|(p, q)| p.0 == q.0 && args(&p.1, &q.1))
-    }
-
-    /// Whether `sum` is a sum divided by the number of its terms, and `mean` the mean of the same.
-    fn same_mean(&self, sum: IrId, mean: IrId) -> bool {
-        let step = |id: IrId| if let Kind::Step(step) = &self.nodes[id.0].kind { Some(step) } else { None };
-        let Some(divided) = step(sum).filter(|step| step.op == "div") else { return false };
-        let [(_, Arg::Value(total)), (_, Arg::Number(count))] = divided.inputs[..] else { return false };
-        if count == 1.0 && self.same(total, mean, 0) {
-            return true;
-        }
-        let (Some(total), Some(mean)) = (step(total), step(mean)) else { return false };
-        let ([(_, Arg::Value(terms))], [(_, Arg::Value(others))]) = (&total.inputs[..], &mean.inputs[..]) else { return false };
-        let axes = serde_json::json!([0]);
-        let first_axis = |step: &super::super::ir::Step| step.args.iter().any(|(key, value)| *key == "axes" && *value == axes);
-        total.op == "reduce_sum"
-            && mean.op == "reduce_mean"
-            && first_axis(total)
-            && total.args == mean.args
-            && self.shape(*terms).first().is_some_and(|size| *size as f64 == count)
-            && self.same(*terms, *others, 0)
-    }
-}
-
-/// Arithmetic on the iteration's number; None for other ops.
-fn integers(node: &Node<'_>, inputs: &[Local], body: &Body<'_>) -> Checked<Option<Local>> {
-    let moving = |local: &Local| matches!(local, Local::Int(..) | Local::Value(Value::Sizes(_)));
-    let op = node.proto.op_type.as_str();
-    if let ("Slice" | "Gather", [Local::Value(Value::Held(Held::Steps(steps))), ..]) = (op, inputs) {
-        // Element i + a of an arithmetic progression.
-        let place = match (op, &inputs[1..]) {
-            ("Gather", [at]) if node.int("axis", 0) == 0 => affine(at),
-            ("Slice", [at, end]) => affine(at).zip(affine(end)).and_then(|((at, list), (end, _))| {
-                let width = end.plus(at, -1)?;
-                (list && width == Affine::size(Size::fixed(1))).then_some((at, true))
-            }),
-            _ => None,
-        };
-        let element = || {
-            let (at, list) = place?;
-            let left = Affine::size(steps.count).plus(at, -1)?.plus(Affine::size(Size::fixed(1)), -1)?;
-            if !at.never_negative() || !left.never_negative() || !steps.lead.is_empty() || steps.tail != 0 {
-                return None;
-            }
-            let by = |x: i64| x.checked_mul(steps.step);
-            let size = Size { rows: by(at.size.rows)?, fixed: by(at.size.fixed)?.checked_add(steps.start)? };
-            Some(Local::Int(Affine { bag: by(at.bag)?, size }, list))
-        };
-        return element().map(Some).ok_or_else(|| foreign("offsets that are not read one after the other"));
-    }
-    if !inputs.first().is_some_and(moving) && !inputs.get(1).is_some_and(moving) {
-        return Ok(None);
-    }
-    let no = || foreign(format!("{op} of the number of a bag"));
-    let listed = |list: bool, value: Affine| {
-        let value = body.here(value).ok_or_else(no)?;
-        Ok(Some(match (value.bag, value.size.known()) {
-            (0, Some(number)) => {
-                let shape = if list { vec![1] } else { vec![] };
-                Local::Value(Value::Const(Const::integers(node.output(), Elem::I64, Nd { shape, data: vec![number] })))
-            }
-            _ => Local::Int(value, list),
-        }))
-    };
-    match (op, inputs) {
-        ("Identity", [one]) => Ok(Some(one.clone())),
-        ("Reshape", [one, Local::Value(shape)]) if known(shape, "shape").is_ok_and(|shape| shape == [-1] || shape == [1]) => {
-            let (value, _) = affine(one).ok_or_else(no)?;
-            listed(true, value)
-        }
-        ("Unsqueeze", [one, rest @ ..]) => {
-            let (value, list) = affine(one).ok_or_else(no)?;
-            let axes: Vec<Value> =
-                rest.iter().filter_map(|local| if let Local::Value(value) = local { Some(value.clone()) } else { None }).collect();
-            let axes = ints_or(node, "axes", &axes, 0)?.ok_or_else(no)?;
-            if list || axes.len() != 1 || axis_of(axes[0], 1)? != 0 { Err(no()) } else { listed(true, value) }
-        }
-        ("Cast", [one]) => {
-            let (value, list) = affine(one).ok_or_else(no)?;
-            if matches!(Elem::of(node.int("to", 1))?, Elem::I64 | Elem::I32) { listed(list, value) } else { Err(no()) }
-        }
-        // To the type of an integer.
-        ("CastLike", [one, like]) => {
-            affine(like).ok_or_else(no)?;
-            let (value, list) = affine(one).ok_or_else(no)?;
-            listed(list, value)
-        }
-        ("Add" | "Sub" | "Equal" | "Less" | "Greater", [a, b]) => {
-            let ((x, x_list), (y, y_list)) = (affine(a).ok_or_else(no)?, affine(b).ok_or_else(no)?);
-            let list = x_list || y_list;
-            if op == "Add" || op == "Sub" {
-                return listed(list, x.plus(y, if op == "Add" { 1 } else { -1 }).ok_or_else(no)?);
-            }
-            let difference = if op == "Greater" { y.plus(x, -1) } else { x.plus(y, -1) };
-            let difference = difference.and_then(|difference| body.here(difference)).ok_or_else(no)?;
-            let truth = difference.sign().map(|sign| if op == "Equal" { sign.is_eq() } else { sign.is_lt() });
-            Ok(Some(match truth {
-                Some(truth) => {
-                    let shape = if list { vec![1] } else { vec![] };
-                    Local::Value(Value::Const(Const::integers(node.output(), Elem::Bool, Nd { shape, data: vec![i64::from(truth)] })))
-                }
-                None => Local::Test(difference, op != "Equal"),
-            }))
-        }
-        ("Shape" | "Size" | "Slice", _) => Ok(None),
-        _ => Err(no()),
     }
 }
 

@@ -9,7 +9,8 @@ use super::super::node::Node;
 use super::super::proto;
 use super::super::value::{Repr, Row, Value};
 use super::Lower;
-use super::bags::{Affine, Body, Local, affine, bag_of, foreign};
+use super::affine::{Affine, affine};
+use super::bags::{Body, Local, bag_of, foreign};
 use super::ops::ints_or;
 
 /// Places of ids that are not padding.
@@ -27,6 +28,11 @@ fn unknown() -> Problem {
     foreign("an inner loop that does not collect the ids that are not padding")
 }
 
+/// Whether a node is of the default domain, with attributes of its own.
+fn is_standard(node: &proto::Node) -> bool {
+    matches!(node.domain.as_str(), "" | "ai.onnx") && node.attribute.iter().all(|attribute| attribute.ref_attr_name.is_empty())
+}
+
 /// A graph of the inner loop, within those around it.
 struct Part<'a> {
     graph: &'a proto::Graph,
@@ -36,11 +42,16 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     /// The node that makes a value, and the name of what it was before Identity.
     fn maker(&self, name: &'a str) -> (Option<&'a proto::Node>, &'a str) {
-        match self.graph.node.iter().find(|node| node.output.iter().any(|output| output == name)) {
-            Some(node) if node.op_type == "Identity" && node.input.len() == 1 => self.maker(&node.input[0]),
-            Some(node) => (Some(node), name),
-            None => self.outer.map_or((None, name), |outer| outer.maker(name)),
+        let mut name = name;
+        // A damaged graph may go round in circles.
+        for _ in 0..=self.graph.node.len() {
+            match self.graph.node.iter().find(|node| node.output.iter().any(|output| output == name)) {
+                Some(node) if is_standard(node) && node.op_type == "Identity" && node.input.len() == 1 => name = &node.input[0],
+                Some(node) => return (Some(node), name),
+                None => return self.outer.map_or((None, name), |outer| outer.maker(name)),
+            }
         }
+        (self.graph.node.first(), name)
     }
 
     /// Two inputs of the node that makes a value, if it is that op.
@@ -52,7 +63,7 @@ impl<'a> Part<'a> {
     }
 
     fn node(&self, name: &'a str, op: &str) -> Option<&'a proto::Node> {
-        self.maker(name).0.filter(|node| matches!(node.domain.as_str(), "" | "ai.onnx") && node.op_type == op && node.output.len() == 1)
+        self.maker(name).0.filter(|node| is_standard(node) && node.op_type == op && node.output.len() == 1)
     }
 
     /// Whether two names are one value.
@@ -62,13 +73,11 @@ impl<'a> Part<'a> {
 
     /// The value from outside the inner loop; exporters wrap numbers in CastLike.
     fn outside(&self, name: &'a str, body: &Body<'_>) -> Option<Local> {
-        let (maker, name) = self.maker(name);
-        match maker {
-            Some(node) if node.op_type == "CastLike" => self.outside(node.input.first()?, body),
-            Some(_) => None,
-            None if self.is_own(name) => None,
-            None => body.get(name),
+        let (mut maker, mut name) = self.maker(name);
+        if let Some(node) = maker.filter(|node| is_standard(node) && node.op_type == "CastLike") {
+            (maker, name) = self.maker(node.input.first()?);
         }
+        if maker.is_some() || self.is_own(name) { None } else { body.get(name) }
     }
 
     fn is_own(&self, name: &str) -> bool {
@@ -117,7 +126,7 @@ fn matched(graph: &proto::Graph, node: &proto::Node, body: &Body<'_>) -> Option<
     let ([_, _, list, place], [again, list_out, place_out]) = (&graph.input[..], &graph.output[..]) else { return None };
     let (list, place) = (list.name.as_str(), place.name.as_str());
     let [trips, first, list_in, start] = &node.input[..] else { return None };
-    if !trips.is_empty() || !graph.initializer.is_empty() {
+    if !trips.is_empty() || !graph.initializer.is_empty() || !is_standard(node) {
         return None;
     }
     match (body.get(first)?, body.get(list_in)?) {

@@ -1,5 +1,6 @@
 //! From ONNX nodes to steps: one node at a time, in order, knowing of each value what it is ([`Value`]).
 
+mod affine;
 mod align;
 mod bags;
 mod chosen;
@@ -19,6 +20,7 @@ mod ops;
 mod recurrent;
 mod reduce;
 mod reshape;
+mod same;
 mod shapes;
 mod steps;
 mod trees;
