@@ -175,11 +175,13 @@ impl Lower {
             self.visit().map_err(fault)?;
             let [output] = &proto.output[..] else {
                 // Only the loop over a bag's ids has two.
-                let (Some(output), "Loop") = (proto.output.first(), proto.op_type.as_str()) else {
+                if proto.op_type != "Loop" {
                     return Err(fault(foreign("several outputs")));
-                };
-                let chosen = self.choosing(proto, body).map_err(fault)?;
-                body.values.insert(output.clone(), Local::Chosen(chosen));
+                }
+                let (at, chosen) = self.choosing(proto, body).map_err(fault)?;
+                if let Some(output) = proto.output.get(at) {
+                    body.values.insert(output.clone(), Local::Chosen(chosen));
+                }
                 continue;
             };
             let local = match self.body_node(proto, body) {
