@@ -112,7 +112,7 @@ impl<'a> Part<'a> {
 /// What the inner loop collects.
 struct Collected {
     /// Which output of the loop the list is.
-    at: usize,
+    output: usize,
     view: String,
     width: i64,
     rows: i64,
@@ -128,11 +128,11 @@ fn matched(graph: &proto::Graph, node: &proto::Node, body: &Body<'_>) -> Option<
     let ([_, _, list, place], [again, list_out, place_out]) = (&graph.input[..], &graph.output[..]) else { return None };
     let [trips, first, list_in, start] = &node.input[..] else { return None };
     // The exporter writes the two in any order.
-    let at = match body.get(list_in)? {
+    let output = match body.get(list_in)? {
         Local::Value(Value::Const(_)) => 0,
         _ => 1,
     };
-    let (list, place, list_in, start, list_out, place_out) = match at {
+    let (list, place, list_in, start, list_out, place_out) = match output {
         0 => (list, place, list_in, start, list_out, place_out),
         _ => (place, list, start, list_in, place_out, list_out),
     };
@@ -184,7 +184,7 @@ fn matched(graph: &proto::Graph, node: &proto::Node, body: &Body<'_>) -> Option<
         return None;
     }
     let (maker, view) = part.maker(view);
-    (maker.is_none() && !part.is_own(view)).then(|| Collected { at, view: view.to_owned(), width, rows, padding })
+    (maker.is_none() && !part.is_own(view)).then(|| Collected { output, view: view.to_owned(), width, rows, padding })
 }
 
 impl Lower {
@@ -192,11 +192,11 @@ impl Lower {
     /// Gives which of its outputs that is.
     pub fn choosing(&mut self, node: &proto::Node, body: &Body<'_>) -> Checked<(usize, Chosen)> {
         let graph = node.attribute.iter().find(|attribute| attribute.name == "body").and_then(|attribute| attribute.g.as_ref());
-        let Collected { at, view, width, rows, padding } = graph.and_then(|graph| matched(graph, node, body)).ok_or_else(unknown)?;
+        let Collected { output, view, width, rows, padding } = graph.and_then(|graph| matched(graph, node, body)).ok_or_else(unknown)?;
         let Some(Local::Value(whole)) = body.get(&view) else { return Err(unknown()) };
         match bag_of(self, &whole)? {
             Some((own, ids)) if own == width && ids.shape.len() == 1 && matches!(ids.elem, Elem::I64 | Elem::I32) => {
-                Ok((at, Chosen { ids, rows, padding }))
+                Ok((output, Chosen { ids, rows, padding }))
             }
             _ => Err(unknown()),
         }
