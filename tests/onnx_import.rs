@@ -67,7 +67,23 @@ fn every_file_computes_what_its_outputs_say() {
 fn what_cannot_be_imported_is_refused_by_name() {
     let cases = [
         ("lstm", "(LSTM): this op cannot be imported. GRU is the recurrent layer"),
-        ("loop", "node \"bags\" (Loop): this op cannot be imported. nn.EmbeddingBag exports as Loop: use the Python exporter"),
+        ("loop", "node \"bags\" (Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it"),
+        ("bags_from_one", "(Loop): a loop that is no nn.EmbeddingBag"),
+        (
+            "bags_longer",
+            "(Slice): a loop that is no nn.EmbeddingBag over the rows as torch exports it: offsets that are not read one after",
+        ),
+        (
+            "bags_of_all",
+            "(ReduceSum): a loop that is no nn.EmbeddingBag over the rows as torch exports it: an op of values that are not those",
+        ),
+        ("bags_but_one", "(Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it: it does not run once for each row"),
+        (
+            "bags_uneven",
+            "(Slice): a loop that is no nn.EmbeddingBag over the rows as torch exports it: a slice that is not the bag of one row",
+        ),
+        ("bags_other_mean", "(If): a loop that is no nn.EmbeddingBag"),
+        ("bags_of_padding", "(Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it: an inner loop that does not"),
         ("if_of_inputs", "(If): a condition that depends on the inputs. Compute both branches and choose with Where"),
         ("mean_over_rows", "(ReduceMean): it reduces values along the axis that holds the rows"),
         ("sum_of_everything", "(ReduceSum): it reduces values along the axis that holds the rows"),
@@ -80,7 +96,7 @@ fn what_cannot_be_imported_is_refused_by_name() {
         ("mixing_reshape", "(Reshape): a reshape from [N, 4] to [2, -1], which does not keep the rows apart"),
         ("batch_statistics", "(BatchNormalization): batch normalisation in training mode, which averages over the rows"),
         ("number_of_rows", "(Cast): the number of rows is used as a number"),
-        ("range_over_rows", "(Range): a range over the number of rows"),
+        ("range_over_rows", "(Cast): a range over the number of rows"),
         ("cumsum_over_rows", "(CumSum): it sums along the axis that holds the rows"),
         ("gather_of_rows", "(GatherElements): it takes elements along the axis that holds the rows"),
         ("row_by_row_gather", "(Gather): it takes elements of one row by indices of another"),
@@ -155,6 +171,25 @@ fn sums_and_means_over_ids_are_pooled_lookups() {
     assert_eq!(lookups, [("history", "sum"), ("target", "sum"), ("other", "mean")]);
     assert_eq!(names(&manifest, "tables"), ["items"]);
     assert!(steps(&manifest, "reduce_sum").is_empty() && steps(&manifest, "reduce_mean").is_empty());
+}
+
+#[test]
+fn bags_become_pooled_features() {
+    let cases = [
+        ("bags_sum", vec!["sum"], "sparse"),
+        ("bags_mean", vec!["mean"], "sparse"),
+        ("bags_mean_legacy", vec!["mean"], "sparse"),
+        ("bags_sum_padded", vec!["sum"], "sparse"),
+        ("bags_max", vec!["none"], "sparse"),
+        ("bags_mean_padded", vec![], "integer"),
+    ];
+    for (name, expected, kind) in cases {
+        let (report, manifest, _) = imported(name, "");
+        let pools: Vec<&str> = steps(&manifest, "lookup").iter().map(|step| step["pool"].as_str().expect("a pool")).collect();
+        assert_eq!(pools, expected, "{name}");
+        let kinds: Vec<&str> = report.features.iter().map(|line| line.kind).collect();
+        assert_eq!(kinds, [kind], "{name}");
+    }
 }
 
 #[test]

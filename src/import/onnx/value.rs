@@ -14,7 +14,7 @@ use super::ir::IrId;
 use super::nd::Nd;
 
 /// `rows · N + fixed`: a size that may depend on the number of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// Multiples of the number of rows.
     pub rows: i64,
@@ -141,6 +141,43 @@ pub fn mixes(what: &str) -> super::error::Problem {
     )
 }
 
+/// Integers that go up in equal steps along the axis of the rows, the same in every line of the axes before it: offsets of bags, and (with
+/// step 0) a constant spread over the rows. Element j of a line is start + j · step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps {
+    /// Element type; floats hold whole numbers.
+    pub elem: Elem,
+    /// Axes before.
+    pub lead: Vec<usize>,
+    /// Elements of a line.
+    pub count: Size,
+    /// Axes of size 1 behind.
+    pub tail: usize,
+    /// The first element.
+    pub start: i64,
+    /// From one element to the next.
+    pub step: i64,
+}
+
+impl Steps {
+    /// Its ONNX shape.
+    pub fn dims(&self) -> Vec<Size> {
+        let lead = self.lead.iter().map(|size| Size::fixed(*size as i64));
+        lead.chain([self.count]).chain((0..self.tail).map(|_| Size::fixed(1))).collect()
+    }
+}
+
+/// What only few ops may read: it speaks of all rows at once.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// Integers over the rows.
+    Steps(Steps),
+    /// A sequence without elements.
+    Empty,
+    /// A sequence of one value per row, in the order of the rows.
+    Bags(Row),
+}
+
 /// An ONNX value.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -152,6 +189,8 @@ pub enum Value {
     Sizes(Nd<Size>),
     /// Computed.
     Row(Row),
+    /// Of all rows at once.
+    Held(Held),
 }
 
 impl Value {
@@ -170,6 +209,7 @@ impl Value {
             Value::Const(value) => value.shape.len(),
             Value::Sizes(sizes) => sizes.shape.len(),
             Value::Row(row) => row.rank(),
+            Value::Held(_) => self.dims().len(),
         }
     }
 
@@ -181,6 +221,8 @@ impl Value {
             Value::Const(value) => fixed(&value.shape),
             Value::Sizes(sizes) => fixed(&sizes.shape),
             Value::Row(row) => row.dims(),
+            Value::Held(Held::Steps(steps)) => steps.dims(),
+            Value::Held(_) => vec![],
         }
     }
 
@@ -189,7 +231,9 @@ impl Value {
         match self {
             Value::Const(value) => value.elem,
             Value::Row(row) => row.elem,
-            Value::Sizes(_) | Value::Absent => Elem::I64,
+            Value::Held(Held::Steps(steps)) => steps.elem,
+            Value::Held(Held::Bags(row)) => row.elem,
+            Value::Sizes(_) | Value::Absent | Value::Held(Held::Empty) => Elem::I64,
         }
     }
 

@@ -61,7 +61,7 @@ impl Lower {
                     (Arg::Value(self.reshaped(id, &shape)?), shape)
                 }
                 Value::Row(row) => (Arg::Value(self.ir(row)?), row.shape.clone()),
-                Value::Sizes(_) => return Err(sizes_used()),
+                Value::Sizes(_) | Value::Held(_) => return Err(sizes_used()),
                 Value::Absent => return Err(problem("a missing input", "Export the model again")),
             };
             args.push(arg);

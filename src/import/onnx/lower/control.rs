@@ -12,7 +12,7 @@ use super::super::value::Value;
 use super::Lower;
 
 /// Calls within calls.
-const DEPTH_MAX: usize = 32;
+pub const DEPTH_MAX: usize = 32;
 
 /// A node that cannot be imported.
 #[derive(Clone, Debug)]
@@ -126,6 +126,12 @@ impl Lower {
         if is_default(&proto.domain) && proto.op_type == "If" {
             return self.decide(&node, &inputs, scope, frame);
         }
+        if is_default(&proto.domain) && proto.op_type == "Loop" {
+            return self.bags(&node, &inputs, scope, frame);
+        }
+        if inputs.iter().any(|value| matches!(value, Value::Held(_))) {
+            return Ok(vec![self.held(&node, &inputs)?]);
+        }
         Ok(match proto.domain.as_str() {
             "" | "ai.onnx" => self.standard(&node, &inputs)?,
             "ai.onnx.ml" => self.machine_learning(&node, &inputs)?,
@@ -194,8 +200,10 @@ impl Lower {
 }
 
 /// A problem here, or of a node of a body that was run here.
-enum Inner {
+pub enum Inner {
+    /// Of the node itself.
     Here(Problem),
+    /// Of a node in its body.
     Inside(NodeFault),
 }
 

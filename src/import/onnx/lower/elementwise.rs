@@ -21,7 +21,7 @@ impl Lower {
                 let id = self.lift(constant)?;
                 Ok(Row { batch: None, shape: constant.shape.clone(), elem: constant.elem, repr: Repr::Ir(id) })
             }
-            Value::Sizes(_) => Err(super::align::sizes_used()),
+            Value::Sizes(_) | Value::Held(_) => Err(super::align::sizes_used()),
             Value::Absent => Err(problem("a missing input", "Export the model again")),
         }
     }
@@ -214,10 +214,11 @@ impl Lower {
         }
         let elem = if matches!(a, Value::Row(_)) { a.elem() } else { b.elem() };
         let aligned = self.align(&[a, b])?;
-        // Sums often start with zeros of the batch's size.
-        if let ("add", [Arg::Value(x), Arg::Value(y)]) = (op, &aligned.args[..]) {
-            for (zero, other) in [(*x, *y), (*y, *x)] {
-                if self.is_zero(zero) && self.shape(other) == aligned.shape {
+        // Sums often start with zeros of the batch's size; bags without weights have ones.
+        let neutral = [("add", 0.0), ("mul", 1.0)].into_iter().find(|(name, _)| *name == op).map(|(_, number)| number);
+        if let (Some(neutral), [Arg::Value(x), Arg::Value(y)]) = (neutral, &aligned.args[..]) {
+            for (fill, other) in [(*x, *y), (*y, *x)] {
+                if self.is_fill(fill, neutral) && self.shape(other) == aligned.shape {
                     return Ok(Lower::row_of(aligned.batch, elem, aligned.shape, other));
                 }
             }
@@ -258,12 +259,12 @@ impl Lower {
         self.aligned(&aligned, elem, id)
     }
 
-    /// Whether a value is a fill of zeros.
-    fn is_zero(&self, id: IrId) -> bool {
+    /// Whether a value is a fill of this number.
+    fn is_fill(&self, id: IrId, number: f64) -> bool {
         let Kind::Step(step) = &self.nodes[id.0].kind else { return false };
         match (step.op, &step.inputs[..]) {
-            ("fill", _) => step.args.iter().any(|(key, value)| *key == "value" && value.as_f64() == Some(0.0)),
-            ("broadcast" | "reshape", [(_, Arg::Value(from))]) => self.is_zero(*from),
+            ("fill", _) => step.args.iter().any(|(key, value)| *key == "value" && value.as_f64() == Some(number)),
+            ("broadcast" | "reshape", [(_, Arg::Value(from))]) => self.is_fill(*from, number),
             _ => false,
         }
     }

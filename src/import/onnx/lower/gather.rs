@@ -40,7 +40,7 @@ impl Lower {
                 self.regrouped(&picked, axis, target, constant.shape.len())
             }
             Value::Row(row) => self.gather_rows(data, axis, row),
-            Value::Sizes(_) => Err(super::align::sizes_used()),
+            Value::Sizes(_) | Value::Held(_) => Err(super::align::sizes_used()),
             Value::Absent => Err(problem("no indices", INCONSISTENT)),
         }
     }

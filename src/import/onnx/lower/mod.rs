@@ -1,12 +1,16 @@
 //! From ONNX nodes to steps: one node at a time, in order, knowing of each value what it is ([`Value`]).
 
+mod affine;
 mod align;
+mod bags;
+mod chosen;
 mod control;
 mod convolve;
 mod einsum;
 mod elementwise;
 mod fold;
 mod gather;
+mod held;
 mod linear_models;
 mod logic;
 mod matmul;
@@ -16,6 +20,7 @@ mod ops;
 mod recurrent;
 mod reduce;
 mod reshape;
+mod same;
 mod shapes;
 mod steps;
 mod trees;

@@ -69,6 +69,7 @@ impl Lower {
                 let axis = row.own_axis(axis, what)?;
                 Value::Row(self.move_row(row, &Move::Pick(axis, indices))?)
             }
+            Value::Held(_) => return Err(super::align::sizes_used()),
             Value::Absent => return Err(problem("a missing input", "Export the model again")),
         })
     }
@@ -110,6 +111,7 @@ impl Lower {
                 let moved = self.move_row(row, &Move::Transpose(own))?;
                 Value::Row(Row { batch: row.batch.map(|batch| Batch { at, ..batch }), ..moved })
             }
+            Value::Held(_) => return Err(super::align::sizes_used()),
             Value::Absent => return Err(problem("a missing input", "Export the model again")),
         })
     }

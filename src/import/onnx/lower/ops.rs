@@ -3,7 +3,7 @@
 use super::super::constant::Elem;
 use super::super::error::{Checked, problem};
 use super::super::node::Node;
-use super::super::value::Value;
+use super::super::value::{Held, Value};
 use super::Lower;
 
 /// The first input.
@@ -132,6 +132,7 @@ impl Lower {
             "LpNormalization" => one(self.lp_normalization(node, inputs)),
             "MeanVarianceNormalization" => one(self.mean_variance_normalization(node, inputs)),
             "GRU" => self.gru(node, inputs),
+            "SequenceEmpty" => Ok(vec![Value::Held(Held::Empty)]),
             "DequantizeLinear" => one(self.dequantize(node, inputs)),
             "QuantizeLinear" => one(self.quantize(node, inputs)),
             other => Err(unsupported(other)),

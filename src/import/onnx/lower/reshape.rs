@@ -49,6 +49,7 @@ impl Lower {
                     Ok(Value::Row(Row { batch: Some(batch), ..moved }))
                 }
             },
+            Value::Held(_) => Err(super::align::sizes_used()),
             Value::Absent => Err(problem("a missing input", INCONSISTENT)),
         }
     }

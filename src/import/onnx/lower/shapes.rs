@@ -52,9 +52,7 @@ impl Lower {
     /// Range.
     pub fn range(&mut self, inputs: &[Value]) -> Checked<Value> {
         if inputs.iter().any(|value| matches!(value, Value::Sizes(_))) {
-            let remedy =
-                "Indexing by row number (x[arange(batch), i]) has no place here: take elements with GatherElements along another axis";
-            return Err(problem("a range over the number of rows", remedy));
+            return self.range_over_rows(inputs);
         }
         let number = |at: usize| {
             input(inputs, at)?
@@ -175,7 +173,7 @@ impl Lower {
             // The same for every row.
             None if result[at] == (Size { rows: 1, fixed: 0 }) => Batch::at(at),
             None => {
-                return Err(problem(format!("a constant broadcast to {}", show(&result)), "Expand to the batch first, then merge axes"));
+                return self.constant_over_rows(value, &result, at);
             }
         };
         let mut shape = Vec::with_capacity(rank);
@@ -261,7 +259,7 @@ impl Lower {
                 Ok(Value::Const(Const::numbers(&constant.name, to, constant.shape.clone(), values)))
             }
             Value::Sizes(_) if !to.is_float() && to != Elem::Bool => Ok(value.clone()),
-            Value::Sizes(_) => Err(super::align::sizes_used()),
+            Value::Sizes(_) | Value::Held(_) => Err(super::align::sizes_used()),
             Value::Row(row) => self.cast_row(row, to).map(Value::Row),
             Value::Absent => Err(problem("a missing input", INCONSISTENT)),
         }
@@ -343,6 +341,11 @@ impl Lower {
     pub fn split(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Vec<Value>> {
         let value = first(inputs)?.clone();
         let axis = axis_of(node.int("axis", 0), value.rank())?;
+        if let (Value::Row(row), Some(Value::Sizes(sizes))) = (&value, inputs.get(1))
+            && row.axis(axis).is_none()
+        {
+            return self.split_merged(row, &sizes.data);
+        }
         let Some(size) = value.dims()[axis].known() else { return Err(mixes("splits values")) };
         let parts = node.proto.output.len() as i64;
         let sizes = match inputs.get(1).filter(|sizes| sizes.is_there()) {

@@ -189,6 +189,13 @@ impl Lower {
 
     /// Same elements, other shape.
     pub fn reshaped(&mut self, x: IrId, shape: &[usize]) -> Checked<IrId> {
+        // Of a value that was reshaped already, only the last shape counts.
+        let mut x = x;
+        while let Kind::Step(Step { op: "reshape", inputs, .. }) = &self.nodes[x.0].kind
+            && let [(_, Arg::Value(from))] = inputs[..]
+        {
+            x = from;
+        }
         if self.shape(x) == shape {
             return Ok(x);
         }
