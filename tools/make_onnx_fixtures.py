@@ -136,6 +136,21 @@ def elementwise(to):
             {"w": f(4), "zero": np.float32(0), "two": np.int64(2), "minus_inf": np.float32(-np.inf)})
 
 
+def wrapping(to):
+    # Numbers of its own: the other files stay what they are.
+    to.take("wrapping", """
+        i = Cast<to=6>(k)
+        m = Mul(i, factor)
+        a = Add(m, addend)
+        s = Sub(a, i)
+        p = Mul(k, big)
+        q = Cast<to=6>(p)
+        r = Add(s, q)
+        y = Cast<to=1>(r)""",
+            {"k": (np.arange(ROWS * 3, dtype=np.int64) * 7919 % 10_007).reshape(ROWS, 3)}, ["y"],
+            {"factor": np.int32(1_540_483_477), "addend": np.int32(2_000_000_000), "big": np.int64(10_000_000_019)})
+
+
 def shapes(to):
     to.take("reduce", """
         a = ReduceSum<keepdims=0>(x, a12)
@@ -699,7 +714,7 @@ def main():
     arguments.add_argument("--torch", action="store_true", help="also export the files that torch writes")
     given = arguments.parse_args()
     to = Fixtures(given.out)
-    for make in (elementwise, shapes, products, sequences, lookups, structure, trees, refusals):
+    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals):
         make(to)
     if given.torch:
         bags(to)

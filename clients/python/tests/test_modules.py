@@ -272,6 +272,15 @@ class Squeezed(nn.Module):
         return torch.sigmoid(self.linear(x)).squeeze()
 
 
+class Wrapping(nn.Module):
+    """Integers of fewer than 64 bits, far beyond their range: a hash as it is written in 32 bits."""
+
+    def forward(self, i, x):
+        hashed = (i.to(torch.int32) * 1_540_483_477 + 374_761_393).to(torch.int64) % 1000
+        small = (i * 37).to(torch.int8).float() + (x * 1000).to(torch.uint8).float() - i.to(torch.int16).float()
+        return (hashed.float() + small).sum(1) / 1000
+
+
 class LeastMasked(nn.Module):
     """Masks with the least float, as attention often does."""
 
@@ -305,6 +314,7 @@ MODULES = {
     "convolutional": (Convolutional, lambda: numbers(N, 1, 8, 8)),
     "indexed": (Indexed, lambda: ids(40, N, 5)),
     "squeezed": (Squeezed, lambda: numbers(N, 4)),
+    "wrapping": (Wrapping, lambda: (ids(10**5, N, 3), numbers(N, 3))),
     "least_masked": (LeastMasked, lambda: ids(30, N, 5)),
     "loose": (Loose, lambda: (numbers(N, 2), numbers(N, 3))),
 }

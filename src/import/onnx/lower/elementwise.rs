@@ -256,7 +256,28 @@ impl Lower {
             ("mod", _) if node.flag("fmod") => self.remainder(x, y)?,
             _ => self.binary(op, x, y)?,
         };
+        let id = if matches!(op, "add" | "sub" | "mul" | "pow") { self.around(id, elem)? } else { id };
         self.aligned(&aligned, elem, id)
+    }
+
+    /// Integers of fewer than 64 bits wrap around, as ONNX computes them; a bundle's integers have 64.
+    pub fn around(&mut self, x: IrId, elem: Elem) -> Checked<IrId> {
+        let (bits, signed) = match elem {
+            Elem::I8 => (8, true),
+            Elem::U8 => (8, false),
+            Elem::I16 => (16, true),
+            Elem::U16 => (16, false),
+            Elem::I32 => (32, true),
+            Elem::U32 => (32, false),
+            _ => return Ok(x),
+        };
+        let size = 2_f64.powi(bits);
+        if !signed {
+            return self.with("mod", x, size);
+        }
+        let shifted = self.with("add", x, size / 2.0)?;
+        let wrapped = self.with("mod", shifted, size)?;
+        self.with("sub", wrapped, size / 2.0)
     }
 
     /// Whether a value is a fill of this number.

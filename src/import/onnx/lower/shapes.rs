@@ -277,7 +277,11 @@ impl Lower {
         }
         let repr = match &row.repr {
             Repr::Atoms { atoms, integer } => Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() },
-            Repr::Ir(id) => Repr::Ir(self.cast(*id, to.dtype())?),
+            Repr::Ir(id) => {
+                let id = self.cast(*id, to.dtype())?;
+                let wraps = matches!(to, Elem::I32 | Elem::U32) && !matches!(row.elem, Elem::Bool | Elem::I32 | Elem::U32);
+                Repr::Ir(if wraps { self.around(id, to)? } else { id })
+            }
         };
         Ok(Row { elem: to, repr, ..row.clone() })
     }

@@ -40,6 +40,9 @@ class Ids:
         self.leaf, self.role = leaf, role
 
 
+# Bits of integers that wrap, and the operators that can make them (sums of torch are int64).
+BITS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32}
+WRAPPING = {"add", "sub", "rsub", "mul", "pow", "square", "neg"}
 KINDS = {"float64": "f", "float32": "f", "float16": "f", "bfloat16": "f", "bool": "b"}
 
 
@@ -82,12 +85,25 @@ class Canonicaliser:
             return made if isinstance(made, (Value, Ids)) else made[node.args["index"]]
         a = {key: self.resolve(x) for key, x in node.args.items()}
         value = self.handler(node.op)(self, node, a)
+        if isinstance(value, Value) and node.op.split(".")[1:2] and node.op.split(".")[1].rstrip("_") in WRAPPING:
+            value = self.wrapped(value, node.dtype)
         if isinstance(value, Value) and node.shape is not None and not same_shape(value.dims, node.shape):
             raise ExportError(
                 f"the exporter made shape {list(value.dims)} where torch has {list(node.shape)}",
                 "this is a fault of the exporter: report it with the model",
             )
         return value
+
+    def wrapped(self, value, dtype):
+        """Integers of fewer than 64 bits wrap around, as torch computes them; a bundle's integers have 64. Ids just read from an input stay
+        as they are in 32 bits: larger ones are no rows of a table."""
+        if value.kind != "i" or dtype not in BITS or (value.term.columns is not None and BITS[dtype] == 32):
+            return value
+        size = 1 << BITS[dtype]
+        shift = 0 if dtype.startswith("u") else size // 2
+        term = self.graph.binary("add", value.term, shift) if shift else value.term
+        term = self.graph.binary("mod", term, size)
+        return Value(self.graph.binary("sub", term, shift) if shift else term, value.dims, "i")
 
     def handler(self, op):
         parts = op.split(".")

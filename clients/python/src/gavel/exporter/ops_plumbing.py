@@ -57,12 +57,12 @@ def convert(c, node, a):
         return x
     if node.dtype in ("float16", "bfloat16"):
         c.warn(f"a cast to {node.dtype} inside the model was left out: gavel computes in f32")
-    if node.dtype in ("int8", "int16", "uint8"):
-        c.warn(f"a cast to {node.dtype} inside the model was taken as one to int64: values beyond its range do not wrap")
     kind = kind_of(node.dtype)
     if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
-        return Value(x.term, x.dims, kind)
-    return c.to_kind(x, kind)
+        made = Value(x.term, x.dims, kind)
+    else:
+        made = c.to_kind(x, kind)
+    return made if x.kind == "b" else c.wrapped(made, node.dtype)
 
 
 class IdsList:
