@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bundle_writer::{f32s, safetensors};
 use gavel::engine::{EngineKind, prepare, selftest};
 use gavel::import::onnx::{Expected, ImportError, Options, Report, Rules, import};
-use gavel::model::{Cell, FeatureKind, LoadOptions, Model, NanRule, Tolerance, load};
+use gavel::model::{Cell, FeatureKind, FeatureRows, LoadOptions, Model, NanRule, Tolerance, discover, load};
+use gavel::reference;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
@@ -69,6 +70,74 @@ fn what_does_not_is_sent_none() {
     keeping.sort();
     let trees = ["tree_average", "tree_binary", "tree_classes", "tree_ensemble", "tree_regressor"];
     assert_eq!(keeping, [&MISSING[..], &trees[..]].concat());
+}
+
+/// A score that kept NaN reaches is the interpreter's on the engine too: NaN is not lost in a sum, a maximum or an activation.
+#[test]
+fn kept_nan_means_the_same_to_the_engine() {
+    let bundles = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles");
+    let named = discover(&bundles).expect("bundles").into_iter().map(|bundle| (bundle.path.display().to_string(), bundle.path, None));
+    let files = fs::read_dir(fixture("")).expect("fixtures").flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?.strip_suffix(".onnx")?.to_owned();
+        let folder = TempDir::new().ok()?;
+        let (model, out) = (fixture(&format!("{name}.onnx")), folder.path().join("bundle"));
+        let tolerance = Tolerance { atol: 3e-6, rtol: 3e-6 };
+        import(&Options { model, rules: Rules::default(), rows: own_rows(&name), sizes: Vec::new(), tolerance, out: out.clone() }).ok()?;
+        Some((name, out, Some(folder)))
+    });
+    let (mut compared, mut lost, mut faults) = (0, 0, Vec::new());
+    for (name, path, _folder) in named.chain(files) {
+        let mut model = load(&path, &LoadOptions::default(), &mut |_| {}).expect("a bundle that loads");
+        for feature in &mut model.features {
+            if let FeatureKind::Dense { nan, .. } = &mut feature.kind {
+                *nan = NanRule::Keep;
+            }
+        }
+        let rows = with_nan(&model.selftest.inputs);
+        let model = Arc::new(model);
+        let prepared = prepare(EngineKind::Cpu, &model).expect("prepared");
+        let found = selftest::score_rows(&prepared, &model, &rows).expect("scores");
+        let judged = reference::score_rows(&model, &rows).expect("scores");
+        for (row, (found, judged)) in found.chunks_exact(model.graph.outputs.len()).zip(&judged).enumerate() {
+            for (output, (found, judged)) in found.iter().zip(judged).enumerate() {
+                let close = (f64::from(*found) - judged).abs() <= 1e-5 * (1.0 + judged.abs());
+                let at = format!("{name}, row {row}, output {output}");
+                if !(close || f64::from(*found) == *judged || (found.is_nan() && judged.is_nan())) {
+                    faults.push(format!("{at}: {found}, expected {judged}"));
+                }
+                compared += 1;
+                lost += usize::from(judged.is_nan());
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(lost > 500 && compared > 2 * lost, "{lost} of {compared} scores are NaN");
+}
+
+/// Up to 24 of the rows, where one dense value is NaN: another one in each row.
+fn with_nan(rows: &FeatureRows) -> FeatureRows {
+    let mut changed = FeatureRows::new(rows.fields().to_vec());
+    for row in 0..rows.rows().min(24) {
+        let dense: Vec<usize> = (0..rows.fields().len()).filter(|feature| matches!(rows.cell(*feature, row), Cell::Dense(_))).collect();
+        let odd = dense.get(row % dense.len().max(1));
+        let values = odd.map(|feature| match rows.cell(*feature, row) {
+            Cell::Dense(values) => {
+                let mut values = values.to_vec();
+                let at = (row / dense.len()) % values.len();
+                values[at] = f32::NAN;
+                values
+            }
+            Cell::Ids { .. } => Vec::new(),
+        });
+        let cells: Vec<Cell<'_>> = (0..rows.fields().len())
+            .map(|feature| match &values {
+                Some(values) if Some(&feature) == odd => Cell::Dense(values),
+                _ => rows.cell(feature, row),
+            })
+            .collect();
+        changed.push_row(&cells).expect("the rows were checked");
+    }
+    changed
 }
 
 #[test]
