@@ -68,7 +68,9 @@ impl FeatureRule {
             ("nan", &self.nan),
         ];
         let changes = |rule: &Json| !matches!(rule.as_str(), Some("keep" | "error" | "none"));
-        rules.into_iter().filter(|(_, rule)| rule.as_ref().is_some_and(changes)).map(|(key, _)| format!("{key} of {name}")).collect()
+        let kind = self.kind.map(|_| "kind");
+        let rules = rules.into_iter().filter(|(_, rule)| rule.as_ref().is_some_and(changes)).map(|(key, _)| key);
+        kind.into_iter().chain(rules).map(|key| format!("{key} of {name}")).collect()
     }
 }
 
