@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use super::exit::Failure;
 use super::table::TextTable;
 use crate::config::PrecisionChoice;
-use crate::engine::precision::{Precision, PrecisionReport, ShiftLimits, caution};
+use crate::engine::precision::{Precision, PrecisionReport, ShiftLimits};
 use crate::engine::{EngineKind, PrepareOptions};
 use crate::model::Model;
 use crate::server::plan::prepare_options;
@@ -42,7 +42,7 @@ impl PrecisionArgs {
 
 /// Warns on stderr if what was measured on this model's selftest says little.
 pub fn warn(model: &Model, decided: &PrecisionReport) {
-    if let Some(caution) = caution(model) {
+    if let Some(caution) = decided.caution(model) {
         eprintln!("warning: precision {}: {caution}", decided.precision.name());
     }
 }

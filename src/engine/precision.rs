@@ -175,24 +175,6 @@ pub fn expected_auc(positive: &[f64], scores: &[f64]) -> f64 {
     if pairs > 0.0 { won / pairs } else { 0.5 }
 }
 
-/// Why measurements on this model's selftest say little of real answers, and what to do: where its rows are not those of real traffic.
-pub fn caution(model: &Model) -> Option<String> {
-    let (rows, remedy) = match model.selftest.origin {
-        RowsOrigin::Given => return None,
-        RowsOrigin::Mixed => (
-            "some of the selftest's rows were mixed from others or drawn at random",
-            "export the bundle again with as many rows of real traffic as the selftest has (selftest_inputs of gavel.export)",
-        ),
-        RowsOrigin::MadeUp => (
-            "the selftest's rows are made up",
-            "import or export the bundle again with rows of real traffic (--rows of gavel import, selftest_inputs of gavel.export)",
-        ),
-    };
-    Some(format!(
-        "{rows}: on real requests, layers in reduced precision may move answers further than was measured; before you serve it so, {remedy}"
-    ))
-}
-
 /// What a plan with reduced precision does with each dense layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PrecisionReport {
@@ -208,12 +190,33 @@ pub struct PrecisionReport {
     pub instructions: &'static str,
     /// Plans that were measured to get here.
     pub measured: usize,
+    /// Layers about which the selftest's rows decided: the others do not gain by the precision.
+    pub judged: usize,
 }
 
 impl PrecisionReport {
     /// Layers that are reduced.
     pub fn reduced(&self) -> usize {
         self.layers.iter().filter(|layer| layer.precision != Precision::F32).count()
+    }
+
+    /// Why what was measured says little of real answers, and what to do: where the rows of the model's selftest are not those of real traffic.
+    pub fn caution(&self, model: &Model) -> Option<String> {
+        let (rows, remedy) = match model.selftest.origin {
+            RowsOrigin::MadeUp if self.judged > 0 => (
+                "the selftest's rows are made up",
+                "import or export the bundle again with rows of real traffic (--rows of gavel import, selftest_inputs of gavel.export)",
+            ),
+            RowsOrigin::Mixed if self.judged > 0 => (
+                "some of the selftest's rows were mixed from others or drawn at random",
+                "export the bundle again with as many rows of real traffic as the selftest has (selftest_inputs of gavel.export)",
+            ),
+            RowsOrigin::MadeUp | RowsOrigin::Mixed | RowsOrigin::Given => return None,
+        };
+        Some(format!(
+            "{rows}, and they decided about {} layers: on real requests answers may move further than was measured. Before you serve it so, {remedy}",
+            self.judged
+        ))
     }
 }
 
@@ -324,13 +327,23 @@ mod tests {
     #[test]
     fn rows_of_no_traffic_are_named_with_the_way_out() {
         let mut model = model(&[(OutputKind::Value, &[1.0])]);
+        let report = |judged| PrecisionReport {
+            precision: Precision::Int8,
+            limits: ShiftLimits::default(),
+            layers: vec![],
+            shift: Shift::default(),
+            instructions: "none",
+            measured: 2,
+            judged,
+        };
         for (origin, parts) in [
             (RowsOrigin::Given, None),
             (RowsOrigin::Mixed, Some(["mixed", "selftest_inputs"])),
             (RowsOrigin::MadeUp, Some(["made up", "--rows"])),
         ] {
             model.selftest.origin = origin;
-            let caution = caution(&model);
+            assert_eq!(report(0).caution(&model), None, "nothing hangs on the rows");
+            let caution = report(3).caution(&model);
             assert_eq!(caution.is_some(), parts.is_some());
             assert!(parts.iter().flatten().all(|part| caution.as_ref().is_some_and(|text| text.contains(part))), "{caution:?}");
         }

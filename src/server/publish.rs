@@ -7,7 +7,7 @@ use gavel_protocol::{DescribedFeature, DescribedOutput, Description, Encoder, fe
 
 use crate::batch::{Layout, SlotLimits};
 use crate::config::Limits;
-use crate::engine::precision::{self, Precision};
+use crate::engine::precision::Precision;
 use crate::engine::selftest::{self, Report, SelftestError};
 use crate::engine::{self, EngineError, EngineKind, PrepareOptions, Prepared};
 use crate::metrics::{Registry, SlotsTaken};
@@ -103,7 +103,7 @@ pub fn prepare(
     if let Some(decided) = prepared.precision() {
         let (name, version, ms) = (&model.name, model.version, began.elapsed().as_millis() as u64);
         tracing::info!(model = name, version, ms, "{decided}; the selftest is held to a shift of {}", decided.limits.like(&decided.shift));
-        if let Some(caution) = precision::caution(model) {
+        if let Some(caution) = decided.caution(model) {
             tracing::warn!(model = name, version, "precision {}: {caution}", decided.precision.name());
         }
         for layer in decided.layers.iter().filter(|layer| layer.precision == Precision::F32) {

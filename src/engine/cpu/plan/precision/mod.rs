@@ -255,6 +255,7 @@ impl Planner<'_> {
             shift,
             instructions,
             measured: self.measured,
+            judged: self.layers.iter().filter(|candidate| candidate.gains).count(),
         }
     }
 }
