@@ -1,6 +1,6 @@
 //! What the nodes of a graph cost, as the graph is written: before an engine folds, fuses or hoists.
 
-use crate::model::{Model, Node, Op, Pool, Reduction, Value, ValueScope};
+use crate::model::{Model, Node, Op, Pool, Reduction, TensorData, Trees, Value, ValueScope};
 
 /// Work of some nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,15 +135,16 @@ pub fn work(model: &Model, node: &Node) -> Work {
         Op::Sdpa { q, k, .. } => {
             let (width, keys) = (value(*q).shape[value(*q).shape.len() - 1] as u64, value(*k).shape[value(*k).shape.len() - 2] as u64);
             let rows = len / (out.shape[out.shape.len() - 1] as u64).max(1);
-            2 * rows * keys * width + 5 * rows * keys + 2 * keys * len
+            // Products, scale and softmax of a score, its share of the values.
+            2 * rows * keys * width + 6 * rows * keys + 2 * keys * len
         }
         Op::Gru(gru) => {
             let (steps, inputs) = (value(gru.x).shape[0] as u64, value(gru.x).shape[1] as u64);
             let hidden = model.weights.tensor(gru.w_hh).shape[1] as u64;
             steps * hidden * (6 * inputs + 6 * hidden + 20)
         }
-        // One leaf per tree is added; the comparisons on the way depend on the row.
-        Op::Trees(trees) => model.weights.tensor(trees.roots).shape[0] as u64 * len,
+        // On the way of each tree, and one leaf added.
+        Op::Trees(trees) => comparisons(model, trees) + model.weights.tensor(trees.roots).shape[0] as u64 * len,
         // exp, add, divide; softmax also finds and subtracts the largest.
         Op::Sigmoid { .. } => 3 * len,
         Op::Softmax { .. } => 5 * len,
@@ -153,17 +154,58 @@ pub fn work(model: &Model, node: &Node) -> Work {
     Work { flops, table_bytes: 0 }
 }
 
+/// Comparisons from all roots to a leaf, if each holds in half of the cases.
+fn comparisons(model: &Model, trees: &Trees) -> u64 {
+    let [mode, yes, no, roots] = [trees.mode, trees.yes, trees.no, trees.roots].map(|id| match &model.weights.tensor(id).data {
+        TensorData::I64(numbers) => numbers.as_slice(),
+        // The shape pass asks for integers.
+        TensorData::F32(_) => &[],
+    });
+    let mut below = vec![0.0_f64; mode.len()];
+    let of = |below: &[f64], node: i64| usize::try_from(node).ok().and_then(|node| below.get(node)).copied().unwrap_or_default();
+    for at in (0..mode.len()).rev().filter(|&at| mode[at] != 0) {
+        below[at] = 1.0 + (of(&below, yes[at]) + of(&below, no[at])) / 2.0;
+    }
+    roots.iter().map(|&root| of(&below, root)).sum::<f64>().round() as u64
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{LoadOptions, load};
+    use crate::model::{DType, Graph, LoadOptions, Output, OutputKind, Tensor, TensorId, ValueId, Weights, load};
 
     fn open(name: &str) -> Model {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
         load(&path, &LoadOptions::default(), &mut |_| {}).unwrap()
+    }
+
+    #[test]
+    fn trees_count_comparisons_and_leaves() {
+        // A root with a leaf and a second node with two; a tree that is a leaf. Two targets.
+        let integers = |data: &[i64]| Tensor { name: String::new(), shape: vec![data.len()], data: TensorData::I64(data.to_vec()) };
+        let tensors = [&[1, 0, 1, 0, 0, 0][..], &[1, 0, 3, 0, 0, 0], &[2, 0, 4, 0, 0, 0], &[0, 5]].map(integers);
+        let ids = [0, 1, 2, 3].map(TensorId);
+        let trees = Trees {
+            x: ValueId(0),
+            feature: ids[0],
+            mode: ids[0],
+            yes: ids[1],
+            no: ids[2],
+            missing_yes: None,
+            threshold: ids[0],
+            roots: ids[3],
+            leaves: ids[0],
+        };
+        let value = |name: &str, shape| Value { name: name.into(), shape, dtype: DType::F32, scope: ValueScope::Candidate };
+        let node = Node { out: ValueId(1), op: Op::Trees(trees) };
+        let output = Output { name: "y".into(), kind: OutputKind::Value, value: ValueId(1) };
+        let graph = Graph { values: vec![value("x", vec![2]), value("y", vec![2])], nodes: vec![node], outputs: vec![output] };
+        let model = Model::new("trees", vec![], graph, Weights { tensors: tensors.into(), ..Weights::default() });
+        // 1.5 on the way of the first tree, rounded; two trees of two numbers.
+        assert_eq!(cost(&model).candidate, Work { flops: 2 + 4, table_bytes: 0 });
     }
 
     #[test]
