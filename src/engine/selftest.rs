@@ -66,9 +66,9 @@ pub enum SelftestError {
         /// As configured.
         precision: &'static str,
         /// Measured.
-        shift: Shift,
+        shift: Box<Shift>,
         /// The limits of what is measured of this output.
-        allowed: Shift,
+        allowed: Box<Shift>,
     },
     /// A row's score depends on the rows that it was computed with.
     #[error("selftest: row {row}: {found} in a batch, {alone} alone; an op of the graph mixes rows, and such a model cannot be batched")]
@@ -146,7 +146,7 @@ fn check_shifts(model: &Model, report: &PrecisionReport, scores: &[f32]) -> Resu
         if report.reduced() == 0 || limits.accept(&shift) {
             return Ok(shift);
         }
-        let allowed = limits.like(&shift);
+        let (allowed, shift) = (Box::new(limits.like(&shift)), Box::new(shift));
         Err(SelftestError::Shift { output: declared.name.clone(), precision: report.precision.name(), shift, allowed })
     };
     model.graph.outputs.iter().enumerate().map(check).collect()
