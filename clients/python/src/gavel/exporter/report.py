@@ -37,8 +37,9 @@ class Report:
         lines.append(f"features  {len(self.features)}:")
         lines += [f"  {line}" for line in grouped(self.features)]
         lines.append("outputs   " + ", ".join(f"{o['name']} ({o['kind']})" for o in self.outputs))
+        mixed = ", some mixed from the examples" if self.origin == "mixed" else ""
         lines.append(
-            f"selftest  {self.rows} rows{', some mixed from the examples' if self.origin == 'mixed' else ''}; graph against torch, both float64: {self.max_difference:.1e}; "
+            f"selftest  {self.rows} rows{mixed}; graph against torch, both float64: {self.max_difference:.1e}; "
             f"torch's own f32: {self.f32_difference:.1e}; "
             f"atol {self.atol:.1e}"
         )
