@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use bundle_writer::{f32s, safetensors};
 use gavel::engine::{EngineKind, prepare, selftest};
-use gavel::import::onnx::{Expected, ImportError, Options, Report, Rules, import};
+use gavel::import::onnx::{self, Expected, ImportError, Options, Report, Rules};
 use gavel::model::{Cell, FeatureKind, FeatureRows, LoadOptions, Model, NanRule, Tolerance, discover, load};
 use gavel::reference;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/ok").join(name)
+}
+
+fn import(options: &Options) -> Result<Report, ImportError> {
+    onnx::import(options)?.publish()
 }
 
 /// Imports with rules; what was imported has passed its selftest on the engine.
