@@ -56,98 +56,208 @@ impl Gru {
     }
 }
 
+/// Rows that take a step together: each weight is loaded once for all of them.
+const GROUP: usize = 4;
+
 impl Generic for Gru {
     fn run(&self, tile: &Tile) {
-        let GruLayer { steps, hidden, reverse, last, .. } = *self.layer;
+        let whole = tile.rows - tile.rows % GROUP;
+        (0..whole).step_by(GROUP).for_each(|first| self.rows::<GROUP>(tile, first, four));
+        (whole..tile.rows).for_each(|row| self.rows::<1>(tile, row, one));
+    }
+}
+
+impl Gru {
+    /// All steps of rows `first .. first + R`; `step` takes one in all of them.
+    fn rows<const R: usize>(&self, tile: &Tile, first: usize, step: fn(Simd, &GruLayer, &mut [Row; R], usize)) {
+        let GruLayer { steps, hidden, last, .. } = *self.layer;
         let gates = tile.source::<f32>(&self.gates);
-        let first = self.first.as_ref().map(|place| tile.source::<f32>(place));
+        let start = self.first.as_ref().map(|place| tile.source::<f32>(place));
         let length = self.length.as_ref().map(|place| tile.source::<i64>(place));
         let attention = self.attention.as_ref().map(|place| tile.source::<f32>(place));
         let (mut out, mut scratch) = (tile.target::<f32>(&self.out), tile.target::<f32>(&self.scratch));
-        for row in 0..tile.rows {
-            let (gates, out) = (gates.row(row), out.row(row));
-            let (state, scratch) = scratch.row(row).split_at_mut(hidden);
-            match &first {
-                Some(first) => state.copy_from_slice(first.row(row)),
+        let mut rows: [Row; R] = std::array::from_fn(|at| {
+            let row = first + at;
+            assert!(row < tile.rows && self.scratch.len == Gru::scratch(hidden), "a row of the tile, with room");
+            // SAFETY: a row of the scratch place, which is long enough; rows are apart from each other, and each is taken once.
+            let room = unsafe { std::slice::from_raw_parts_mut(scratch.row_ptr(row), Gru::scratch(hidden)) };
+            let (state, work) = room.split_at_mut(hidden);
+            match &start {
+                Some(start) => state.copy_from_slice(start.row(row)),
                 None => state.fill(0.0),
             }
             let taken = length.as_ref().map_or(steps, |length| length.row(row)[0].clamp(0, steps as i64) as usize);
-            let attention = attention.as_ref().map(|attention| attention.row(row));
-            for turn in 0..taken {
-                let at = if reverse { taken - 1 - turn } else { turn };
-                let attention = attention.map_or(0.0, |attention| attention[at]);
-                step(tile.simd, &self.layer, &gates[at * 3 * hidden..][..3 * hidden], attention, state, scratch);
-                if !last {
-                    out[at * hidden..][..hidden].copy_from_slice(state);
+            Row { gates: gates.row(row), attention: attention.as_ref().map(|attention| attention.row(row)), taken, state, work }
+        });
+        for turn in 0..rows.iter().map(|row| row.taken).max().unwrap_or(0) {
+            if rows.iter().all(|row| turn < row.taken) {
+                step(tile.simd, &self.layer, &mut rows, turn);
+            } else {
+                // Some rows have ended.
+                let going = rows.iter_mut().filter(|row| turn < row.taken);
+                going.for_each(|row| one(tile.simd, &self.layer, std::array::from_mut(row), turn));
+            }
+            if !last {
+                for (at, row) in rows.iter().enumerate().filter(|(_, row)| turn < row.taken) {
+                    out.row(first + at)[self.layer.position(turn, row.taken) * hidden..][..hidden].copy_from_slice(row.state);
                 }
             }
-            if last {
-                out.copy_from_slice(state);
-            } else {
-                out[taken * hidden..].fill(0.0);
+        }
+        for (at, row) in rows.iter().enumerate() {
+            match last {
+                true => out.row(first + at).copy_from_slice(row.state),
+                false => out.row(first + at)[row.taken * hidden..].fill(0.0),
             }
         }
     }
+}
+
+impl GruLayer {
+    /// Where in the sequence turn `turn` of `taken` is.
+    fn position(&self, turn: usize, taken: usize) -> usize {
+        if self.reverse { taken - 1 - turn } else { turn }
+    }
+}
+
+/// A row under way.
+struct Row<'a> {
+    /// `[steps][3 · hidden]`.
+    gates: &'a [f32],
+    /// `[steps]`.
+    attention: Option<&'a [f32]>,
+    /// Steps that are taken.
+    taken: usize,
+    /// `[hidden]`.
+    state: &'a mut [f32],
+    /// Gates r, z, n, and the state scaled by r: `[4 · hidden]`.
+    work: &'a mut [f32],
 }
 
 multiversion! {
-    fn step(layer: &GruLayer, gates: &[f32], attention: f32, state: &mut [f32], scratch: &mut [f32]) = step_body;
+    fn one(layer: &GruLayer, rows: &mut [Row; 1], turn: usize) = one_body;
+    fn four(layer: &GruLayer, rows: &mut [Row; GROUP], turn: usize) = four_body;
 }
 
-/// One step. `scratch`: four times the state's size.
 #[inline(always)]
-fn step_body<M: MulAdd>(layer: &GruLayer, gates: &[f32], attention: f32, state: &mut [f32], scratch: &mut [f32]) {
-    let hidden = state.len();
-    let (mine, reset) = scratch.split_at_mut(3 * hidden);
-    let (rz, n) = mine.split_at_mut(2 * hidden);
-    let (gates_rz, gates_n) = gates.split_at(2 * hidden);
-    match &layer.bias {
-        // The state's part of n is scaled by r: all three gates see the same state.
-        Some(bias) => {
-            product::<M>(&layer.weights, 3 * hidden, 0, state, rz);
-            product::<M>(&layer.weights, 3 * hidden, 2 * hidden, state, n);
-            rz.iter_mut().zip(gates_rz).for_each(|(gate, &x)| *gate = math::sigmoid::<M>(*gate + x));
-            for (((n, &r), &bias), &x) in n.iter_mut().zip(&rz[..hidden]).zip(bias).zip(gates_n) {
-                *n = elementary::tanh::<M>(M::mul_add(r, *n + bias, x));
+fn one_body<M: MulAdd>(layer: &GruLayer, rows: &mut [Row; 1], turn: usize) {
+    step::<M, 1>(layer, rows, turn);
+}
+
+#[inline(always)]
+fn four_body<M: MulAdd>(layer: &GruLayer, rows: &mut [Row; GROUP], turn: usize) {
+    step::<M, GROUP>(layer, rows, turn);
+}
+
+/// One step of some rows.
+#[inline(always)]
+fn step<M: MulAdd, const R: usize>(layer: &GruLayer, rows: &mut [Row; R], turn: usize) {
+    let (hidden, width) = (layer.hidden, 3 * layer.hidden);
+    let at: [usize; R] = std::array::from_fn(|row| layer.position(turn, rows[row].taken));
+    // What the state alone makes: all gates where r scales the state's part of n, else n later.
+    let columns = if layer.bias.is_some() { width } else { 2 * hidden };
+    product::<M, R>(&layer.weights, width, 0, rows.each_mut().map(|row| (&*row.state, &mut row.work[..columns])));
+    for (row, at) in rows.iter_mut().zip(at) {
+        let (rz, rest) = row.work.split_at_mut(2 * hidden);
+        for (gate, &x) in rz.iter_mut().zip(&row.gates[at * width..]) {
+            *gate = math::sigmoid::<M>(*gate + x);
+        }
+        if layer.bias.is_none() {
+            for ((reset, &r), &h) in rest[hidden..].iter_mut().zip(&*rz).zip(&*row.state) {
+                *reset = r * h;
             }
         }
-        None => {
-            product::<M>(&layer.weights, 3 * hidden, 0, state, rz);
-            rz.iter_mut().zip(gates_rz).for_each(|(gate, &x)| *gate = math::sigmoid::<M>(*gate + x));
-            reset.iter_mut().zip(&*rz).zip(&*state).for_each(|((reset, &r), &h)| *reset = r * h);
-            product::<M>(&layer.weights, 3 * hidden, 2 * hidden, reset, n);
-            n.iter_mut().zip(gates_n).for_each(|(n, &x)| *n = elementary::tanh::<M>(*n + x));
-        }
     }
-    let next = state.iter_mut().zip(&*n).zip(&rz[hidden..]);
-    match layer.kind {
-        GruKind::Gru => next.for_each(|((h, &n), &z)| *h = M::mul_add(z, *h, (1.0 - z) * n)),
-        GruKind::Agru => next.for_each(|((h, &n), _)| *h = M::mul_add(attention, n, (1.0 - attention) * *h)),
-        GruKind::Augru => next.for_each(|((h, &n), &z)| {
-            let z = attention * z;
-            *h = M::mul_add(z, n, (1.0 - z) * *h);
-        }),
+    if layer.bias.is_none() {
+        let parts = rows.each_mut().map(|row| {
+            let (n, reset) = row.work[2 * hidden..].split_at_mut(hidden);
+            (&*reset, n)
+        });
+        product::<M, R>(&layer.weights, width, 2 * hidden, parts);
+    }
+    for (row, at) in rows.iter_mut().zip(at) {
+        let (rz, n) = row.work[..width].split_at_mut(2 * hidden);
+        let gates = &row.gates[at * width + 2 * hidden..];
+        match &layer.bias {
+            Some(bias) => {
+                for (((n, &r), &bias), &x) in n.iter_mut().zip(&*rz).zip(bias).zip(gates) {
+                    *n = elementary::tanh::<M>(M::mul_add(r, *n + bias, x));
+                }
+            }
+            None => {
+                for (n, &x) in n.iter_mut().zip(gates) {
+                    *n = elementary::tanh::<M>(*n + x);
+                }
+            }
+        }
+        let attention = row.attention.map_or(0.0, |attention| attention[at]);
+        let next = row.state.iter_mut().zip(&*n).zip(&rz[hidden..]);
+        match layer.kind {
+            GruKind::Gru => {
+                for ((h, &n), &z) in next {
+                    *h = M::mul_add(z, *h, (1.0 - z) * n);
+                }
+            }
+            GruKind::Agru => {
+                for ((h, &n), _) in next {
+                    *h = M::mul_add(attention, n, (1.0 - attention) * *h);
+                }
+            }
+            GruKind::Augru => {
+                for ((h, &n), &z) in next {
+                    let z = attention * z;
+                    *h = M::mul_add(z, n, (1.0 - z) * *h);
+                }
+            }
+        }
     }
 }
 
-/// `out[j] = Σ x[i] · weights[i][first + j]`, rows of `width`: blocks of columns that stay in registers, x in ascending order.
+/// For each row (x, out): `out[j] = Σ x[i] · weights[i][first + j]`, rows of weights of `width`, x in ascending order, so that a row's result
+/// does not depend on the others.
 #[inline(always)]
-fn product<M: MulAdd>(weights: &[f32], width: usize, first: usize, x: &[f32], out: &mut [f32]) {
-    const BLOCK: usize = 64;
-    let mut start = first;
-    let mut blocks = out.chunks_exact_mut(BLOCK);
-    for out in &mut blocks {
-        let mut sums = [0.0; BLOCK];
+fn product<M: MulAdd, const R: usize>(weights: &[f32], width: usize, first: usize, mut rows: [(&[f32], &mut [f32]); R]) {
+    let mut start = 0;
+    if R == 1 {
+        start = blocks::<M, R, 64>(weights, width, first, &mut rows, start);
+    }
+    start = blocks::<M, R, 32>(weights, width, first, &mut rows, start);
+    start = blocks::<M, R, 16>(weights, width, first, &mut rows, start);
+    for (x, out) in &mut rows {
+        let rest = &mut out[start..];
+        rest.fill(0.0);
         for (&x, weights) in x.iter().zip(weights.chunks_exact(width)) {
-            let weights: &[f32; BLOCK] = weights[start..start + BLOCK].try_into().expect("as long as the block");
-            sums.iter_mut().zip(weights).for_each(|(sum, &weight)| *sum = M::mul_add(x, weight, *sum));
+            for (sum, &weight) in rest.iter_mut().zip(&weights[first + start..]) {
+                *sum = M::mul_add(x, weight, *sum);
+            }
         }
-        out.copy_from_slice(&sums);
-        start += BLOCK;
     }
-    let rest = blocks.into_remainder();
-    rest.fill(0.0);
-    for (&x, weights) in x.iter().zip(weights.chunks_exact(width)) {
-        rest.iter_mut().zip(&weights[start..]).for_each(|(sum, &weight)| *sum = M::mul_add(x, weight, *sum));
+}
+
+/// The columns from `start` on, in blocks of `B` whose sums stay in registers; gives the first column that is left.
+#[inline(always)]
+fn blocks<M: MulAdd, const R: usize, const B: usize>(
+    weights: &[f32],
+    width: usize,
+    first: usize,
+    rows: &mut [(&[f32], &mut [f32]); R],
+    mut start: usize,
+) -> usize {
+    let (inner, columns) = (rows[0].0.len(), rows[0].1.len());
+    while start + B <= columns {
+        let mut sums = [[0.0; B]; R];
+        for (i, weights) in weights.chunks_exact(width).enumerate().take(inner) {
+            let weights: &[f32; B] = weights[first + start..][..B].try_into().expect("as long as the block");
+            for (sums, (x, _)) in sums.iter_mut().zip(&*rows) {
+                let x = x[i];
+                for (sum, &weight) in sums.iter_mut().zip(weights) {
+                    *sum = M::mul_add(x, weight, *sum);
+                }
+            }
+        }
+        for (sums, (_, out)) in sums.iter().zip(rows.iter_mut()) {
+            out[start..][..B].copy_from_slice(sums);
+        }
+        start += B;
     }
+    start
 }
