@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::engine::cpu::memory::Place;
-use crate::engine::cpu::simd::{MulAdd, multiversion};
+use crate::engine::cpu::simd::{MulAdd, Simd, multiversion};
 use crate::engine::cpu::tile::Tile;
 use crate::engine::cpu::{elementary, math};
 use crate::model::GruKind;

@@ -228,9 +228,12 @@ impl<'a> Lowering<'a> {
                 let outcomes = TreeNode::outcomes_of(comparison) | missing;
                 TreeNode { feature: feature[at] as u32, threshold: threshold[at], outcomes, next: [no[at] as u32, yes[at] as u32] }
             }
-            Some(TreeMode::Leaf) | None => {
-                TreeNode { feature: (feature[at] as usize * targets) as u32, threshold: 0.0, outcomes: TreeNode::LEAF, next: [0; 2] }
-            }
+            Some(TreeMode::Leaf) | None => TreeNode {
+                feature: (feature[at] as usize * targets) as u32,
+                threshold: 0.0,
+                outcomes: TreeNode::LEAF,
+                next: [at as u32; 2],
+            },
         };
         let nodes = (0..mode.len()).map(node).collect();
         let roots = integers(trees.roots).iter().map(|&root| root as u32).collect();

@@ -1,5 +1,5 @@
-//! Elementwise ops and batch norms take elements in any order: a transpose before them moves behind them, also through reshapes, and two that
-//! undo each other vanish.
+//! Elementwise ops and batch norms take elements in any order: a transpose before them moves behind them, also through reshapes, slices and
+//! concatenations, and two that undo each other vanish.
 //!
 //! Batch norm over the channels of a sequence (torch wants them in the middle) and the Dice activation (DIN, DIEN) are written as
 //! transpose, a few such ops, transpose back; the layers of a compressed interaction network (xDeepFM) as outer product, transpose, reshape,
@@ -36,6 +36,11 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
                 rewriter.put(Task { out, work, notes: task.notes });
                 Some(found)
             }
+            // Of a turned value that is made anyway, a part is there for nothing.
+            Work::View { .. } | Work::Slice { .. } | Work::Concat { .. } if stays[out] => {
+                rewriter.put(task);
+                None
+            }
             _ => move_behind(&mut rewriter, &turned, task),
         };
         if let Some(found) = found.filter(|found| !stays[out] && !found.is_view(&rewriter)) {
@@ -71,6 +76,17 @@ impl Turned {
         }
     }
 
+    /// Puts `work`, which makes the result of `task` before the turn, and the turn.
+    fn put_before<'a>(&self, rewriter: &mut Rewriter<'_, 'a>, work: Work<'a>, task: Task<'a>) -> Turned {
+        let (value, name) = (rewriter.value(task.out).clone(), rewriter.name(task.out));
+        let source = rewriter.add_value(self.shape_before(&value.shape), value.scope, name);
+        rewriter.put(Task { out: source, work, notes: task.notes });
+        let found = Turned { source, perm: self.perm.clone() };
+        let work = found.work(rewriter);
+        rewriter.put(Task::new(task.out, work));
+        found
+    }
+
     /// The source's shape for a value of this shape.
     fn shape_before(&self, shape: &[usize]) -> Vec<usize> {
         let mut before = vec![1; shape.len()];
@@ -86,7 +102,11 @@ fn read_in_order(lowered: &Lowered) -> Vec<bool> {
     for task in &lowered.tasks {
         let moves = match task.work {
             Work::Transpose { .. } | Work::Binary { .. } | Work::Unary { .. } | Work::BatchNorm { .. } | Work::Sum { .. } => true,
-            Work::View { x, .. } => lowered.values[x].len() == lowered.values[task.out].len(),
+            Work::View { x, first } => {
+                let (from, to) = (&lowered.values[x], &lowered.values[task.out]);
+                from.len() == to.len() || leading(&from.shape, &to.shape, first).is_some()
+            }
+            Work::Slice { .. } | Work::Concat { .. } => true,
             _ => false,
         };
         if !moves {
@@ -99,7 +119,13 @@ fn read_in_order(lowered: &Lowered) -> Vec<bool> {
 /// Puts an op that takes its operands before they are turned, and the turn behind it; or the op as it was.
 fn move_behind<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex, Turned>, task: Task<'a>) -> Option<Turned> {
     match &task.work {
-        Work::View { x, first: 0 } if let Some(moved) = turned.get(x) => return reshape(rewriter, moved, task),
+        Work::View { x, first } if let Some(moved) = turned.get(x) => {
+            match leading(&rewriter.value(*x).shape, &rewriter.value(task.out).shape, *first) {
+                Some(start) => slice(rewriter, moved, 0, start, 1, task),
+                None => reshape(rewriter, moved, task),
+            }
+        }
+        Work::Slice { x, axis, start, step } if let Some(moved) = turned.get(x) => slice(rewriter, moved, *axis, *start, *step, task),
         Work::Sum { x, axes } if let Some(moved) = turned.get(x) => {
             let work = sum(rewriter, moved, axes).unwrap_or(Work::Sum { x: *x, axes: axes.clone() });
             rewriter.put(Task { work, ..task });
@@ -107,6 +133,18 @@ fn move_behind<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
         }
         _ => elementwise(rewriter, turned, task),
     }
+}
+
+/// Where a view of whole elements of the first axis starts, counted in such elements.
+fn leading(from: &[usize], to: &[usize], first: usize) -> Option<usize> {
+    let inner = from.iter().skip(1).product::<usize>().max(1);
+    (from.len() == to.len() && from.len() > 1 && from[1..] == to[1..] && from[0] != to[0] && first % inner == 0).then_some(first / inner)
+}
+
+/// Elements of one axis of a turned value.
+fn slice<'a>(rewriter: &mut Rewriter<'_, 'a>, moved: &Turned, axis: usize, start: usize, step: usize, task: Task<'a>) -> Option<Turned> {
+    let work = Work::Slice { x: moved.source, axis: moved.perm[axis], start, step };
+    Some(moved.put_before(rewriter, work, task))
 }
 
 /// A sum of the source, if what is left of it lies in the same order.
@@ -178,6 +216,7 @@ fn elementwise<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
     let moved = match &task.work {
         Work::Unary { x, .. } | Work::BatchNorm { x, .. } => turned.get(x),
         Work::Binary { a, b, .. } => [a, b].into_iter().find_map(|operand| turned.get(operand)),
+        Work::Concat { xs, .. } => xs.first().and_then(|x| turned.get(x)),
         _ => None,
     };
     let out = rewriter.value(task.out).clone();
@@ -193,19 +232,17 @@ fn elementwise<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
             let [a, b] = [a, b].map(|&operand| before(rewriter, turned, moved, operand));
             Some(Work::Binary { op: *op, a: a?, b: b? })
         }
+        Work::Concat { xs, axis } => {
+            let same = |x| turned.get(x).filter(|other| other.perm == moved.perm).map(|other| other.source);
+            Some(Work::Concat { xs: xs.iter().map(same).collect::<Option<_>>()?, axis: moved.perm[*axis] })
+        }
         _ => None,
     });
     let (Some(moved), Some(work)) = (moved, work) else {
         rewriter.put(task);
         return None;
     };
-    let name = rewriter.name(task.out);
-    let source = rewriter.add_value(moved.shape_before(&out.shape), out.scope, name);
-    rewriter.put(Task { out: source, work, notes: task.notes });
-    let found = Turned { source, perm: moved.perm.clone() };
-    let work = found.work(rewriter);
-    rewriter.put(Task::new(task.out, work));
-    Some(found)
+    Some(moved.put_before(rewriter, work, task))
 }
 
 /// An operand as it is before the turn `moved`: another value turned in the same way, or one whose elements keep their order.
