@@ -124,6 +124,8 @@ class Ort(Peer):
             out = self.session.run([model.served], inputs[0])[0]
         except Exception as error:
             raise Failed(f"{label}: {first_line(error)}") from error
+        if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
+            raise Failed(f"{label}: output {model.served!r} is no tensor of floats (of trees: convert with zipmap=False)")
         self.out = ort.OrtValue.ortvalue_from_numpy(np.zeros_like(out))
         self.bindings, self.inputs, self.read = [], inputs, model.scores
         for one in inputs:
