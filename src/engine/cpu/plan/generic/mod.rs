@@ -127,8 +127,9 @@ impl Generic {
     /// Memory that it works in, if it has some: nothing that it is given.
     pub fn room(&self) -> Option<ValueIndex> {
         match self {
-            Generic::Attention { room, .. } | Generic::Gru { room, .. } | Generic::Trees { room, .. } => Some(*room),
-            Generic::Compare { .. }
+            Generic::Attention { room, .. } | Generic::Trees { room, .. } => Some(*room),
+            Generic::Gru { .. }
+            | Generic::Compare { .. }
             | Generic::Logic { .. }
             | Generic::Not { .. }
             | Generic::Where { .. }

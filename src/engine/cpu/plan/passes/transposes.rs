@@ -101,12 +101,12 @@ fn read_in_order(lowered: &Lowered) -> Vec<bool> {
     lowered.outputs.iter().for_each(|&output| stays[output] = true);
     for task in &lowered.tasks {
         let moves = match task.work {
-            Work::Transpose { .. } | Work::Binary { .. } | Work::Unary { .. } | Work::BatchNorm { .. } | Work::Sum { .. } => true,
+            Work::Transpose { .. } | Work::Binary { .. } | Work::Unary { .. } | Work::BatchNorm { .. } => true,
+            Work::Slice { .. } | Work::Concat { .. } | Work::Sum { .. } => true,
             Work::View { x, first } => {
                 let (from, to) = (&lowered.values[x], &lowered.values[task.out]);
                 from.len() == to.len() || leading(&from.shape, &to.shape, first).is_some()
             }
-            Work::Slice { .. } | Work::Concat { .. } => true,
             _ => false,
         };
         if !moves {
@@ -212,6 +212,7 @@ fn groups(old: &[usize], new: &[usize]) -> Option<Vec<(Range<usize>, Range<usize
     Some(found)
 }
 
+/// An op on each element by itself, or a concatenation.
 fn elementwise<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex, Turned>, task: Task<'a>) -> Option<Turned> {
     let moved = match &task.work {
         Work::Unary { x, .. } | Work::BatchNorm { x, .. } => turned.get(x),
@@ -220,8 +221,9 @@ fn elementwise<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
         _ => None,
     };
     let out = rewriter.value(task.out).clone();
-    let moved =
-        moved.filter(|_| out.dtype == DType::F32).filter(|moved| moved.shape_before(&out.shape) == rewriter.value(moved.source).shape);
+    let joins = matches!(task.work, Work::Concat { .. });
+    let fits = |moved: &&Turned| joins || moved.shape_before(&out.shape) == rewriter.value(moved.source).shape;
+    let moved = moved.filter(|_| out.dtype == DType::F32).filter(fits);
     let work = moved.and_then(|moved| match &task.work {
         Work::Unary { function, .. } => Some(Work::Unary { function: *function, x: moved.source }),
         Work::BatchNorm { axis, mean, scale, bias, .. } => {
