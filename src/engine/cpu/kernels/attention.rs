@@ -134,13 +134,17 @@ fn attend_body<M: MulAdd>(scale: f32, mask: Row<'_>, q: &[f32], k: &[f32], v: &[
     if most == f32::NEG_INFINITY {
         return;
     }
-    scores.iter_mut().for_each(|score| *score = elementary::exp::<M>(*score - most));
+    for score in scores.iter_mut() {
+        *score = elementary::exp::<M>(*score - most);
+    }
     let sum = math::sum(scores);
     for (&score, v) in scores.iter().zip(v.chunks_exact(out.len())) {
         // A key that does not count takes no part, whatever its value.
         if score != 0.0 {
             let weight = score / sum;
-            out.iter_mut().zip(v).for_each(|(out, &v)| *out = M::mul_add(weight, v, *out));
+            for (out, &v) in out.iter_mut().zip(v) {
+                *out = M::mul_add(weight, v, *out);
+            }
         }
     }
 }

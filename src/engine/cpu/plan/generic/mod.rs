@@ -3,8 +3,6 @@
 mod emit;
 mod lower;
 
-use std::sync::Arc;
-
 use crate::engine::cpu::kernels::fold::FoldFn;
 use crate::engine::cpu::kernels::gru::GruLayer;
 use crate::engine::cpu::kernels::trees::TreeNode;
@@ -106,14 +104,15 @@ pub enum Generic {
         causal: bool,
         room: ValueIndex,
     },
-    /// `gates`: the inputs' part.
+    /// `gates`: the inputs' part. `weights`: of the state, `[3 · hidden][hidden]`; `bias`: of the state's part of n, none or `[hidden]`.
     Gru {
         gates: ValueIndex,
         first: Option<ValueIndex>,
         length: Option<ValueIndex>,
         attention: Option<ValueIndex>,
-        room: ValueIndex,
-        layer: Arc<GruLayer>,
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        layer: GruLayer,
     },
     Trees {
         x: ValueIndex,
@@ -128,8 +127,9 @@ impl Generic {
     /// Memory that it works in, if it has some: nothing that it is given.
     pub fn room(&self) -> Option<ValueIndex> {
         match self {
-            Generic::Attention { room, .. } | Generic::Gru { room, .. } | Generic::Trees { room, .. } => Some(*room),
-            Generic::Compare { .. }
+            Generic::Attention { room, .. } | Generic::Trees { room, .. } => Some(*room),
+            Generic::Gru { .. }
+            | Generic::Compare { .. }
             | Generic::Logic { .. }
             | Generic::Not { .. }
             | Generic::Where { .. }
@@ -155,8 +155,8 @@ impl Generic {
             Generic::Pick { x, index, .. } | Generic::TakeAlong { x, index, .. } => vec![*x, *index],
             Generic::Embedding { index, .. } => vec![*index],
             Generic::Attention { q, k, v, mask, room, .. } => [*q, *k, *v, *room].into_iter().chain(*mask).collect(),
-            Generic::Gru { gates, first, length, attention, room, .. } => {
-                [Some(*gates), Some(*room), *first, *length, *attention].into_iter().flatten().collect()
+            Generic::Gru { gates, first, length, attention, .. } => {
+                [Some(*gates), *first, *length, *attention].into_iter().flatten().collect()
             }
             Generic::Trees { x, room, .. } => vec![*x, *room],
             Generic::Not { x }

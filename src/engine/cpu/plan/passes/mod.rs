@@ -9,6 +9,7 @@ mod parts;
 mod rewriter;
 mod siblings;
 mod sums;
+mod transposes;
 mod unbroadcast;
 
 use crate::engine::EngineError;
@@ -29,6 +30,7 @@ pub struct Pass {
 const PASSES: &[Pass] = &[
     Pass { wanted: |options| options.fuse, run: interaction::run },
     Pass { wanted: |options| options.fuse, run: unbroadcast::run },
+    Pass { wanted: |options| options.fuse, run: transposes::run },
     Pass { wanted: |options| options.fuse, run: parts::run },
     Pass { wanted: |options| options.fuse, run: siblings::run },
     Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run },
