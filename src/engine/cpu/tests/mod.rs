@@ -9,6 +9,7 @@ mod interaction;
 mod kernels;
 mod oracle;
 mod passes;
+mod products;
 mod random;
 mod tables;
 
