@@ -20,6 +20,7 @@ mod passes;
 mod place;
 mod precision;
 mod report;
+mod strides;
 mod task;
 mod weights;
 

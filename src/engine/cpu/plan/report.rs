@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::engine::cpu::program::TILE_ROWS;
 use crate::model::{DType, Model, Pool, ValueScope};
 
+use super::generic::Generic;
 use super::lower::Lowered;
 use super::task::{Note, PlanValue, Task, ValueIndex, Work};
 
@@ -131,6 +132,7 @@ fn describe(model: &Model, lowered: &Lowered, task: &Task, kernels: usize) -> Pl
 fn why_generic(task: &Task, out: &PlanValue, lowered: &Lowered) -> Option<&'static str> {
     let other_scope = |x: &ValueIndex| lowered.values[*x].scope != out.scope;
     Some(match &task.work {
+        Work::Generic(Generic::Attention(_)) => return None,
         Work::Generic(_) => "a kernel of its own; no pass looks into it",
         Work::MatMul { .. } => "a product of two computed values, in no pattern that has a kernel",
         Work::Concat { xs, .. } if xs.iter().any(other_scope) => "parts of the context or constants are copied beside the candidates'",
@@ -212,6 +214,7 @@ fn work(model: &Model, lowered: &Lowered, task: &Task) -> PlanWork {
             let inner = if *transpose_a && shape.len() > 1 { shape[shape.len() - 2] } else { shape.last().copied().unwrap_or(1) };
             2 * inner as u64 * made
         }
+        Work::Mix { vectors, .. } => 2 * vectors.len() as u64 * made,
         Work::Chain { steps, .. } => steps.len() as u64 * made,
         Work::Fm { x, .. } => 3 * len(*x),
         Work::Sum { x, .. } => len(*x).saturating_sub(made),

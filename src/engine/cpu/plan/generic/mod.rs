@@ -1,5 +1,6 @@
 //! Ops that become one kernel each: no pass looks into them. [`lower`] makes them of graph nodes, [`emit`] makes kernels of them.
 
+pub mod attention;
 mod emit;
 mod lower;
 
@@ -12,6 +13,8 @@ use crate::engine::cpu::kernels::window::{PoolFn, Shape};
 use crate::model::{Comparison, LogicFn, TableId};
 
 use super::task::ValueIndex;
+
+use self::attention::Attention;
 
 /// What such a task does. Shapes are those of the values. `room` is a value of the planner's own that nothing else touches.
 #[derive(Debug)]
@@ -97,15 +100,7 @@ pub enum Generic {
         x: ValueIndex,
         shape: Shape,
     },
-    Attention {
-        q: ValueIndex,
-        k: ValueIndex,
-        v: ValueIndex,
-        mask: Option<ValueIndex>,
-        scale: f32,
-        causal: bool,
-        room: ValueIndex,
-    },
+    Attention(Box<Attention>),
     /// `gates`: the inputs' part.
     Gru {
         gates: ValueIndex,
@@ -132,7 +127,7 @@ impl Generic {
             Generic::Where { cond, a, b } => vec![*cond, *a, *b],
             Generic::Pick { x, index, .. } | Generic::TakeAlong { x, index, .. } => vec![*x, *index],
             Generic::Embedding { index, .. } => vec![*index],
-            Generic::Attention { q, k, v, mask, room, .. } => [*q, *k, *v, *room].into_iter().chain(*mask).collect(),
+            Generic::Attention(attention) => attention.inputs(),
             Generic::Gru { gates, first, length, attention, room, .. } => {
                 [Some(*gates), Some(*room), *first, *length, *attention].into_iter().flatten().collect()
             }
