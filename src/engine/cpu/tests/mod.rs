@@ -14,6 +14,7 @@ mod passes;
 mod products;
 mod random;
 mod tables;
+mod work;
 
 use std::sync::Arc;
 
