@@ -9,11 +9,13 @@ use crate::engine::cpu::kernels::trees::TreeNode;
 use crate::engine::cpu::kernels::window::{PoolFn, Shape};
 use crate::engine::cpu::plan::constant::Constant;
 use crate::engine::cpu::plan::lower::{Lowering, index, to_f32};
+use crate::engine::cpu::plan::strides::Strided;
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::engine::cpu::plan::weights::LayerMatrix;
 use crate::model::{DType, Gru, Op, Operand, Reduction, TensorData, TensorId, TreeMode, Trees, ValueScope, Window};
 
 use super::Generic;
+use super::attention::{Hidden, Matrix, Wanted};
 
 impl<'a> Lowering<'a> {
     /// An op that has no lowering of its own elsewhere.
@@ -51,11 +53,14 @@ impl<'a> Lowering<'a> {
             Op::AvgPool { x, window, count_include_pad: true } => self.pool(PoolFn::MeanOfAll, index(*x), window),
             Op::AvgPool { x, window, count_include_pad: false } => self.pool(PoolFn::MeanOfInside, index(*x), window),
             Op::Sdpa { q, k, v, mask, scale, causal } => {
-                let shape = &self.value(index(*k)).shape;
-                let keys = shape[shape.len() - 2];
-                let room = self.room(out, keys, DType::F32);
-                let mask = mask.map(index);
-                Generic::Attention { q: index(*q), k: index(*k), v: index(*v), mask, scale: *scale as f32, causal: *causal, room }
+                let [q, k, v] = [q, k, v].map(|&value| Matrix { value: index(value), turned: false });
+                let mask = mask.map(|mask| Hidden::of_op(index(mask), self.value(index(mask)).dtype));
+                let wanted = Wanted { q, k, v, mask, scores: None, scale: *scale as f32, causal: *causal, nan_without_keys: false };
+                let values = |value| self.value(value).clone();
+                let attention = wanted.placed(out, None, &values, &|value, _| Strided::whole(value, self.value(value).len()));
+                let mut attention = attention.expect("values as they are computed lie in rows");
+                attention.room = self.room(out, attention.shape.room(), DType::F32);
+                Generic::Attention(Box::new(attention))
             }
             Op::Gru(gru) => return self.gru(out, gru),
             Op::Trees(trees) => self.trees(out, trees),
