@@ -546,7 +546,7 @@ def run(name, out, binary, options):
     try:
         torch.manual_seed(0)
         model, example, more = build()
-        report = gavel.export(model, example, out=out / name.replace(".", "_"), name=name, **more, **options)
+        report = gavel.export(model, example, out=out / name.replace(".", "_"), overwrite=True, name=name, **more, **options)
     except gavel.ExportError as error:
         return "REFUSED", str(error), time.time() - began
     except Exception:

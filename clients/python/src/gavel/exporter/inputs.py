@@ -182,10 +182,15 @@ class Inputs:
                     f"the example input {leaf.name} is a scalar", "pass numbers that are fixed as Python numbers, others as [batch]"
                 )
         flat = [leaf for leaf in rest if leaf.data.dim() == 1 and not leaf.floating]
-        sizes = [len(leaf.data) for leaf in rest if leaf not in flat] + [
+        offsets = [leaf for leaf in flat if starts(leaf.data)]
+        bags = any(isinstance(m, torch.nn.EmbeddingBag) for m in model.modules())
+        # Vectors that are as long as ids of bags may be the weights of these.
+        lengths = {len(leaf.data) for leaf in flat if not any(leaf is o for o in offsets)} if bags and offsets else set()
+        lengths -= {len(leaf.data) - d for leaf in offsets for d in (0, self.last_offset)}
+        beside = [leaf for leaf in rest if leaf.floating and leaf.data.dim() == 1 and len(leaf.data) in lengths]
+        sizes = [len(leaf.data) for leaf in rest if not any(leaf is x for x in flat + beside)] + [
             len(leaf.data) for leaf in leaves if leaf.role.startswith("padded")
         ]
-        offsets = [leaf for leaf in flat if starts(leaf.data)]
         if sizes:
             self.rows = max(set(sizes), key=sizes.count)
         elif offsets and len(offsets) < len(flat):
@@ -197,18 +202,20 @@ class Inputs:
         offsets = [leaf for leaf in offsets if len(leaf.data) in (self.rows, self.rows + 1)]
         ids = [leaf for leaf in odd if not any(leaf is o for o in offsets)]
         others = [leaf for leaf in flat if not any(leaf is o for o in offsets)]
-        if len(offsets) == len(others) and any(isinstance(m, torch.nn.EmbeddingBag) for m in model.modules()):
+        if len(offsets) == len(others) and bags:
             ids = others  # also where each bag happens to hold one id
         elif not ids:
             offsets = []
         if ids and len(ids) != len(offsets):
             raise ExportError(
                 f"the inputs {', '.join(leaf.name for leaf in ids)} are no [batch] tensors of {self.rows} rows",
-                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)]",
+                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)], with weights=WEIGHTS if there are some",
             )
         weights = [leaf for leaf in rest if leaf.floating and leaf.data.dim() == 1 and len(leaf.data) != self.rows]
-        for i, (one, start) in enumerate(zip(ids, offsets)):
-            self._pair(one.name, one, start, weights[i] if i < len(weights) else None, None)
+        for one, start in zip(ids, offsets):
+            of = next((leaf for leaf in weights if len(leaf.data) == len(one.data)), None)
+            weights = [leaf for leaf in weights if leaf is not of]
+            self._pair(one.name, one, start, of, None)
         for leaf in leaves:
             if leaf.role == "rows" and len(leaf.data) != self.rows:
                 raise ExportError(

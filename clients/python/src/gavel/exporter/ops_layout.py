@@ -4,7 +4,7 @@ import numpy as np
 
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
-from .layout import Row, Value, shape_of, touches_rows
+from .layout import Row, Value, reshaped, same_shape, shape_of, touches_rows
 from .ops_plumbing import IdsList, dims_of
 from .trace import Rows, Unknown
 
@@ -12,8 +12,8 @@ from .trace import Rows, Unknown
 @operator("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias", "_reshape_copy")
 def reshape(c, node, a):
     x = a.get("self", a.get("input"))
-    if isinstance(x, RowNumbers):
-        raise ExportError("the number of a row in its batch is used as data", "leave the row's number out")
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, reshaped(x.dims, node.shape, "a reshape"))
     if isinstance(x, Ids):
         return x
     x = c.as_value(x)
@@ -25,6 +25,8 @@ def reshape(c, node, a):
 @operator("squeeze", "unsqueeze")
 def squeeze(c, node, a):
     x = a["self"]
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, reshaped(x.dims, node.shape, "a reshape"))
     if isinstance(x, Ids):
         return x
     return c.reshape(c.as_value(x), node.shape, "a reshape")
@@ -60,7 +62,10 @@ def transpose(c, node, a):
 
 @operator("expand", "expand_as", "broadcast_to")
 def expand(c, node, a):
-    x = c.as_value(a["self"])
+    x = a["self"]
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, dims_of(c, node))
+    x = c.as_value(x)
     return c.expand(x, dims_of_like(c, node, x), "expand")
 
 
@@ -208,7 +213,10 @@ def slice_(c, node, a):
     if isinstance(x, Ids):
         return x
     if isinstance(x, RowNumbers):
-        return x
+        whole = dim == 0 and a.get("start") in (None, 0) and a.get("step", 1) == 1
+        if whole and (node.shape is None or same_shape((Row(),), node.shape)):
+            return RowNumbers(x.start, x.step)  # also the offsets of bags without the end of the last
+        c.as_value(x)
     x = c.as_value(x)
     start = a.get("start")
     end = start + a["length"] if "narrow" in node.op else a.get("end")
@@ -281,6 +289,10 @@ def diagonal(c, node, a):
 def index(c, node, a):
     """x[.., i, j, ..]: fixed indices pick elements; indices of the request itself look up."""
     x, indices = c.as_value(a["self"]), a["indices"]
+    if any(isinstance(i, RowNumbers) for i in indices):
+        from .row_picks import of_each_row
+
+        return of_each_row(c, x, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     values = [c.as_value(indices[d]) for d in given]
     if any(v.kind == "b" for v in values):
@@ -327,6 +339,10 @@ def index_put(c, node, a):
     from .ops_elementwise import binary, where
 
     x, indices, value = c.as_value(a["self"]), a["indices"], c.as_value(a["values"])
+    if any(isinstance(i, RowNumbers) for i in indices):
+        from .row_picks import put_in_each_row
+
+        return put_in_each_row(c, x, indices, value, a.get("accumulate"))
     given = [c.as_value(i) for i in indices if i is not None]
     if len(given) != 1 or given[0].kind != "b" or indices[0] is None or value.term.shape not in ((), (1,)):
         raise ExportError("an assignment to picked elements", "assign to slices, or use torch.where")

@@ -151,7 +151,8 @@ def embedding_bag(c, node, a):
 
 def fixed_bag(ids, offsets):
     """Ids per bag, where all bags are as long as each other: ids [batch * n], offsets arange(0, batch * n, n)."""
-    if isinstance(offsets, RowNumbers) and offsets.start == 0 and ids.rank == 1 and ids.dims[0] == Row(1, offsets.step):
+    starts = isinstance(offsets, RowNumbers) and offsets.start == 0 and offsets.dims == (Row(),)
+    if starts and ids.rank == 1 and ids.dims[0] == Row(1, offsets.step):
         return offsets.step
     raise ExportError(
         "the bags of a lookup are not given by the inputs alone",

@@ -26,6 +26,38 @@ class Float64(torch.fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+class Fixed(Float64):
+    """What nodes make that depend on weights alone."""
+
+    def __init__(self, program):
+        super().__init__(program.graph_module)
+        signature, self.values = program.graph_signature, program.state_dict | program.constants
+        self.targets = (
+            dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers) | dict(signature.inputs_to_lifted_tensor_constants)
+        )
+        self.nodes, self.made = {node.name: node for node in program.graph.nodes}, {}
+
+    def __call__(self, name):
+        """An array, a list of arrays, or None where random numbers are involved."""
+        with torch.no_grad():
+            made = self.of(self.nodes[name])
+        arrays = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else None for x in (made if isinstance(made, (list, tuple)) else [made])]
+        if any(x is not None and x.dtype.kind not in "fiub" for x in arrays):
+            return None
+        return arrays if isinstance(made, (list, tuple)) else arrays[0]
+
+    def of(self, node):
+        if node.name not in self.made:
+            if node.op == "placeholder":
+                self.made[node.name] = widened(self.values[self.targets[node.name]])
+            elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise ExportError("random numbers are made in forward", "make them when the model is built, and keep them as a buffer")
+            else:
+                args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.of)
+                self.made[node.name] = self.call_function(node.target, args, kwargs)
+        return self.made[node.name]
+
+
 def widened(x):
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
@@ -80,7 +112,7 @@ def place_of(error):
     found, tb = None, error.__traceback__
     while tb is not None:
         file = tb.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/gavel/exporter/" not in file:
+        if "/torch/" not in file and "/gavel/exporter/" not in file and not file.startswith("<"):
             found = f"{file}:{tb.tb_lineno} in {tb.tb_frame.f_code.co_name}"
         tb = tb.tb_next
     return found
