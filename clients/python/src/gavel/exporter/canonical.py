@@ -55,7 +55,7 @@ ROW_NUMBERS_REMEDY = (
 
 # Bits of integers that wrap, and the operators that can make them (sums of torch are int64).
 BITS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32}
-WRAPPING = {"add", "sub", "rsub", "mul", "pow", "square", "neg"}
+WRAPPING = {"add", "sub", "rsub", "mul", "pow", "square", "neg", "bitwise_left_shift", "__lshift__"}
 KINDS = {"float64": "f", "float32": "f", "float16": "f", "bfloat16": "f", "bool": "b"}
 
 
@@ -92,7 +92,7 @@ class Canonicaliser:
         """`inputs`: node name -> Value, Ids or what else stands for the input."""
         self.trace, self.inputs, self.graph = trace, inputs, Graph()
         self.env, self.node = {}, None
-        self.warnings = []
+        self.warnings, self.halves = [], False  # halves: whether casts to half precision were left out
 
     def run(self):
         """Walks the trace; gives the outputs: list of (name, Value)."""

@@ -4,19 +4,21 @@ import numpy as np
 
 from ..interpreter import evaluate
 from .errors import ExportError
-from .reference import model_outputs, program_outputs
+from .reference import Float32, model_outputs, program_outputs
 
 EXACT = 1e-6  # largest difference of the graph to torch, both in float64, relative above 1
 F32_AGREES = 2e-3  # the user's own f32 model against float64: a gross difference means that tracing changed the model
 ROUNDING = 5  # how much more than torch's own f32 the rounding of computed weights may move scores
 
 
-def compare(model, inputs, program, samples, columns, bundle, sent, unrounded):
+def compare(model, inputs, program, samples, columns, bundle, sent, unrounded, canonical):
     """Expected outputs in float64, the graph's difference to them, and that of torch's own f32. Refuses what differs.
 
     `unrounded`: name -> tensor in float64, for those that were computed from the model's: the bundle holds them in f32.
     """
+    halves, warn = canonical.halves, canonical.warn
     tensors = inputs.tensors(samples.rows, samples.bags)
+    own = flattened(model_outputs(model, inputs, tensors, False), columns)
     wanted = flattened(program_outputs(program, tensors), columns)
     for name, x in wanted.items():
         if not np.isfinite(x).all():
@@ -24,7 +26,6 @@ def compare(model, inputs, program, samples, columns, bundle, sent, unrounded):
                 f"output {name} is {x[~np.isfinite(x)][0]} in row {int(np.argmax(~np.isfinite(x)))} of the selftest",
                 "pass selftest_inputs that the model can score, or clamp what overflows",
             )
-    own = flattened(model_outputs(model, inputs, tensors, False), columns)
     f32 = distance(own, wanted)
     double = model_outputs(model, inputs, tensors, True)
     if double is not None:
@@ -34,11 +35,19 @@ def compare(model, inputs, program, samples, columns, bundle, sent, unrounded):
                 f"the traced model differs from the model itself by {distance(double, wanted):.3g}, both in float64",
                 "forward depends on something that tracing froze: the batch's size, a counter, random numbers",
             )
+    if not f32 <= F32_AGREES and halves:
+        raise ExportError(
+            f"the model computes parts in half precision (autocast, .half(), .bfloat16()); in f32, as a server does, scores move by {f32:.3g}",
+            "take the casts out of forward before exporting: with autocast(enabled=False), or .float()",
+        )
     if not f32 <= F32_AGREES:
         raise ExportError(
             f"the traced model in float64 differs from the model in f32 by {f32:.3g}",
             "forward depends on something that tracing froze, or loses so many digits in f32 that its scores mean little",
         )
+    if halves:
+        warn(f"casts to half precision inside the model were left out, which moves its scores by up to {f32:.1e}: gavel computes in f32")
+        f32 = distance(flattened(program_outputs(program, tensors, Float32), columns), wanted)
     rows_apart(model, inputs, samples, columns, own)
     found = evaluate(bundle.manifest(), bundle.tensors | unrounded, sent, bundle.values)
     exact = distance(found, wanted)

@@ -9,7 +9,7 @@ import torch
 
 from ..bundle import Bundle
 from ..interpreter import evaluate
-from . import leaves, ops_elementwise, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from . import leaves, ops_elementwise, ops_integers, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
 from .canonical import Canonicaliser, stand_ins
 from .checks import EXACT, compare
 from .errors import ExportError
@@ -85,7 +85,7 @@ def _export(model, example, options, warnings):
             raise ExportError("selftest_inputs differ in form from example_inputs", "pass the same arguments with other rows")
     samples = Samples(inputs, assignment, (given.example_rows(), given.example_bags()), count)
     sent = samples.features()
-    expected, exact, f32 = compare(model, inputs, program, samples, columns, bundle, sent, unrounded)
+    expected, exact, f32 = compare(model, inputs, program, samples, columns, bundle, sent, unrounded, canonical)
 
     shift, area = {}, {}
     if tables != "f32":
@@ -134,9 +134,11 @@ def plain_model(model):
     wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
         model = model.module if isinstance(model, wrappers) else model._orig_mod
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ExportError("the model is a TorchScript module", "pass the Python module that it was made from")
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ExportError(
+                f"{path or 'the model'} is a TorchScript module", "pass the Python module that it was made from", module=path or None
+            )
         refuse_quantised(path, module)
     state = list(model.parameters()) + list(model.buffers())
     narrow = sorted({str(t.dtype).removeprefix("torch.") for t in state if t.dtype in (torch.float16, torch.bfloat16)})
@@ -147,7 +149,8 @@ def plain_model(model):
 
 def refuse_quantised(path, module):
     home = type(module).__module__
-    if home.startswith(("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic.quantized", "torchao.")) and "quantized" in home:
+    rounded = home.startswith(("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic.quantized")) and "quantized" in home
+    if rounded or any(c.__name__ == "FakeQuantizeBase" for c in type(module).__mro__):
         raise ExportError(
             f"the module is quantised by torch ({type(module).__name__})",
             'export the float model: tables="int8" stores tables in 8 bits, and the server picks layers for 8 bits with --precision int8',

@@ -86,21 +86,31 @@ def trace_of(program, batch, prefix="model."):
         nodes.append(node)
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        changed = [plain_name(name.removeprefix(prefix)) for name in changed]
+        changed = changed[:3] + [f"and {len(changed) - 3} more"] * (len(changed) > 3)
         raise ExportError(
             f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs"
         )
     return Trace(nodes, constants, user, outputs)
 
 
+CONTROL_FLOW = {"cond": "torch.cond", "while_loop": "torch.while_loop", "map_impl": "a map over rows", "scan": "a scan"}
+
+
 def control_flow(fx, prefix):
     """An ExportError for an operation that runs pieces of the model, such as torch.cond."""
     name = getattr(fx.target, "__name__", str(fx.target))
-    name = f"torch.{name}" if name in ("cond", "while_loop") else name
+    if name in CONTROL_FLOW:
+        reason = f"the model holds {CONTROL_FLOW[name]}: which operations run would depend on the data"
+        remedy = "compute both sides and choose with torch.where(condition, a, b); give loops a fixed number of steps"
+    else:
+        reason = f"{name} has no counterpart in a bundle" + (" (torch.vmap makes it)" if name.endswith("_batch_dim") else "")
+        remedy = "write this part of the model with plain operations on whole batches"
     return ExportError(
-        f"the model holds {name}: which operations run would depend on the data",
-        "compute both sides and choose with torch.where(condition, a, b); give loops a fixed number of steps",
+        reason,
+        remedy,
         op=name,
-        module=module_of(fx, prefix),
+        module=module_of(fx, prefix) or "(the model itself)",
         source=next(filter(None, map(source_of, [fx, *fx.all_input_nodes])), None),
     )
 

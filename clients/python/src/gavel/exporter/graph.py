@@ -54,6 +54,7 @@ class Graph:
         self.same = {}
         self.by_name = {}
         self.names = set()
+        self.numbers = set()  # tensors of the model that became numbers of steps
         self.place = ""  # prefix of new names: the module under way
 
     # Names and tensors.
@@ -179,6 +180,7 @@ class Graph:
             if is_literal(r) and key in ("a", "b") and op in NUMERIC
         }
         if len(scalar) < len([k for k in reads if k in ("a", "b")]):
+            self.numbers.update(*(reads[key].origin for key in scalar))
             reads = reads | scalar
         shape, dtype = self.infer(step, reads, arrays)
         if op in NUMERIC:

@@ -4,6 +4,7 @@ Every leaf has rows (its first dimension), or belongs to a jagged feature: ids o
 KeyedJaggedTensor.
 """
 
+import dataclasses
 import inspect
 from dataclasses import dataclass, field
 
@@ -52,13 +53,16 @@ class Inputs:
     `results`: paths of the tensors that forward returned when it was traced."""
 
     def __init__(self, model, example, specs=()):
-        if isinstance(example, dict) and named_arguments(model, example):
-            example = tuple(example[name] for name in named_arguments(model, example))
+        self.keywords = named_arguments(model, example) if isinstance(example, dict) else None
+        if self.keywords:
+            example = tuple(example[name] for name in self.keywords)
+        if hasattr(example, "_fields"):
+            example = (example,)
         if not isinstance(example, tuple):
             example = tuple(example) if isinstance(example, list) and takes(model, len(example)) else (example,)
         self.likely_rows = next((len(x) for x in example if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() > 1), None)
         self.specs = list(specs)
-        self.arguments = self._named(model, tuple(example))
+        self.arguments = list(zip(self.keywords, example)) if self.keywords else self._named(model, tuple(example))
         self.leaves, self.bags, self.build, self.results = [], {}, [], []
         self.last_offset = any(getattr(m, "include_last_offset", False) for m in model.modules())
         found = []
@@ -109,6 +113,9 @@ class Inputs:
             return self._flatten_keyed(path, value, found)
         if isinstance(value, dict):
             return ("dict", type(value), {key: self._flatten(f"{path}.{key}", item, found) for key, item in value.items()})
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+            return ("dataclass", type(value), {key: self._flatten(f"{path}.{key}", item, found) for key, item in held.items()})
         if isinstance(value, (list, tuple)):
             parts = [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)]
             return ("named" if hasattr(value, "_fields") else "list", type(value), parts)
@@ -116,7 +123,7 @@ class Inputs:
             return ("static", value)
         raise ExportError(
             f"the example input {path} is a {type(value).__name__}",
-            "pass tensors, dicts and lists of tensors, or torchrec's KeyedJaggedTensor",
+            "pass tensors, dicts, dataclasses and lists of tensors, or torchrec's KeyedJaggedTensor",
         )
 
     def _by_feature(self, value):
@@ -216,6 +223,8 @@ class Inputs:
             of = next((leaf for leaf in weights if len(leaf.data) == len(one.data)), None)
             weights = [leaf for leaf in weights if leaf is not of]
             self._pair(one.name, one, start, of, None)
+        if not self.rows:
+            raise ExportError("the example inputs have no rows", "pass a few real rows")
         for leaf in leaves:
             if leaf.role == "rows" and len(leaf.data) != self.rows:
                 raise ExportError(
@@ -264,9 +273,10 @@ class Inputs:
                 out.append(torch.as_tensor(np.concatenate([[0], ends if bag.last_offset else ends[:-1]]).astype(dtype)))
         return out
 
-    def original(self, tensors, flat):
-        """The arguments of the user's forward from the flat model's. `flat`: True while tracing (KeyedJaggedTensors stay padded)."""
-        return [self._rebuild(recipe, tensors, flat) for _, recipe in self.build]
+    def call(self, model, tensors, flat):
+        """What the user's forward returns for the flat model's arguments. `flat`: True while tracing (KeyedJaggedTensors stay padded)."""
+        made = [self._rebuild(recipe, tensors, flat) for _, recipe in self.build]
+        return model(**dict(zip(self.keywords, made))) if self.keywords else model(*made)
 
     def _rebuild(self, recipe, tensors, flat):
         kind = recipe[0]
@@ -277,6 +287,8 @@ class Inputs:
         if kind == "dict":
             made = {key: self._rebuild(item, tensors, flat) for key, item in recipe[2].items()}
             return made if recipe[1] is dict else recipe[1](made)
+        if kind == "dataclass":
+            return recipe[1](**{key: self._rebuild(item, tensors, flat) for key, item in recipe[2].items()})
         if kind == "stack":
             return torch.stack([self._rebuild(item, tensors, flat) for item in recipe[2]])
         if kind in ("list", "named"):
@@ -311,18 +323,18 @@ class Inputs:
 
 
 def named_arguments(model, example):
-    """forward's arguments, if a dict of examples holds them by name."""
+    """forward's arguments, if a dict of examples holds them by name; in forward's order."""
     try:
-        parameters = [
-            p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         return None
-    names = [p.name for p in parameters]
-    given = [name for name in names if name in example]
-    required = [p.name for p in parameters if p.default is p.empty]
-    fits = set(given) == set(example) and set(required) <= set(given) and given == names[: len(given)]
-    return given if fits and given else None
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    given = [p.name for p in named if p.name in example]
+    others = [key for key in example if key not in given]
+    if others and not any(p.kind == p.VAR_KEYWORD for p in parameters) or not all(isinstance(key, str) for key in others):
+        return None
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return given + others if set(required) <= set(given) else None
 
 
 def takes(model, count):
@@ -356,7 +368,7 @@ class Flat(torch.nn.Module):
         self.model, self.inputs = model, inputs
 
     def forward(self, *tensors):
-        made = self.model(*self.inputs.original(tensors, True))
+        made = self.inputs.call(self.model, tensors, True)
         # Kept outside of this module: tracing puts a module's own attributes back.
         self.inputs.results, out = [], []
         flatten_outputs("", made, self.inputs.results, out)
@@ -370,6 +382,9 @@ def flatten_outputs(path, value, names, out):
     elif isinstance(value, dict):
         for key, item in value.items():
             flatten_outputs(f"{path}.{key}" if path else str(key), item, names, out)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            flatten_outputs(f"{path}.{field.name}" if path else field.name, getattr(value, field.name), names, out)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             flatten_outputs(f"{path}.{i}" if path else str(i), item, names, out)

@@ -25,6 +25,8 @@ def swapped(model):
     try:
         model = copy.deepcopy(model, memo)
     except Exception as error:
+        if not any(_replaced(module) for module in model.modules()):
+            return model, rows
         raise ExportError(
             f"the model cannot be copied: {error}", "leave what cannot be copied (files, sockets, loaders) out of the module"
         ) from error
@@ -45,10 +47,32 @@ def _replacement(module, path, rows):
         return leaf
     if type(module) in (torch.nn.GRU, torch.nn.LSTM):
         return Recurrent(module)
+    if limited(module):
+        return renormed(module)
     dien = dien_leaf(module)
     if dien is not None:
         return dien(module)
     return None
+
+
+def _replaced(module):
+    return torchrec_leaf(module) is not None or type(module) in (torch.nn.GRU, torch.nn.LSTM) or limited(module) or bool(dien_leaf(module))
+
+
+def limited(module):
+    """Whether a table shortens rows that are longer than max_norm, in place, as they are looked up."""
+    return type(module) in (torch.nn.Embedding, torch.nn.EmbeddingBag) and module.max_norm is not None
+
+
+def renormed(module):
+    """The same table with all rows shortened at once."""
+    with torch.no_grad():
+        weight = module.weight.detach().clone()
+        torch.embedding_renorm_(weight, torch.arange(len(weight)), module.max_norm, module.norm_type)
+    module = copy.copy(module)
+    module._parameters = dict(module._parameters, weight=torch.nn.Parameter(weight, requires_grad=False))
+    module.max_norm = None
+    return module
 
 
 def _swap(module, path, rows):
@@ -61,6 +85,27 @@ def _swap(module, path, rows):
             module._modules[name] = leaf.eval()
         else:
             _swap(child, here, rows)
+
+
+class loose_views:
+    """`view` as `reshape` where a traced tensor lies otherwise in memory than the real one does: tracing is strict about strides that it
+    only guesses."""
+
+    def __enter__(self):
+        view = torch.Tensor.view
+
+        def loose(tensor, *shape):
+            try:
+                return view(tensor, *shape)
+            except (RuntimeError, ValueError):
+                if len(shape) == 1 and isinstance(shape[0], torch.dtype):
+                    raise
+                return tensor.reshape(*shape)
+
+        torch.Tensor.view = loose
+
+    def __exit__(self, *_):
+        del torch.Tensor.view
 
 
 class no_fast_paths:

@@ -262,14 +262,14 @@ def gather_const(c, x, dim, indices):
 def index_select(c, node, a):
     x, index = c.as_value(a["self"]), c.as_value(a["index"])
     if x.constant and not index.constant:
-        return lookup_constant(c, x, index, a["dim"])
+        return lookup_constant(c, x, index, a["dim"], False)
     return gather_const(c, x, a["dim"], c.array(index, "the index of index_select").tolist())
 
 
-def lookup_constant(c, x, index, dim):
+def lookup_constant(c, x, index, dim, wraps):
     from .ops_lookup import take
 
-    return take(c, x, index, dim)
+    return take(c, x, index, dim, wraps)
 
 
 @operator("diagonal")
@@ -302,7 +302,7 @@ def index(c, node, a):
             raise ExportError("a mask picks elements: the result's size depends on data", "use torch.where or multiply with the mask")
     if not all(v.constant for v in values):
         if len(values) == 1:
-            return lookup_constant(c, x, values[0], given[0])
+            return lookup_constant(c, x, values[0], given[0], True)
         raise ExportError("several indices that depend on the inputs", "use torch.gather along one dimension")
     arrays = np.broadcast_arrays(*[v.term.array for v in values])
     if given != list(range(given[0], given[0] + len(given))):

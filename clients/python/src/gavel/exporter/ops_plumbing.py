@@ -56,7 +56,7 @@ def convert(c, node, a):
             return c.as_value(x)
         return x
     if node.dtype in ("float16", "bfloat16"):
-        c.warn(f"a cast to {node.dtype} inside the model was left out: gavel computes in f32")
+        c.halves = True
     kind = kind_of(node.dtype)
     if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
         made = Value(x.term, x.dims, kind)
@@ -65,7 +65,24 @@ def convert(c, node, a):
     return made if x.kind == "b" else c.wrapped(made, node.dtype)
 
 
-@operator("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal", "uniform")
+@operator(
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "uniform",
+    "exponential",
+    "log_normal",
+    "cauchy",
+    "geometric",
+    "poisson",
+)
 def random(c, node, a):
     raise ExportError(
         "random numbers are made in forward", "leave them out when model.eval() is on, or make them once and keep them as a buffer"

@@ -1,5 +1,6 @@
 """What torch says: the traced program run in float64, and the user's own model as it is."""
 
+import contextlib
 import copy
 
 import torch
@@ -13,17 +14,27 @@ class Float64(torch.fx.Interpreter):
     """Runs a program with every float as float64. Tables stay as they are: only the rows looked up are widened."""
 
     LOOKUPS = {torch.ops.aten.embedding.default}
+    FLOAT = torch.float64
 
     def call_function(self, target, args, kwargs):
-        wide = lambda x: torch.float64 if x in (torch.float32, torch.float16, torch.bfloat16) else x
+        wide = lambda x: self.FLOAT if x in (torch.float32, torch.float16, torch.bfloat16) else x
         args = [wide(x) if isinstance(x, torch.dtype) else x for x in args]
         kwargs = {key: wide(x) if isinstance(x, torch.dtype) else x for key, x in kwargs.items()}
         if str(target).startswith("aten._assert_tensor_metadata"):
             return None
         if target in self.LOOKUPS:
-            return widened(target(*args, **kwargs))
-        args, kwargs = torch.utils._pytree.tree_map(widened, (tuple(args), kwargs))
+            return self.widened(target(*args, **kwargs))
+        args, kwargs = torch.utils._pytree.tree_map(self.widened, (tuple(args), kwargs))
         return super().call_function(target, args, kwargs)
+
+    def widened(self, x):
+        return x.to(self.FLOAT) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+class Float32(Float64):
+    """Runs a program with every float as float32: what a model's halves come to on a server."""
+
+    FLOAT = torch.float32
 
 
 class Fixed(Float64):
@@ -62,8 +73,8 @@ def widened(x):
     return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
 
-def program_outputs(program, tensors):
-    """The program's flat outputs in float64: list of arrays."""
+def program_outputs(program, tensors, precision=Float64):
+    """The program's flat outputs in float64, or in another precision: list of arrays."""
     module = program.graph_module
     signature, values = program.graph_signature, program.state_dict | program.constants
     targets = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers) | dict(signature.inputs_to_lifted_tensor_constants)
@@ -74,9 +85,16 @@ def program_outputs(program, tensors):
         if node.name in targets:
             arguments.append(values[targets[node.name]])
         else:
-            arguments.append(widened(next(user)))
+            x = next(user)
+            arguments.append(x.to(precision.FLOAT) if x.is_floating_point() else x)
     with torch.no_grad():
-        return [x.detach().numpy() for x in Float64(module).run(*arguments)]
+        return [x.detach().double().numpy() for x in precision(module).run(*arguments)]
+
+
+def eagerly():
+    """Parts of a model that torch.compile wraps run as they are: nothing is compiled for a few rows."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance else contextlib.nullcontext()
 
 
 def model_outputs(model, inputs, tensors, double, what="rows made from the example inputs"):
@@ -97,7 +115,10 @@ def model_outputs(model, inputs, tensors, double, what="rows made from the examp
     names, out = [], []
     try:
         with torch.no_grad():
-            flatten_outputs("", model(*inputs.original(tensors, False)), names, out)
+            with eagerly():
+                flatten_outputs("", inputs.call(model, tensors, False), names, out)
+    except ExportError:
+        raise
     except Exception as error:
         if double:
             return None

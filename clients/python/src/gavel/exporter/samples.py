@@ -76,11 +76,14 @@ class Samples:
         reader = lambda name: rules.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
         for block, feature in zip(self.assignment.blocks, self.manifest):
             name = feature["name"]
-            if feature["kind"] == "dense" and feature.get("transform"):
+            if feature["kind"] == "dense" and (feature.get("transform") or feature.get("nan")):
                 leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
                 flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1).astype(np.float64)
-                raw = np.expm1(flat[:, at]).astype(np.float32)
-                flat[:, at] = np.log1p(np.maximum(raw.astype(np.float64), 0))
+                raw = (np.expm1(flat[:, at]) if feature.get("transform") else flat[:, at]).astype(np.float32)
+                seen = raw.astype(np.float64)
+                if feature.get("nan"):
+                    seen = np.where(np.isnan(seen), feature["nan"]["value"], seen)
+                flat[:, at] = np.log1p(np.maximum(seen, 0)) if feature.get("transform") else seen
                 self.rows[leaf.name] = flat.reshape(self.rows[leaf.name].shape)
                 self.raw[name] = raw
             if feature["kind"] != "sparse" or not ({"hash", "missing", "out_of_range"} & set(feature)):
@@ -134,12 +137,22 @@ class Samples:
             values = self.raw.get(name, flat[:, at])
             if feature["kind"] == "dense":
                 values = values.astype(np.float32)
+                if np.isnan(values).any() and not feature.get("nan"):
+                    raise ExportError(
+                        f"feature {name}: the examples hold NaN, which a server refuses",
+                        f"say what NaN becomes before the model sees it: gavel.Dense({name!r}, nan=VALUE), or pass examples without NaN",
+                    )
             else:
                 if (values != np.trunc(values)).any():
                     raise ExportError(
                         f"feature {name}: ids that are no whole numbers", "pass example inputs with ids that the model was trained with"
                     )
                 values = values.astype(np.int64)
+                if feature["kind"] == "sparse" and values.min(initial=0) < 0 and "missing" not in feature:
+                    raise ExportError(
+                        f"feature {name}: the examples hold negative ids, and a server looks up ids from 0",
+                        f"pass ids from 0; for missing ones, sent as -1, say gavel.Sparse({name!r}, missing={{\"row\": ROW}})",
+                    )
             if block.weighted:
                 leaf = self.assignment.leaf_of(block.weights[0])
                 weights = self.rows[leaf.name].reshape(len(flat), -1)[:, [c - leaf.start for c in block.weights]]

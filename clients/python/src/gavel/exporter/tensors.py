@@ -98,7 +98,7 @@ def requantised(bundle, parts, arrays, quantised, graph, form):
 
 def unused_tensors(model, bundle, graph, parts):
     """Parameters and buffers that no step reads."""
-    used = {tensor for tensor, _, _ in parts.values()}
+    used = {tensor for tensor, _, _ in parts.values()} | graph.numbers
     used |= {origin for name in bundle.tensors for origin in graph.origins.get(name.removesuffix("/dense"), ())}
     by_memory = {}
     for key, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:

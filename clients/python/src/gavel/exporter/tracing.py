@@ -1,5 +1,6 @@
 """torch.export of a model for any number of rows."""
 
+import contextlib
 import logging
 import warnings
 
@@ -8,7 +9,7 @@ import torch
 
 from . import leaves
 from .errors import ExportError
-from .reference import place_of
+from .reference import eagerly, place_of
 
 TRACED_ROWS = 11
 
@@ -27,7 +28,12 @@ def traced(flat, inputs):
         # Named sizes tell best what is wrong; automatic ones take models whose conditions on sizes torch cannot prove; strict tracing reads
         # Python itself, and so takes len(x) for the size of the batch.
         try:
-            with torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), quiet():
+            with contextlib.ExitStack() as during:
+                for context in (torch.no_grad(), leaves.no_fast_paths(), leaves.packed_sequences(), quiet()):
+                    during.enter_context(context)
+                if not strict:
+                    during.enter_context(leaves.loose_views())
+                    during.enter_context(eagerly())
                 program = torch.export.export(flat, arguments, dynamic_shapes=(tuple(shapes),), strict=strict)
                 if any(mutates(n) or wraps(n) for n in program.graph.nodes):
                     program = program.run_decompositions({})
@@ -111,11 +117,14 @@ def untraceable(error):
     """An ExportError for what torch.export says."""
     text = str(error)
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    first = first.partition("For more information, run with TORCH_LOGS")[0].strip()
     remedy = "make forward a fixed sequence of tensor operations"
     if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__ or "u0" in text:
         remedy = "a branch, a loop or a size depends on the data of the batch: use torch.where, masks and fixed lengths instead"
     elif "Constraints violated" in text or "specialized" in text or "batch" in text and "dynamic" in text:
-        remedy = "the model works with one number of rows alone: take the batch's size from x.shape[0]"
+        remedy = "the model works with one number of rows alone: take the batch's size from x.shape[0], and leave out loops over rows"
+    elif "numpy" in text:
+        remedy = "compute with torch instead of numpy in forward"
     elif "pack_padded_sequence" in text or "packed" in text:
         remedy = "packed sequences depend on the batch: run the recurrent layer over the padded sequence and mask its outputs"
     return ExportError(f"torch.export cannot trace the model: {first}", remedy, source=place_of(error))
