@@ -50,7 +50,8 @@ class Ids:
 
 ROW_NUMBERS = "the number of a row in its batch is used as data"
 ROW_NUMBERS_REMEDY = (
-    "rows come in any order and number: leave the row's number out; to pick an element of each row write x[torch.arange(len(x)), i] or x.gather(1, i)"
+    "rows come in any order and number: leave the row's number out; "
+    "to pick an element of each row write x[torch.arange(len(x)), i] or x.gather(1, i)"
 )
 
 # Bits of integers that wrap, and the operators that can make them (sums of torch are int64).

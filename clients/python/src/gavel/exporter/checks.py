@@ -37,7 +37,8 @@ def compare(model, inputs, program, samples, columns, bundle, sent, unrounded, c
             )
     if not f32 <= F32_AGREES and halves:
         raise ExportError(
-            f"the model computes parts in half precision (autocast, .half(), .bfloat16()); in f32, as a server does, scores move by {f32:.3g}",
+            f"the model computes parts in half precision (autocast, .half(), .bfloat16()); in f32, as a server computes, "
+            f"scores move by {f32:.3g}",
             "take the casts out of forward before exporting: with autocast(enabled=False), or .float()",
         )
     if not f32 <= F32_AGREES:

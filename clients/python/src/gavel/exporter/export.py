@@ -9,7 +9,20 @@ import torch
 
 from ..bundle import Bundle
 from ..interpreter import evaluate
-from . import leaves, ops_elementwise, ops_integers, ops_layers, ops_layout, ops_lookup, ops_plumbing, ops_products, ops_recurrent, ops_reduce  # noqa: F401 (they register)
+from . import (  # noqa: F401 (operators register)
+    leaves,
+    ops_assignments,
+    ops_composed,
+    ops_elementwise,
+    ops_integers,
+    ops_layers,
+    ops_layout,
+    ops_lookup,
+    ops_plumbing,
+    ops_products,
+    ops_recurrent,
+    ops_reduce,
+)
 from .canonical import Canonicaliser, stand_ins
 from .checks import EXACT, compare
 from .errors import ExportError

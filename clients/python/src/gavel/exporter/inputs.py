@@ -26,6 +26,7 @@ class Leaf:
     feature: str | None = None
     start: int = 0
     shape: tuple = ()
+    stack: str | None = None  # the matrix [features, n] that it is a row of
 
     @property
     def columns(self):
@@ -106,7 +107,10 @@ class Inputs:
             value = value.detach().cpu()
             value = value.float() if value.is_floating_point() else value
             if self._by_feature(value):
-                return ("stack", None, [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)])
+                recipes = [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)]
+                for leaf in found[-len(recipes) :]:
+                    leaf.stack = path
+                return ("stack", None, recipes)
             found.append(Leaf(path, value))
             return ("leaf", len(found) - 1)
         if type(value).__name__ == "KeyedJaggedTensor":
@@ -117,7 +121,8 @@ class Inputs:
             held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
             return ("dataclass", type(value), {key: self._flatten(f"{path}.{key}", item, found) for key, item in held.items()})
         if isinstance(value, (list, tuple)):
-            parts = [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)]
+            names = getattr(value, "_fields", range(len(value)))
+            parts = [self._flatten(f"{path}.{name}", item, found) for name, item in zip(names, value)]
             return ("named" if hasattr(value, "_fields") else "list", type(value), parts)
         if value is None or isinstance(value, (bool, int, float, str)):
             return ("static", value)
@@ -216,7 +221,8 @@ class Inputs:
         if ids and len(ids) != len(offsets):
             raise ExportError(
                 f"the inputs {', '.join(leaf.name for leaf in ids)} are no [batch] tensors of {self.rows} rows",
-                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)], with weights=WEIGHTS if there are some",
+                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)]; where ids have weights, "
+                "with weights=WEIGHTS",
             )
         weights = [leaf for leaf in rest if leaf.floating and leaf.data.dim() == 1 and len(leaf.data) != self.rows]
         for one, start in zip(ids, offsets):
@@ -333,7 +339,7 @@ def named_arguments(model, example):
     others = [key for key in example if key not in given]
     if others and not any(p.kind == p.VAR_KEYWORD for p in parameters) or not all(isinstance(key, str) for key in others):
         return None
-    required = [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return given + others if set(required) <= set(given) else None
 
 
@@ -386,8 +392,8 @@ def flatten_outputs(path, value, names, out):
         for field in dataclasses.fields(value):
             flatten_outputs(f"{path}.{field.name}" if path else field.name, getattr(value, field.name), names, out)
     elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            flatten_outputs(f"{path}.{i}" if path else str(i), item, names, out)
+        for name, item in zip(getattr(value, "_fields", range(len(value))), value):
+            flatten_outputs(f"{path}.{name}" if path else str(name), item, names, out)
     elif value is None or isinstance(value, (bool, int, float, str)):
         pass
     else:

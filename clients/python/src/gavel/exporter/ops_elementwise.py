@@ -194,7 +194,9 @@ def remainder(c, node, a):
 def fmod(c, node, a):
     x, y = c.as_value(a["self"]), c.as_value(a["other"])
     if x.kind != "f" and y.kind != "f":
-        raise ExportError("fmod of integers has no counterpart in a bundle", "use torch.remainder")
+        from .ops_integers import truncated
+
+        return binary(c, "sub", x, binary(c, "mul", truncated(c, x, y), y))
     size = unary(c, "abs", y)
     x = c.to_kind(x, "f")
     return binary(c, "mul", unary(c, "sign", x), binary(c, "mod", unary(c, "abs", x), size))

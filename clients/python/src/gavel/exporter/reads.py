@@ -202,7 +202,8 @@ class Reads:
                 at += len(columns)
                 term = g.emit("add", {"a": term, "b": g.constant(added)}) if added.any() else term
                 if step.get("wraps"):
-                    term = g.emit("where", {"cond": g.emit("compare", {"a": term, "b": 0}, cmp="lt"), "a": g.emit("add", {"a": term, "b": step["rows"]}), "b": term})
+                    back = g.emit("compare", {"a": term, "b": 0}, cmp="lt")
+                    term = g.emit("where", {"cond": back, "a": g.emit("add", {"a": term, "b": step["rows"]}), "b": term})
                 table = self.table(step["table"], 0, step["rows"])
                 parts.append(
                     g.add(

@@ -22,6 +22,13 @@ class Float64(torch.fx.Interpreter):
         kwargs = {key: wide(x) if isinstance(x, torch.dtype) else x for key, x in kwargs.items()}
         if str(target).startswith("aten._assert_tensor_metadata"):
             return None
+        if target is torch.ops.aten.nan_to_num.default:
+            # Infinities become the largest floats of the type: of the model's, not of the one that it runs in here.
+            most = torch.finfo(torch.float32).max
+            given = dict(zip(("self", "nan", "posinf", "neginf"), args)) | kwargs
+            args, kwargs = (given["self"], given.get("nan")), {}
+            for key, limit in (("posinf", most), ("neginf", -most)):
+                kwargs[key] = limit if given.get(key) is None else given[key]
         if target in self.LOOKUPS:
             return self.widened(target(*args, **kwargs))
         args, kwargs = torch.utils._pytree.tree_map(self.widened, (tuple(args), kwargs))
@@ -52,7 +59,8 @@ class Fixed(Float64):
         """An array, a list of arrays, or None where random numbers are involved."""
         with torch.no_grad():
             made = self.of(self.nodes[name])
-        arrays = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else None for x in (made if isinstance(made, (list, tuple)) else [made])]
+        parts = made if isinstance(made, (list, tuple)) else [made]
+        arrays = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else None for x in parts]
         if any(x is not None and x.dtype.kind not in "fiub" for x in arrays):
             return None
         return arrays if isinstance(made, (list, tuple)) else arrays[0]

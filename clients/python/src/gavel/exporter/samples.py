@@ -37,12 +37,17 @@ class Samples:
                     ids[: min(2, more)] = [0, high - 1][: min(2, more)]
                     new[:, c] = np.where(self.rng.random(more) < 0.7, ids, new[:, c])
             out[leaf.name] = np.concatenate([rows[leaf.name], new.astype(flat.dtype).reshape((more,) + leaf.shape)])
-        grown = {}
+        grown, alike = {}, {}
         for name, (ids, weights) in bags.items():
             bag = self.inputs.bags[name]
             high = self.table_rows(name)
             lengths = self.rng.integers(0, bag.max_len + 1, more)
             lengths[: min(2, more)] = [0, bag.max_len][: min(2, more)]
+            stack = bag.leaves["ids"].stack if "ids" in bag.leaves else None
+            if stack is not None:
+                # Rows of one matrix of ids have as many ids each.
+                of = [b.max_len for b in self.inputs.bags.values() if "ids" in b.leaves and b.leaves["ids"].stack == stack]
+                lengths = alike.setdefault(stack, np.minimum(lengths, min(of)))
             dtype = ids[0].dtype
             new = [self.rng.integers(0, high, k).astype(dtype) for k in lengths]
             pool = np.concatenate(weights) if weights is not None else None
