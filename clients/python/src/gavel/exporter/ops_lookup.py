@@ -5,7 +5,7 @@ import numpy as np
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
 from .graph import Term
-from .layout import Row, Value, broadcast_dims, shape_of
+from .layout import Row, Value, broadcast_dims, shape_of, touches_rows
 from .row_picks import torch_index
 
 
@@ -71,8 +71,13 @@ def take(c, x, index, dim, wraps):
         return rows_of(c, x, index, wraps)
     if x.constant and x.dims and x.row is None and x.rank == 1 and x.kind == "f":
         return c.squeeze(rows_of(c, column_of(c, x), index, wraps), -1)
+    if x.row is not None and isinstance(x.dims[dim], Row):
+        raise touches_rows("picks rows of")
     if x.row is not None and index.row is not None:
-        raise ExportError("an index per row picks from values per row", "use torch.gather along one dimension")
+        raise ExportError(
+            "an index per row picks from values of all rows",
+            "to pick an element of each row write x[torch.arange(len(x)), i], or x.gather(1, i)",
+        )
     axis = x.axis(dim, "picks from")
     index = torch_index(c, index, x.dims[dim]) if wraps else c.to_kind(index, "i")
     term = c.graph.emit("gather", {"in": x.term, "index": index.term}, axis=axis)
