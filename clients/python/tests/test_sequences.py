@@ -163,6 +163,60 @@ class Domains(nn.Module):
         return torch.sigmoid(self.head(F.relu(x)))
 
 
+class Encoder(nn.Module):
+    """Reads padded steps too, which torch's nested tensors make zeros of. `ahead`: padding before the history."""
+
+    def __init__(self, ahead=False, **options):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(DIM, 2, 16, batch_first=True, **options)
+        self.items, self.ahead = nn.Embedding(52, DIM, padding_idx=0), ahead
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(DIM)), nn.Linear(STEPS * DIM, 1)
+
+    def forward(self, history, length, item):
+        history = history.flip(1) if self.ahead else history
+        return self.head(self.encoder(self.items(history), src_key_padding_mask=history == 0).flatten(1)).squeeze(1)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_padded_steps_of_an_encoder(empty, tmp_path):
+    history, length, item = histories()
+    history[:3] *= 1 - empty
+    report = gavel.export(enliven(Encoder()), (history, length, item), out=tmp_path / "bundle", name="m", selftest_rows=32)
+    assert report.max_difference <= 1e-6
+    if not empty:
+        ahead = enliven(Encoder(ahead=True))
+        gavel.export(ahead, (history, length, item), out=tmp_path / "ahead", name="m", selftest_rows=32)
+
+
+def test_padding_of_both_kinds_is_refused(tmp_path):
+    history, length, item = histories()
+    history[::3] = history[::3].flip(1)
+    with pytest.raises(gavel.ExportError) as caught:
+        gavel.export(enliven(Encoder()), (history, length, item), out=tmp_path / "bundle", name="m")
+    assert "enable_nested_tensor=False" in caught.value.remedy
+
+
+def test_made_rows_that_a_model_cannot_score_are_left_out(tmp_path):
+    """Columns of different examples together can be a history without an item, which this attention gives NaN for."""
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.items, self.score = nn.Embedding(52, DIM), nn.Linear(DIM, 1)
+
+        def forward(self, a, b):
+            history = torch.stack([a, b], 1)
+            x = self.items(history)
+            weights = self.score(x).squeeze(-1).masked_fill(history == 0, float("-inf")).softmax(1)
+            return (weights.unsqueeze(-1) * x).sum((1, 2))
+
+    a, b = torch.tensor([0, 3, 0, 5]), torch.tensor([7, 0, 9, 0])
+    report = gavel.export(enliven(Pooled()), (a, b), out=tmp_path / "bundle", name="m", selftest_rows=64)
+    assert report.max_difference <= 1e-6 and report.selftest_rows == 64
+    with pytest.raises(gavel.ExportError, match="gives NaN or an infinity in row 1 of its examples"):
+        gavel.export(enliven(Pooled()), (a, a), out=tmp_path / "nan", name="m")
+
+
 @pytest.mark.parametrize("model", [Gru4Rec, Stamp, Bert4Rec, Capsules, Hstu, Hashed, CoAction, Logarithmic, Domains])
 def test_model(model, tmp_path):
     torch.manual_seed(0)

@@ -3,12 +3,34 @@
 import numpy as np
 
 from ..interpreter import evaluate
+from .encoder_leaf import packs
 from .errors import ExportError
 from .reference import Float32, model_outputs, program_outputs
 
 EXACT = 1e-6  # largest difference of the graph to torch, both in float64, relative above 1
 F32_AGREES = 2e-3  # the user's own f32 model against float64: a gross difference means that tracing changed the model
+FROZEN = "forward depends on something that tracing froze: the batch's size, a counter, random numbers"
+NESTED = (
+    "nn.TransformerEncoder gives zeros for padded steps only if no row of the batch has padding before its end: pad all histories at "
+    "their ends, or construct it with enable_nested_tensor=False"
+)
 ROUNDING = 5  # how much more than torch's own f32 the rounding of computed weights may move scores
+
+
+def scorable(model, inputs, samples):
+    """Leaves out made rows that the model itself cannot score, such as histories that are masked entirely; refuses examples of the kind."""
+    bad = np.zeros(next(len(x) for x in [*samples.rows.values(), *(ids for ids, _ in samples.bags.values())]), bool)
+    for x in model_outputs(model, inputs, inputs.tensors(samples.rows, samples.bags), False):
+        if x.size and x.size % len(bad) == 0:
+            bad |= ~np.isfinite(x.reshape(len(bad), -1)).all(1)
+    if bad[: samples.examples].any():
+        row = int(np.argmax(bad))
+        raise ExportError(
+            f"the model itself gives NaN or an infinity in row {row} of its examples",
+            "pass examples that it can score; clamp what overflows, and let no mask hide a whole history",
+        )
+    if bad.any():
+        samples.replace(bad)
 
 
 def compare(model, inputs, program, samples, columns, bundle, sent, unrounded, canonical):
@@ -33,7 +55,7 @@ def compare(model, inputs, program, samples, columns, bundle, sent, unrounded, c
         if not distance(double, wanted) <= EXACT and not all((np.asarray(x, np.float32) == x).all() for x in double.values()):
             raise ExportError(
                 f"the traced model differs from the model itself by {distance(double, wanted):.3g}, both in float64",
-                "forward depends on something that tracing froze: the batch's size, a counter, random numbers",
+                NESTED if any(map(packs, model.modules())) else FROZEN,
             )
     if not f32 <= F32_AGREES and halves:
         raise ExportError(
@@ -44,7 +66,7 @@ def compare(model, inputs, program, samples, columns, bundle, sent, unrounded, c
     if not f32 <= F32_AGREES:
         raise ExportError(
             f"the traced model in float64 differs from the model in f32 by {f32:.3g}",
-            "forward depends on something that tracing froze, or loses so many digits in f32 that its scores mean little",
+            NESTED if any(map(packs, model.modules())) else f"{FROZEN}; or it loses so many digits in f32 that its scores mean little",
         )
     if halves:
         warn(f"casts to half precision inside the model were left out, which moves its scores by up to {f32:.1e}: gavel computes in f32")

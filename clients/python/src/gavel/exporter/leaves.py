@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from .encoder_leaf import Encoder, packs
 from .errors import ExportError
 from .recurrent_leaves import Recurrent, dien_leaf, packed_sequences  # noqa: F401 (packed_sequences: for whoever traces)
 from .torchrec_leaves import torchrec_leaf
@@ -47,6 +48,8 @@ def _replacement(module, path, rows):
         return leaf
     if type(module) in (torch.nn.GRU, torch.nn.LSTM):
         return Recurrent(module)
+    if packs(module):
+        return Encoder(module)
     if limited(module):
         return renormed(module)
     dien = dien_leaf(module)
@@ -56,7 +59,8 @@ def _replacement(module, path, rows):
 
 
 def _replaced(module):
-    return torchrec_leaf(module) is not None or type(module) in (torch.nn.GRU, torch.nn.LSTM) or limited(module) or bool(dien_leaf(module))
+    recurrent = type(module) in (torch.nn.GRU, torch.nn.LSTM) or bool(dien_leaf(module))
+    return recurrent or torchrec_leaf(module) is not None or packs(module) or limited(module)
 
 
 def limited(module):

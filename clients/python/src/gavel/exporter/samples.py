@@ -9,16 +9,28 @@ from .errors import ExportError
 class Samples:
     """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends."""
 
-    def __init__(self, inputs, assignment, given, count, seed=0):
+    def __init__(self, inputs, assignment, given, count, mixed=True, seed=0):
+        """`mixed`: whether rows may be put together from columns of several examples; else more rows are the examples again."""
         self.inputs, self.assignment = inputs, assignment
         self.rng = np.random.default_rng(seed)
         self.manifest = assignment.manifest()
         rows, bags = given
         n = min(count, next(len(x) for x in list(rows.values()) + [ids for ids, _ in bags.values()]))
         rows, bags = inputs.take(rows, bags, np.arange(n))
-        self.rows, self.bags = self.grown(rows, bags, count - n)
+        if mixed:
+            self.rows, self.bags = self.grown(rows, bags, count - n)
+        else:
+            self.rows, self.bags = inputs.take(rows, bags, np.arange(max(n, count)) % n)
+        self.examples = n  # rows in front that are the examples themselves
         self.raw = {}  # feature -> raw ids [rows, width] or per row, where a rule changes them
         self.apply_rules(n)
+
+    def replace(self, bad):
+        """Puts examples in the place of made rows that are marked in `bad` [rows]."""
+        at = np.arange(len(bad))
+        at[bad] %= self.examples
+        self.rows, self.bags = self.inputs.take(self.rows, self.bags, at)
+        self.raw = {name: x[at] if isinstance(x, np.ndarray) else [x[i] for i in at] for name, x in self.raw.items()}
 
     def grown(self, rows, bags, more):
         if more <= 0:
