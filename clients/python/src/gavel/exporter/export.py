@@ -124,7 +124,8 @@ def _export(model, example, options, warnings):
     atol = max(2e-6, 10 * f32) if options.atol is None else options.atol
     largest = max(float(np.abs(x).max()) for x in expected.values())
     try:
-        bundle.write(options.out, sent, expected, atol=atol, rtol=1e-5 if largest > 1 else None, check=max(EXACT, exact))
+        rtol = 1e-5 if largest > 1 else None
+        bundle.write(options.out, sent, expected, atol=atol, rtol=rtol, check=max(EXACT, exact), rows=samples.origin)
     except ValueError as error:
         raise ExportError(str(error), "this is a fault of the exporter: report it with the model") from error
     return Report(
@@ -144,6 +145,7 @@ def _export(model, example, options, warnings):
         shift,
         area,
         warnings + canonical.warnings,
+        samples.origin,
     )
 
 

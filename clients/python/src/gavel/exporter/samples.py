@@ -7,7 +7,8 @@ from .errors import ExportError
 
 
 class Samples:
-    """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends."""
+    """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends;
+    `origin`: "given" if all rows are examples as they are, else "mixed"."""
 
     def __init__(self, inputs, assignment, given, count, mixed=True, seed=0):
         """`mixed`: whether rows may be put together from columns of several examples; else more rows are the examples again."""
@@ -16,6 +17,7 @@ class Samples:
         self.manifest = assignment.manifest()
         rows, bags = given
         n = min(count, next(len(x) for x in list(rows.values()) + [ids for ids, _ in bags.values()]))
+        self.origin = "given" if n == count else "mixed"
         rows, bags = inputs.take(rows, bags, np.arange(n))
         if mixed:
             self.rows, self.bags = self.grown(rows, bags, count - n)
@@ -110,6 +112,7 @@ class Samples:
 
             def draw(shape, keep):
                 """Raw ids: any, if hashed; else the model's own with some missing and out of range."""
+                self.origin = "mixed"
                 if "hash" in feature:
                     ids = self.rng.integers(0, 2**31 if feature.get("id_type") != "u64" else 2**62, shape)
                 else:
