@@ -213,7 +213,7 @@ def test_made_rows_that_a_model_cannot_score_are_left_out(tmp_path):
     a, b = torch.tensor([0, 3, 0, 5]), torch.tensor([7, 0, 9, 0])
     report = gavel.export(enliven(Pooled()), (a, b), out=tmp_path / "bundle", name="m", selftest_rows=64)
     assert report.max_difference <= 1e-6 and report.rows == 64
-    with pytest.raises(gavel.ExportError, match="gives NaN or an infinity in row 1 of its examples"):
+    with pytest.raises(gavel.ExportError, match="gives NaN or an infinity in row 0 of its examples"):
         gavel.export(enliven(Pooled()), (a, a), out=tmp_path / "nan", name="m")
 
 

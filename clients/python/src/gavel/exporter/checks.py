@@ -108,10 +108,11 @@ def distance(found, wanted):
 
 def rows_apart(model, inputs, samples, columns, together):
     """Whether rows score the same among fewer others: rows of different requests share batches. Some models cannot score a single row
-    (they squeeze its dimension away), where the bundle can: those are tried with two."""
+    (they squeeze its dimension away), or none but empty histories, where the bundle can: those are tried with two, then with half."""
     rows = len(next(iter(together.values())))
     for i in (0, 1, 2):
-        for count in (1, 2):
+        counts = (1, 2, max(2, rows // 2))
+        for count in counts:
             picked = (i + np.arange(count)) % rows
             part, bags = inputs.take(samples.rows, samples.bags, picked)
             try:
@@ -119,7 +120,7 @@ def rows_apart(model, inputs, samples, columns, together):
                 if all(len(x) == count for x in apart.values()):
                     break
             except ExportError:
-                if count == 2:
+                if count == counts[-1]:
                     raise
         for name, x in apart.items():
             off = np.abs(x - together[name][picked]) / np.maximum(1, np.abs(x))
