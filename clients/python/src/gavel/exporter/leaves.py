@@ -96,7 +96,7 @@ class loose_views:
     only guesses."""
 
     def __enter__(self):
-        view = torch.Tensor.view
+        view, self.before = torch.Tensor.view, vars(torch.Tensor).get("view")
 
         def loose(tensor, *shape):
             try:
@@ -109,7 +109,10 @@ class loose_views:
         torch.Tensor.view = loose
 
     def __exit__(self, *_):
-        del torch.Tensor.view
+        if self.before is None:
+            del torch.Tensor.view
+        else:
+            torch.Tensor.view = self.before
 
 
 class no_fast_paths:
