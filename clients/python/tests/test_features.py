@@ -19,7 +19,7 @@ def rows(n=12, seed=0):
 
 def export(model, example, tmp_path, **options):
     torch.manual_seed(0)
-    report = gavel.export(model.eval(), example, out=tmp_path / "bundle", name="m", selftest_rows=32, **options)
+    report = gavel.export(model.eval(), example, out=tmp_path / "bundle", overwrite=True, name="m", selftest_rows=32, **options)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     return report, manifest, {f["name"]: f for f in manifest["features"]}
 
