@@ -64,6 +64,9 @@ impl Lower {
 
     /// Indices that differ from row to row.
     fn gather_rows(&mut self, data: &Value, axis: usize, indices: &Row) -> Checked<Value> {
+        if let Repr::Numbers { .. } | Repr::Shape = indices.repr {
+            return self.gather_numbered(data, axis, indices);
+        }
         let own = match data {
             Value::Row(row) if row.batch.is_some() && indices.batch.is_some() => {
                 return Err(problem(
@@ -105,7 +108,7 @@ impl Lower {
     }
 
     /// Computed indices: ONNX counts negative ones from the end.
-    fn wrapped(&mut self, index: IrId, size: usize) -> Checked<IrId> {
+    pub fn wrapped(&mut self, index: IrId, size: usize) -> Checked<IrId> {
         let never_negative = |lower: &Lower| match &lower.nodes[index.0].kind {
             Kind::Step(step) => matches!(step.op, "argtopk"),
             _ => false,
@@ -187,11 +190,15 @@ impl Lower {
         Ok(Lower::row_of(batch, data_row.elem, shape, id))
     }
 
-    /// GatherND with constant indices: elements of the axes behind the rows, laid flat.
+    /// GatherND with constant indices, or with batch_dims = 1 by indices of each row: elements of the axes behind the rows, laid flat.
     pub fn gather_nd(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let (data, indices) = (first(inputs)?, input(inputs, 1)?);
+        if let (Value::Row(data), Value::Row(indices), 1) = (data, indices, node.int("batch_dims", 0)) {
+            return self.gather_by_row(data, indices);
+        }
         let Some(indices) = indices.constant().and_then(Const::integer_nd) else {
-            return Err(problem("indices that are computed", "Use Gather or GatherElements along one axis, or constant indices"));
+            let remedy = "Use torch.gather (GatherElements) along one axis, x[arange(batch), i] for an element of each row, or constant indices";
+            return Err(problem("indices that are computed", remedy));
         };
         let skip = usize::try_from(node.int("batch_dims", 0)).map_err(|_| problem("batch_dims below 0", INCONSISTENT))?;
         let Some((depth, lead)) = indices.shape.split_last() else { return Err(problem("indices without axes", INCONSISTENT)) };

@@ -271,16 +271,15 @@ impl Lower {
             let id = self.compare("ne", super::super::ir::Arg::Value(x), super::super::ir::Arg::Number(0.0))?;
             return Ok(Row { elem: to, repr: Repr::Ir(id), ..row.clone() });
         }
-        let narrow = matches!(to, Elem::I8 | Elem::U8 | Elem::I16 | Elem::U16);
-        if narrow && row.elem != to && row.elem != Elem::Bool {
-            return Err(problem("a cast to an integer of 8 or 16 bits, which may wrap", "Cast to int64 instead"));
-        }
+        // What the type does not hold wraps around. Inputs that become integers of 32 bits keep their origin: they may be ids.
+        let wraps = |bits: i32| row.elem != Elem::Bool && to.narrow().is_some_and(|(own, _)| own <= bits) && !to.holds(row.elem);
         let repr = match &row.repr {
-            Repr::Atoms { atoms, integer } => Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() },
-            Repr::Ir(id) => {
-                let id = self.cast(*id, to.dtype())?;
-                let wraps = matches!(to, Elem::I32 | Elem::U32) && !matches!(row.elem, Elem::Bool | Elem::I32 | Elem::U32);
-                Repr::Ir(if wraps { self.around(id, to)? } else { id })
+            Repr::Atoms { atoms, integer } if !wraps(16) => Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() },
+            Repr::Numbers { .. } if matches!(to, Elem::I64 | Elem::I32) => row.repr.clone(),
+            _ => {
+                let x = self.ir(row)?;
+                let x = self.cast(x, to.dtype())?;
+                Repr::Ir(if wraps(32) { self.around(x, to)? } else { x })
             }
         };
         Ok(Row { elem: to, repr, ..row.clone() })

@@ -168,6 +168,13 @@ impl Lower {
         if min.is_none() && max.is_none() {
             return Ok(x);
         }
+        // The upper bound wins, also over the lower one.
+        if let (Some(low), Some(high)) = (min, max)
+            && low > high
+        {
+            let x = self.clamp(x, min, None)?;
+            return self.clamp(x, None, max);
+        }
         if self.dtype(x) == DType::I64 {
             let x = min.map_or(Ok(x), |min| self.with("max", x, min))?;
             return max.map_or(Ok(x), |max| self.with("min", x, max));
@@ -309,7 +316,7 @@ impl Lower {
         }
         let dtype = value.elem.dtype();
         let id = match value.number() {
-            Some(only) if !only.is_nan() => {
+            Some(only) if !only.is_nan() && value.fits_f64() => {
                 let mut args = vec![("value", number(only)), ("shape", json!(value.shape))];
                 if dtype == DType::I64 {
                     args.push(("dtype", json!("i64")));
@@ -333,6 +340,7 @@ impl Lower {
     pub fn ir(&mut self, row: &Row) -> Checked<IrId> {
         match &row.repr {
             Repr::Ir(id) => Ok(*id),
+            Repr::Numbers { .. } | Repr::Shape => Err(super::held::range_used()),
             Repr::Atoms { atoms, integer } => {
                 self.push(Kind::Source { atoms: atoms.clone(), integer: *integer }, row.shape.clone(), row.dtype())
             }
