@@ -54,9 +54,16 @@ pub fn import(options: &Options) -> Result<Report, ImportError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let graph = convert(file, &bytes, &options.sizes, Some(folder))?;
+    let mut graph = convert(file, &bytes, &options.sizes, Some(folder))?;
     drop(bytes);
-    let emitted = emit(&graph, rules)?;
+    let mut emitted = emit(&graph, rules, &[])?;
+    let rows = options.rows.as_ref().map(|file| Rows::read(file, read(file, SELFTEST_BYTES_MAX)?, &graph, &emitted)).transpose()?;
+    let wide = rows.as_ref().map(|rows| rows.wide(&emitted.plan.features)).unwrap_or_default();
+    if !wide.is_empty() {
+        let names: Vec<&str> = wide.iter().map(|feature| emitted.plan.features[*feature].name.as_str()).collect();
+        graph.notes.push(format!("rows hold ids of more than 32 bits in {}: id_type is \"u64\" there", names.join(", ")));
+        emitted = emit(&graph, rules, &wide)?;
+    }
     // Written beside its place, moved there when it is whole.
     let mut draft = out.clone().into_os_string();
     draft.push(".part");
@@ -69,7 +76,7 @@ pub fn import(options: &Options) -> Result<Report, ImportError> {
         fs::remove_dir_all(&draft).map_err(io_error(&draft, "cannot be removed"))?;
     }
     fs::create_dir_all(&draft).map_err(io_error(&draft, "cannot be made"))?;
-    let result = fill(options, &graph, &emitted, &draft);
+    let result = fill(options, &graph, &emitted, rows, &draft);
     match result {
         Ok(report) => {
             fs::rename(&draft, out).map_err(io_error(out, "cannot be written"))?;
@@ -93,12 +100,9 @@ fn read(file: &Path, most: u64) -> Result<Vec<u8>, ImportError> {
 }
 
 /// Writes the bundle into `folder`.
-fn fill(options: &Options, graph: &Converted, emitted: &Emitted, folder: &Path) -> Result<Report, ImportError> {
+fn fill(options: &Options, graph: &Converted, emitted: &Emitted, rows: Option<Rows>, folder: &Path) -> Result<Report, ImportError> {
     let weights = write_weights(emitted, folder)?;
-    let mut rows = match &options.rows {
-        Some(file) => Rows::read(file, read(file, SELFTEST_BYTES_MAX)?, graph, emitted)?,
-        None => Rows::made_up(emitted, false),
-    };
+    let mut rows = rows.unwrap_or_else(|| Rows::made_up(emitted, false));
     let mut scores = score(options, emitted, &weights, &rows, folder)?;
     if options.rows.is_none() && scores.iter().flatten().any(|score| !score.is_finite()) {
         rows = Rows::made_up(emitted, true);

@@ -19,6 +19,7 @@ mod lower;
 mod names;
 mod nd;
 mod node;
+mod opsets;
 mod outputs;
 mod proto;
 mod report;

@@ -331,9 +331,13 @@ impl Lower {
         Ok(Some(Value::Row(Row { repr: Repr::Atoms { atoms: shifted.into(), integer: true }, ..row.clone() })))
     }
 
-    /// Clip, whose bounds are inputs.
-    pub fn clip(&mut self, inputs: &[Value]) -> Checked<Value> {
+    /// Clip, whose bounds are inputs, or attributes before version 11.
+    pub fn clip(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let value = first(inputs)?.clone();
+        if node.has("min") || node.has("max") {
+            let bound = |name: &str| node.has(name).then(|| node.float(name, 0.0));
+            return self.each(&value, |lower, x| lower.clamp(x, bound("min"), bound("max")));
+        }
         let bound = |at: usize| inputs.get(at).filter(|value| value.is_there());
         let number = |value: Option<&Value>| value.and_then(|value| value.constant().and_then(Const::number));
         let is_number = |value: Option<&Value>| value.is_none_or(|value| number(Some(value)).is_some_and(|number| !number.is_nan()));

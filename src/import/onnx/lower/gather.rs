@@ -197,7 +197,8 @@ impl Lower {
             return self.gather_by_row(data, indices);
         }
         let Some(indices) = indices.constant().and_then(Const::integer_nd) else {
-            let remedy = "Use torch.gather (GatherElements) along one axis, x[arange(batch), i] for an element of each row, or constant indices";
+            let remedy =
+                "Use torch.gather (GatherElements) along one axis, x[arange(batch), i] for an element of each row, or constant indices";
             return Err(problem("indices that are computed", remedy));
         };
         let skip = usize::try_from(node.int("batch_dims", 0)).map_err(|_| problem("batch_dims below 0", INCONSISTENT))?;
@@ -279,7 +280,7 @@ impl Lower {
             Some(value) => {
                 value.constant().and_then(Const::number).ok_or_else(|| problem("a padding value that is computed", "Use a constant"))?
             }
-            None => 0.0,
+            None => node.float("value", 0.0),
         };
         let mut value = value;
         for (i, axis) in axes.iter().enumerate() {

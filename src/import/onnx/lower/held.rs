@@ -104,7 +104,9 @@ impl Lower {
         match (op, inputs) {
             ("Identity", [value]) => Ok(value.clone()),
             ("GatherND", [data, Value::Held(Held::Places(columns))]) => self.gather_places(node, data, columns),
-            ("Cast", [Value::Held(Held::Places(_))]) if matches!(Elem::of(node.int("to", 1))?, Elem::I64 | Elem::I32) => Ok(inputs[0].clone()),
+            ("Cast", [Value::Held(Held::Places(_))]) if matches!(Elem::of(node.int("to", 1))?, Elem::I64 | Elem::I32) => {
+                Ok(inputs[0].clone())
+            }
             ("ConcatFromSequence", [Value::Held(Held::Bags(row))]) => concatenated(self, node, row),
             ("Mul", [Value::Held(Held::Steps(steps)), value] | [value, Value::Held(Held::Steps(steps))]) => spread(value, steps),
             ("Concat", _) => self.extended(node, inputs),

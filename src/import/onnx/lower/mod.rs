@@ -43,7 +43,7 @@ use super::proto;
 use super::tensor::External;
 use super::value::{Atom, Batch, Repr, Row, Value};
 
-pub use control::{Frame, Scope};
+pub use control::{Frame, Scope, needed};
 pub use reshape::show;
 pub use steps::number;
 
@@ -83,6 +83,8 @@ pub struct Lower {
     pub inputs: Vec<Input>,
     /// The batch size that the inputs declare, where they declare a number.
     pub fixed_batch: Option<usize>,
+    /// The version of ai.onnx.
+    pub opset: i64,
     /// Nodes that were computed at import.
     pub folded: usize,
     /// Nodes by op.
@@ -115,6 +117,7 @@ impl Lower {
             nodes: Vec::new(),
             inputs,
             fixed_batch,
+            opset: 13,
             folded: 0,
             ops: HashMap::new(),
             notes: Vec::new(),

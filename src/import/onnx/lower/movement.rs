@@ -31,9 +31,7 @@ impl Lower {
                 };
                 Repr::Atoms { atoms: Rc::new(moved), integer: *integer }
             }
-            Repr::Numbers { per, rest } => {
-                Repr::Numbers { per: *per, rest: rest.map(|rest| self.move_ir(rest, by)).transpose()? }
-            }
+            Repr::Numbers { per, rest } => Repr::Numbers { per: *per, rest: rest.map(|rest| self.move_ir(rest, by)).transpose()? },
             Repr::Shape => Repr::Shape,
             _ => {
                 let x = self.ir(row)?;

@@ -47,7 +47,9 @@ impl Lower {
                 let per = factor.and_then(|factor| per.checked_mul(factor)).filter(|per| *per > 0).ok_or_else(range_used)?;
                 Ok(Some(Value::Row(Row { repr: Repr::Numbers { per, rest: None }, ..own.clone() })))
             }
-            ("add", Repr::Numbers { per, rest: None }, Value::Row(_) | Value::Const(_)) if !is_numbered(other) && !other.elem().is_float() => {
+            ("add", Repr::Numbers { per, rest: None }, Value::Row(_) | Value::Const(_))
+                if !is_numbered(other) && !other.elem().is_float() =>
+            {
                 let sum = self.binary_op(node, "add", &zeros, other)?;
                 let row = self.row(&sum)?;
                 let rest = Some(self.ir(&row)?);

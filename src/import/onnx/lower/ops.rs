@@ -78,7 +78,7 @@ impl Lower {
                 one(self.each(&sum, |lower, x| lower.with("mul", x, 1.0 / count)))
             }
             "PRelu" => one(self.prelu_op(inputs)),
-            "Clip" => one(self.clip(inputs)),
+            "Clip" => one(self.clip(node, inputs)),
             "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" => one(self.compare_op(node, inputs)),
             "And" | "Or" | "Xor" => one(self.logic_op(node, inputs)),
             "Not" => one(self.not(inputs)),
@@ -104,7 +104,7 @@ impl Lower {
             "Tile" => one(self.tile(inputs)),
             "Transpose" => one(self.transpose(node, inputs)),
             "Concat" => one(self.concat_op(node, inputs)),
-            "Slice" => one(self.slice_op(inputs)),
+            "Slice" => one(self.slice_op(node, inputs)),
             "Split" => self.split(node, inputs),
             "Pad" => one(self.pad(node, inputs)),
             "DepthToSpace" => one(self.depth_to_space(node, inputs)),

@@ -141,7 +141,18 @@ impl Lower {
 
     /// Softmax, LogSoftmax.
     pub fn softmax_op(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
-        let (row, x, axis) = self.along(first(inputs)?, node.int("axis", -1), "normalises")?;
+        let value = first(inputs)?;
+        // Before version 13 all axes from this one on were one.
+        let old = self.opset < 13;
+        let axis = node.int("axis", if old { 1 } else { -1 });
+        if old && axis_of(axis, value.rank())? + 1 != value.rank() {
+            let remedy = "Export with opset_version=13 or later, or normalise along the last axis";
+            return Err(problem(
+                format!("axis {axis} of {} axes, which version {} takes as one from there on", value.rank(), self.opset),
+                remedy,
+            ));
+        }
+        let (row, x, axis) = self.along(value, axis, "normalises")?;
         let id = match node.proto.op_type.as_str() {
             "Softmax" => self.softmax(x, axis)?,
             _ => {

@@ -6,7 +6,7 @@ use crate::model::DType;
 
 use super::super::constant::{Const, Elem};
 use super::super::error::{Checked, problem};
-use super::super::ir::{Arg, IrId};
+use super::super::ir::{Arg, IrId, Step};
 use super::super::node::Node;
 use super::super::value::{Batch, Row, Value, mixes};
 use super::Lower;
@@ -53,6 +53,8 @@ impl Lower {
         let mut shape = self.shape(index);
         shape.push(width);
         let hits = self.map("one_hot", index, vec![("depth", json!(width))], shape.clone(), DType::F32)?;
+        let hits = self.cast(hits, data.dtype())?;
+        let guard = self.in_range(index, width, data.elem)?;
         let found = match &same {
             Some(value) if adds => {
                 let hits = if *value == 1.0 { hits } else { self.with("mul", hits, *value)? };
@@ -65,37 +67,42 @@ impl Lower {
                     return Err(problem("updates of another shape than the indices", OTHERWISE));
                 }
                 let update = self.ir(&updates)?;
-                let update = self.cast(update, DType::F32)?;
+                let update = self.cast(update, data.dtype())?;
                 let update = self.transposed(update, &perm)?;
                 let mut apart = self.shape(update);
                 apart.push(1);
                 let update = self.reshaped(update, &apart)?;
                 if adds {
-                    let terms = self.both("mul", hits, update)?;
+                    let hit = self.compare("gt", Arg::Value(hits), Arg::Number(0.0))?;
+                    let terms = self.select(hit, Arg::Value(update), Arg::Number(0.0))?;
                     self.reduce("reduce_sum", terms, &[last], false)?
                 } else {
-                    return self.replaced(&data, own, &perm, hits, update);
+                    let id = self.replaced(&data, &perm, hits, update)?;
+                    let id = self.both("add", id, guard)?;
+                    let id = self.back(id, own, last)?;
+                    return Ok(Lower::row_of(data.batch, data.elem, data.shape.clone(), id));
                 }
             }
         };
-        let back = self.back(found, own, last)?;
         let x = self.ir(&data)?;
+        let x = self.transposed(x, &perm)?;
         let id = match same {
             Some(value) if !adds => {
-                let marked = self.compare("gt", Arg::Value(back), Arg::Number(0.0))?;
+                let marked = self.compare("gt", Arg::Value(found), Arg::Number(0.0))?;
                 self.select(marked, Arg::Number(value), Arg::Value(x))?
             }
             _ => {
-                let sum = self.cast(back, data.dtype())?;
-                let sum = self.both("add", x, sum)?;
+                let sum = self.both("add", x, found)?;
                 self.around(sum, data.elem)?
             }
         };
+        let id = self.both("add", id, guard)?;
+        let id = self.back(id, own, last)?;
         Ok(Lower::row_of(data.batch, data.elem, data.shape.clone(), id))
     }
 
     /// One update per line takes the place of an element.
-    fn replaced(&mut self, data: &Row, own: usize, perm: &[usize], hits: IrId, update: IrId) -> Checked<Value> {
+    fn replaced(&mut self, data: &Row, perm: &[usize], hits: IrId, update: IrId) -> Checked<IrId> {
         let x = self.ir(data)?;
         let x = self.transposed(x, perm)?;
         let mut lines = self.shape(x);
@@ -103,12 +110,20 @@ impl Lower {
         lines.insert(last, 1);
         let x = self.reshaped(x, &lines)?;
         let hit = self.compare("gt", Arg::Value(hits), Arg::Number(0.0))?;
-        let update = self.cast(update, data.dtype())?;
         let id = self.select(hit, Arg::Value(update), Arg::Value(x))?;
         lines.remove(last);
-        let id = self.reshaped(id, &lines)?;
-        let id = self.back(id, own, last)?;
-        Ok(Lower::row_of(data.batch, data.elem, data.shape.clone(), id))
+        self.reshaped(id, &lines)
+    }
+
+    /// 0 where all indices [.., k] of a line are in range, else NaN (integers: the least one): [.., 1].
+    fn in_range(&mut self, index: IrId, width: usize, elem: Elem) -> Checked<IrId> {
+        let elem = if elem.is_float() { Elem::F32 } else { Elem::I64 };
+        let zeros = self.fill(0.0, &[width], elem)?;
+        let (shape, dtype) = (self.shape(index), elem.dtype());
+        let inputs = vec![("in", Arg::Value(zeros)), ("index", Arg::Value(index))];
+        let step = Step { op: "gather", inputs, args: vec![("axis", json!(0))], ..Step::default() };
+        let found = self.step(step, shape.clone(), dtype)?;
+        self.reduce("reduce_min", found, &[shape.len() - 1], true)
     }
 
     /// The last axis at its place again.

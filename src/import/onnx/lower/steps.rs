@@ -342,7 +342,7 @@ impl Lower {
             Repr::Ir(id) => Ok(*id),
             Repr::Numbers { .. } | Repr::Shape => Err(super::held::range_used()),
             Repr::Atoms { atoms, integer } => {
-                self.push(Kind::Source { atoms: atoms.clone(), integer: *integer }, row.shape.clone(), row.dtype())
+                self.push(Kind::Source { atoms: atoms.clone(), integer: *integer, elem: row.elem }, row.shape.clone(), row.dtype())
             }
         }
     }
