@@ -150,12 +150,7 @@ pub fn check<'a>(opsets: &[proto::OpsetId], nodes: impl Iterator<Item = &'a prot
             }
             if (OPSET_OLD..*OPSETS.start()).contains(&id.version) {
                 let Some(op) = own.iter().find(|op| since(op).is_none_or(|since| since > id.version)) else { continue };
-                let what = format!(
-                    "version {} of {what}, in which {op} is not what it is today; {} to {} are read",
-                    id.version,
-                    range.start(),
-                    range.end()
-                );
+                let what = format!("version {} of {what}, of which {op} is not read; {} to {} are", id.version, range.start(), range.end());
                 return Err(problem(what, remedy(producer)));
             }
         } else {
@@ -171,10 +166,10 @@ pub fn check<'a>(opsets: &[proto::OpsetId], nodes: impl Iterator<Item = &'a prot
 
 /// Converters of tree models choose the version by themselves.
 fn remedy(producer: &str) -> String {
-    let convert = "Convert the file: onnx.version_converter.convert_version(onnx.load(FILE), 20)";
+    let convert = "onnx.version_converter.convert_version(onnx.load(FILE), 20)";
     match producer.contains("OnnxMLTools") {
-        true => convert.into(),
-        false => format!("Export with opset_version=20. {convert} where that cannot be chosen"),
+        true => format!("Convert the file: {convert}"),
+        false => format!("Export with opset_version=20, or convert the file: {convert}"),
     }
 }
 

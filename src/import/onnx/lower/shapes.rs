@@ -271,15 +271,17 @@ impl Lower {
             let id = self.compare("ne", super::super::ir::Arg::Value(x), super::super::ir::Arg::Number(0.0))?;
             return Ok(Row { elem: to, repr: Repr::Ir(id), ..row.clone() });
         }
-        // What the type does not hold wraps around. Inputs that become integers of 32 bits keep their origin: they may be ids.
-        let wraps = |bits: i32| row.elem != Elem::Bool && to.narrow().is_some_and(|(own, _)| own <= bits) && !to.holds(row.elem);
+        let wraps = row.elem != Elem::Bool && to.narrow().is_some() && !to.holds(row.elem);
+        // Inputs that become integers of 32 bits keep their origin: they may be ids. What requests bring of them is wrapped, if it must be.
         let repr = match &row.repr {
-            Repr::Atoms { atoms, integer } if !wraps(16) => Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() },
+            Repr::Atoms { atoms, integer } if !wraps || to == Elem::I32 => {
+                Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() }
+            }
             Repr::Numbers { .. } if matches!(to, Elem::I64 | Elem::I32) => row.repr.clone(),
             _ => {
                 let x = self.ir(row)?;
                 let x = self.cast(x, to.dtype())?;
-                Repr::Ir(if wraps(32) { self.around(x, to)? } else { x })
+                Repr::Ir(if wraps { self.around(x, to)? } else { x })
             }
         };
         Ok(Row { elem: to, repr, ..row.clone() })
