@@ -242,6 +242,10 @@ impl Lower {
         let (Some(depth), 2) = (depth.map(|depth| depth as usize), values.len()) else {
             return Err(problem("a depth that is no number, or not two values", INCONSISTENT));
         };
+        let axis = axis_of(node.int("axis", -1), first(inputs)?.rank() + 1)?;
+        if let Value::Const(constant) = first(inputs)? {
+            return self.one_hot_constant(constant, depth, &values, axis).map(Value::Const);
+        }
         let row = self.row(first(inputs)?)?;
         let index = self.ir(&row)?;
         let index = self.cast(index, DType::I64)?;
@@ -252,10 +256,25 @@ impl Lower {
         id = self.cast(id, values.elem.dtype())?;
         let value = Lower::row_of(row.batch, values.elem, shape, id);
         let rank = row.rank() + 1;
-        let axis = axis_of(node.int("axis", -1), rank)?;
         let mut perm: Vec<usize> = (0..rank - 1).collect();
         perm.insert(axis, rank - 1);
         self.permuted(&value, &perm)
+    }
+
+    /// Of indices that are known: exporters compute repeats of axes so.
+    fn one_hot_constant(&mut self, indices: &Const, depth: usize, values: &Const, axis: usize) -> Checked<Const> {
+        self.folded += 1;
+        self.spend(indices.len().saturating_mul(depth))?;
+        let is_on = |index: f64, at: usize| (if index < 0.0 { index + depth as f64 } else { index }) == at as f64;
+        let places: Vec<usize> = (0..indices.len())
+            .flat_map(|i| (0..depth).map(move |at| (i, at)))
+            .map(|(i, at)| usize::from(is_on(indices.at(i), at)))
+            .collect();
+        let made = values.picked([&indices.shape[..], &[depth]].concat(), &places);
+        let rank = made.shape.len();
+        let mut perm: Vec<usize> = (0..rank - 1).collect();
+        perm.insert(axis, rank - 1);
+        Ok(Const { name: self.label.clone(), ..made.moved(&Move::Transpose(perm)) })
     }
 
     /// Pad: constant, edge, reflect or wrap; negative pads take away.

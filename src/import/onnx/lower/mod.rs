@@ -2,6 +2,7 @@
 
 mod affine;
 mod align;
+mod attention;
 mod bags;
 mod chosen;
 mod control;

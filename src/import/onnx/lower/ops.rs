@@ -128,6 +128,8 @@ impl Lower {
             "GlobalAveragePool" | "GlobalMaxPool" => one(self.global_pool(node, inputs)),
             "BatchNormalization" => self.batch_normalization(node, inputs),
             "LayerNormalization" => self.layer_normalization(node, inputs),
+            "RMSNormalization" => one(self.rms_normalization(node, inputs)),
+            "Attention" => self.attention(node, inputs),
             "InstanceNormalization" => one(self.instance_normalization(node, inputs)),
             "GroupNormalization" => one(self.group_normalization(node, inputs)),
             "LpNormalization" => one(self.lp_normalization(node, inputs)),

@@ -83,7 +83,7 @@ impl Lower {
         const OF_ONE_TYPE: &[&str] = &["add", "sub", "mul", "min", "max", "mod", "compare", "concat"];
         let reads = Kind::Step(step.clone()).reads();
         let integers = reads.iter().filter(|id| self.dtype(**id) == DType::I64).count();
-        let of_integers = ["gru", "where"].contains(&step.op);
+        let of_integers = ["gru", "where", "sdpa"].contains(&step.op);
         if integers > 0 && !OF_ANY_TYPE.contains(&step.op) && !of_integers {
             return Err(problem("integers where floats are computed", "Cast to float32 before the op"));
         }
