@@ -74,7 +74,7 @@ def wrapping(to):
 
 
 def integers(to):
-    """Quotients, narrow types, constants that f64 does not hold."""
+    """Quotients, powers, narrow types, constants that f64 does not hold."""
     own = np.random.default_rng(29)
     k = own.integers(-2**31, 2**31, (ROWS, 4))
     to.take("quotients", """
@@ -117,6 +117,24 @@ def integers(to):
             {"k": k[:, :2] % 100_000 - 50_000, "x": (own.standard_normal((ROWS, 1)) * 50_000).astype(np.float32),
              "u": own.integers(0, 256, (ROWS, 2)).astype(np.uint8)}, ["y", "z"],
             {"two": np.uint8(200), "thousand": np.int64(1000), "wide": np.int64([300]), "hash": np.int64(-7046029254386353131)})
+    to.take("powers", """
+        a = Pow(k, two)
+        b = Pow(j, five)
+        c = Pow(k, none_)
+        ab = Concat<axis=1>(a, b, c)
+        m = Mod(ab, prime)
+        i = Cast<to=3>(k)
+        n = Neg(i)
+        s = Abs(i)
+        l = Cast<to=6>(k)
+        r = CumSum(l, axis)
+        mf = Cast<to=1>(m)
+        nf = Cast<to=1>(n)
+        sf = Cast<to=1>(s)
+        rf = Cast<to=1>(r)
+        y = Concat<axis=1>(mf, nf, sf, rf)""",
+            {"k": np.int64([[2**31 - 1, 2**31 - 1], [-128, 128], [100_003, -100_003], [5, -7], [0, 1], [-1, 127], [300, 90_000]]), "j": own.integers(-1000, 1000, (ROWS, 2))}, ["y"],
+            {"two": np.int64(2), "five": np.int64(5), "none_": np.int64(0), "prime": np.int64(1009), "axis": np.int64(1)})
     to.take("wide_ids", """
         i = Cast<to=6>(k)
         m = Mod(i, prime)

@@ -45,8 +45,12 @@ impl Lower {
         let op = node.proto.op_type.as_str();
         if !value.elem().is_float() {
             return self.each(value, |lower, x| match op {
-                "Neg" => lower.with("mul", x, -1.0),
-                "Abs" => lower.with("mul", x, -1.0).and_then(|y| lower.both("max", x, y)),
+                "Neg" => lower.with("mul", x, -1.0).and_then(|x| lower.around(x, value.elem())),
+                "Abs" => {
+                    let negative = lower.with("mul", x, -1.0)?;
+                    let size = lower.both("max", x, negative)?;
+                    lower.around(size, value.elem())
+                }
                 "Relu" => lower.with("max", x, 0.0),
                 "Sign" => lower.with("max", x, -1.0).and_then(|x| lower.with("min", x, 1.0)),
                 _ => Err(problem("integers", "Cast to float32 before the op")),
@@ -233,6 +237,10 @@ impl Lower {
         let (x, y) = (x.clone(), y.clone());
         let id = match (op, elem.is_float()) {
             ("div", false) => self.quotient(x, y, elem)?,
+            ("pow", false) if matches!(y, Arg::Value(_)) => {
+                return Err(problem("an integer to a power that is computed", "Cast to float32 before the op"));
+            }
+            ("pow", false) if matches!(y, Arg::Number(k) if k >= 0.0 && k.fract() == 0.0 && k < 64.0) => self.whole_power(x, y)?,
             ("pow", false) => {
                 let float = |lower: &mut Lower, arg| match arg {
                     Arg::Value(id) => lower.cast(id, DType::F32).map(Arg::Value),

@@ -20,6 +20,31 @@ impl Lower {
         self.with("sub", wrapped, size / 2.0)
     }
 
+    /// x to a whole power, by products.
+    pub fn whole_power(&mut self, x: Arg, power: Arg) -> Checked<IrId> {
+        let (Arg::Value(x), Arg::Number(power)) = (x, power) else {
+            return Err(problem("a power of a number", "Fold constants before the import"));
+        };
+        let (mut square, mut rest) = (x, power as u32);
+        let mut product: Option<IrId> = None;
+        while rest > 0 {
+            if rest % 2 == 1 {
+                product = Some(product.map_or(Ok(square), |product| self.both("mul", product, square))?);
+            }
+            rest /= 2;
+            if rest > 0 {
+                square = self.both("mul", square, square)?;
+            }
+        }
+        match product {
+            Some(product) => Ok(product),
+            None => {
+                let shape = self.shape(x);
+                self.fill(1.0, &shape, Elem::I64)
+            }
+        }
+    }
+
     /// The remainder with the sign of the dividend: sign(x) · (|x| mod |y|).
     pub fn remainder(&mut self, x: Arg, y: Arg) -> Checked<IrId> {
         let Arg::Value(x) = x else { return Err(problem("fmod of a number by a value", "Use a value as the dividend")) };

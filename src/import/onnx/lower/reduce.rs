@@ -38,6 +38,7 @@ impl Lower {
         let own = axes.iter().map(|axis| row.own_axis(*axis, "reduces values")).collect::<Checked<Vec<_>>>()?;
         let x = self.ir(&row)?;
         let id = self.reduced(op, x, &own, keep)?;
+        let id = if op == "ReduceSum" { self.around(id, row.elem)? } else { id };
         let batch = row.batch.map(|batch| match keep {
             true => batch,
             false => super::super::value::Batch { at: batch.at - axes.iter().filter(|axis| **axis < batch.at).count(), ..batch },
@@ -175,6 +176,7 @@ impl Lower {
             }
         }
         let id = self.map("cumsum", x, args, row.shape.clone(), row.dtype())?;
+        let id = self.around(id, row.elem)?;
         Ok(self.like(&row, row.elem, id))
     }
 

@@ -25,14 +25,17 @@ impl Lower {
         if indices.rank() != rank || updates.rank() != rank {
             return Err(problem("data, indices and updates of different ranks", "Export the model again: the graph is not consistent"));
         }
+        let batch = [data, indices, updates].into_iter().find_map(|value| if let Value::Row(row) = value { row.batch } else { None });
+        let Some(batch) = batch else { return Err(problem("writing by index into constants", "Fold constants before the import")) };
+        if axis == batch.at {
+            return Err(mixes("writes elements"));
+        }
         let same = self.uniform_update(updates)?;
         let adds = match node.text("reduction", "none") {
             "add" => true,
             "none" if same.is_some() || indices.dims()[axis].known() == Some(1) => false,
             _ => return Err(problem("writing by index, where several updates may meet one element", OTHERWISE)),
         };
-        let batch = [data, indices, updates].into_iter().find_map(|value| if let Value::Row(row) = value { row.batch } else { None });
-        let Some(batch) = batch else { return Err(problem("writing by index into constants", "Fold constants before the import")) };
         let data = self.beside(data, batch)?;
         let indices = self.beside(indices, batch)?;
         let own = data.own_axis(axis, "writes elements")?;
