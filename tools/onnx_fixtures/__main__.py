@@ -3,7 +3,8 @@
     cd tools && python3 -m onnx_fixtures --out ../tests/onnx [--golden DIR] [--torch]
 
 Needs onnx, onnxruntime, numpy and safetensors. `ok/NAME.onnx` are imported, with `ok/NAME.safetensors` holding inputs and outputs by name;
-`refused/NAME.onnx` are refused, for the reason that tests/onnx_import.rs states. `--golden` also copies the files of trained models,
+`refused/NAME.onnx` are refused, for the reason that tests/onnx_import.rs states, `engine/NAME.onnx` only because the engine computes
+something else than float64 arithmetic does. `--golden` also copies the files of trained models,
 `--torch` (needs torch and onnxscript) exports nn.EmbeddingBag.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 from safetensors.numpy import load_file, save_file
 
-from .arithmetic import curves, elementwise, integers, wrapping
+from .arithmetic import beyond_f32, curves, elementwise, integers, wrapping
 from .build import Fixtures
 from .lookups import by_row, lookups, written
 from .refusals import refusals
@@ -45,7 +46,7 @@ def main():
     arguments.add_argument("--torch", action="store_true", help="also export the files that torch writes")
     given = arguments.parse_args()
     to = Fixtures(given.out)
-    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals):
+    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, beyond_f32):
         make(to)
     for make in (integers, curves, recurrent, by_row, written, versions):
         make(to)

@@ -1,8 +1,9 @@
 """Elementwise ops."""
 
 import numpy as np
+import onnx
 
-from .build import ROWS, f, ints
+from .build import ROWS, f, ints, model
 
 
 def elementwise(to):
@@ -162,3 +163,13 @@ def curves(to):
     lines = [f"{op.lower()} = {op}({source})" for op, source in ops.items()]
     to.take("curves", "\n".join(lines + [f"y = Concat<axis=1>({', '.join(op.lower() for op in ops)})"]),
             {"a": inside, "b": outside.clip(-80, 80), "c": inside * np.float32(0.999), "h": huge, "g": 1 + np.abs(huge)}, ["y"])
+
+
+def beyond_f32(to):
+    """The absolute value, by squares that no f32 holds."""
+    nodes = """large = Mul(x, scale)
+        square = Mul(large, large)
+        root = Sqrt(square)
+        y = Div(root, scale)"""
+    scale = {"scale": np.array(1e20, np.float32)}
+    onnx.save(model(nodes, {"x": np.ones((ROWS, 1), np.float32)}, ["y"], scale), to.engine / "overflow.onnx")

@@ -52,8 +52,8 @@ def run(made, inputs, outputs):
 
 class Fixtures:
     def __init__(self, out):
-        self.ok, self.refused = out / "ok", out / "refused"
-        for folder in (self.ok, self.refused):
+        self.ok, self.refused, self.engine = out / "ok", out / "refused", out / "engine"
+        for folder in (self.ok, self.refused, self.engine):
             folder.mkdir(parents=True, exist_ok=True)
 
     def take(self, name, nodes, inputs, outputs, weights=None, labels=(), **options):
