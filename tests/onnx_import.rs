@@ -1,5 +1,5 @@
-//! ONNX files become bundles that compute the same, or are refused by name. `tools/make_onnx_fixtures.py` made the files in tests/onnx; the
-//! outputs beside them are onnxruntime's, or for trained models those of the trainer in float64.
+//! ONNX files become bundles that compute the same, or are refused by name. `tools/onnx_fixtures` made the files in tests/onnx; the outputs
+//! beside them are onnxruntime's, or for trained models those of the trainer in float64.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ fn every_file_computes_what_its_outputs_say() {
 #[test]
 fn what_cannot_be_imported_is_refused_by_name() {
     let cases = [
-        ("lstm", "(LSTM): this op cannot be imported. GRU is the recurrent layer"),
+        ("lstm", "(LSTM): a clip, coupled gates or peepholes. Train with the standard layer"),
         ("loop", "node \"bags\" (Loop): a loop that is no nn.EmbeddingBag over the rows as torch exports it"),
         ("bags_from_one", "(Loop): a loop that is no nn.EmbeddingBag"),
         (
@@ -115,12 +115,20 @@ fn what_cannot_be_imported_is_refused_by_name() {
         ("row_by_row_gather", "(Gather): it takes elements of one row by indices of another"),
         ("dropout_in_training", "(Dropout): dropout in training mode. Export the model in evaluation mode"),
         ("random_numbers", "(RandomNormalLike): this op cannot be imported. A score must not be random"),
-        ("scatter", "(ScatterElements): this op cannot be imported. Writing by index"),
+        ("scatter", "(ScatterElements): writing by index, where several updates may meet one element. Only sums"),
         ("constant_output", "output \"y\": it does not depend on the inputs"),
         ("vector_output", "output \"y\": 65 numbers per row. At most 64"),
         ("transposed_output", "output \"y\": its shape is [4, N]: the rows are not its first axis alone"),
-        ("integer_division", "(Div): a division of integers"),
-        ("old_opset", "opset: version 12 of ai.onnx; 13 to 22 are read. Export with opset_version=20"),
+        ("division_by_zero", "(Div): a division of integers by 0"),
+        (
+            "pairs_of_rows",
+            "(GatherND): a range over the number of rows. Only nn.EmbeddingBag may use it, as offsets, and x[arange(batch), i]",
+        ),
+        ("rows_as_ids", "(Gather): a range over the number of rows"),
+        ("neighbours", "(Gather): it takes elements along the axis that holds the rows"),
+        ("old_softmax", "(Softmax): axis 1 of 3 axes, which version 11 takes as one from there on. Export with opset_version=13"),
+        ("old_op", "opset: version 10 of ai.onnx, of which CumSum is not read; 13 to 25 are. Export with opset_version=20, or convert"),
+        ("old_opset", "opset: version 6 of ai.onnx; 7 to 25 are read. Export with opset_version=20"),
         ("unknown_domain", "node \"fused\" (com.microsoft.FusedMatMul): the domain \"com.microsoft\". Only ai.onnx, ai.onnx.ml"),
         ("dynamic_axis", "input \"x\": axis 1 has no fixed size (length). Give it a size (--dim length=50)"),
         ("strings", "input \"x\": strings. Map strings to numbers before the model"),
@@ -208,6 +216,25 @@ fn bags_become_pooled_features() {
 }
 
 #[test]
+fn rows_decide_how_wide_ids_are() {
+    let (report, manifest, _) = imported("wide_ids", "");
+    assert_eq!(manifest["features"][0]["id_type"], "u64");
+    assert!(report.notes.iter().any(|note| note.contains("more than 32 bits in k")), "{:?}", report.notes);
+    let rules = Rules::parse(Path::new("features.toml"), "[features.k]\nid_type = \"u32\"").expect("rules");
+    let folder = TempDir::new().expect("a folder");
+    let error = import(&Options { rules, ..options("wide_ids", folder.path()) }).expect_err("a rule is a rule").to_string();
+    assert!(error.contains("expected an integer of 32 bits (of 64 where the feature's id_type is \"u64\")"), "{error}");
+}
+
+#[test]
+fn an_element_of_each_row_is_gathered() {
+    for (name, count) in [("by_row", 4), ("by_row_flat", 2)] {
+        let (_, manifest, _) = imported(name, "");
+        assert_eq!(steps(&manifest, "gather").len(), count, "{name}");
+    }
+}
+
+#[test]
 fn ids_that_are_numbers_too_stay_numbers() {
     let (report, manifest, _) = imported("masked_history", "");
     assert_eq!(report.features[0].kind, "integer");
@@ -271,8 +298,17 @@ fn rules_that_mean_nothing_are_refused() {
         let error = import(&Options { rules, rows: None, ..options("packed_columns", folder.path()) }).expect_err(text).to_string();
         assert!(error.contains(reason), "{text}: {error}");
     }
-    for text in ["[features.X]\ncolour = 1", "[feature.X]", "name = 3"] {
-        assert!(Rules::parse(Path::new("features.toml"), text).is_err(), "{text}");
+    let cases = [
+        ("[features.X]\ncolour = 1", "features.toml: features.\"X\": "),
+        ("[features.\"X.3\"]\nscoop = \"context\"", "features.toml: features.\"X.3\": "),
+        ("[outputs.p]\nkinds = 1", "features.toml: outputs.\"p\": "),
+        ("[feature.X]", "features.toml: file: "),
+        ("name = 3", "features.toml: file: "),
+        ("name = ", "features.toml: file: "),
+    ];
+    for (text, place) in cases {
+        let error = Rules::parse(Path::new("features.toml"), text).expect_err(text).to_string();
+        assert!(error.starts_with(place), "{text}: {error}");
     }
 }
 

@@ -101,6 +101,9 @@ mod tests {
         assert_eq!(candidates.lengths, [2, 0, 0, 0]);
         assert_eq!(candidates.weights, [0.5_f32, 0.25].map(f32::to_le_bytes).concat());
         let too_wide = rows.push_row(&[Cell::Dense(&[1., 2.]), ids(&[0], &[]), ids(&[1 << 31], &[]), ids(&[], &[]), ids(&[0], &[])]);
-        assert_eq!(too_wide.unwrap_err().to_string(), "row 2, feature \"slot\": 2147483648, expected an integer of 32 bits");
+        assert_eq!(
+            too_wide.unwrap_err().to_string(),
+            "row 2, feature \"slot\": 2147483648, expected an integer of 32 bits (of 64 where the feature's id_type is \"u64\")"
+        );
     }
 }

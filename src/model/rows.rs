@@ -227,7 +227,9 @@ impl Field {
                     return Err(format!("{} weights, expected {weights_expected}", weights.len()));
                 }
                 match ids.iter().find(|id| !self.carries(**id)) {
-                    Some(id) if self.kind == FieldKind::Integer => Err(format!("{id}, expected an integer of 32 bits")),
+                    Some(id) if self.kind == FieldKind::Integer => {
+                        Err(format!("{id}, expected an integer of 32 bits (of 64 where the feature's id_type is \"u64\")"))
+                    }
                     Some(id) => Err(format!("the id {id}, expected 0 to {}, or -1 for missing", u32::MAX - 1)),
                     None => Ok(()),
                 }

@@ -54,6 +54,38 @@ impl Elem {
         matches!(self, Elem::F32 | Elem::F16 | Elem::BF16 | Elem::F64)
     }
 
+    /// Bits of an integer type of fewer than 64, and whether it has a sign.
+    pub fn narrow(self) -> Option<(i32, bool)> {
+        Some(match self {
+            Elem::I8 => (8, true),
+            Elem::U8 => (8, false),
+            Elem::I16 => (16, true),
+            Elem::U16 => (16, false),
+            Elem::I32 => (32, true),
+            Elem::U32 => (32, false),
+            _ => return None,
+        })
+    }
+
+    /// Whether it holds every integer of another type of fewer than 64 bits.
+    pub fn holds(self, other: Elem) -> bool {
+        let (Some((own, signed)), Some((bits, other_signed))) = (self.narrow(), other.narrow()) else { return self == other };
+        if signed == other_signed { bits <= own } else { signed && bits < own }
+    }
+
+    /// An integer as the type holds it: its lowest bits.
+    pub fn wrapped(self, x: i64) -> i64 {
+        match self {
+            Elem::I8 => i64::from(x as i8),
+            Elem::U8 => i64::from(x as u8),
+            Elem::I16 => i64::from(x as i16),
+            Elem::U16 => i64::from(x as u16),
+            Elem::I32 => i64::from(x as i32),
+            Elem::U32 => i64::from(x as u32),
+            _ => x,
+        }
+    }
+
     /// What a graph computes it in.
     pub fn dtype(self) -> DType {
         if self.is_float() { DType::F32 } else { DType::I64 }
@@ -85,19 +117,20 @@ pub struct Const {
 }
 
 impl Const {
-    /// Integers.
+    /// Integers; those that the type does not hold wrap around.
     pub fn integers(name: &str, elem: Elem, values: Nd<i64>) -> Const {
-        Const { name: name.into(), elem, shape: values.shape, data: Rc::new(Data::I64(values.data)) }
+        let data = values.data.into_iter().map(|x| elem.wrapped(x)).collect();
+        Const { name: name.into(), elem, shape: values.shape, data: Rc::new(Data::I64(data)) }
     }
 
-    /// Numbers of a type: floats are rounded to it, integers truncated.
+    /// Numbers of a type: floats are rounded to it, integers truncated; what the type does not hold wraps around.
     pub fn numbers(name: &str, elem: Elem, shape: Vec<usize>, values: Vec<f64>) -> Const {
         let data = match elem {
             Elem::F64 => Data::F64(values),
             Elem::F16 => Data::F32(values.into_iter().map(|x| half::f16::from_f64(x).to_f32()).collect()),
             Elem::BF16 => Data::F32(values.into_iter().map(|x| half::bf16::from_f64(x).to_f32()).collect()),
             Elem::F32 => Data::F32(values.into_iter().map(|x| x as f32).collect()),
-            _ => Data::I64(values.into_iter().map(|x| x as i64).collect()),
+            _ => Data::I64(values.into_iter().map(|x| elem.wrapped(x as i64)).collect()),
         };
         Const { name: name.into(), elem, shape, data: Rc::new(data) }
     }
@@ -149,6 +182,11 @@ impl Const {
     /// The number, if there is one only.
     pub fn number(&self) -> Option<f64> {
         (self.len() == 1).then(|| self.at(0))
+    }
+
+    /// Whether f64 holds every element as it is: integers beyond 2^53 may be lost in it.
+    pub fn fits_f64(&self) -> bool {
+        self.as_integers().is_none_or(|values| values.iter().all(|x| x.unsigned_abs() <= 1 << 53))
     }
 
     /// Same elements, other shape of as many.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::{DType, Pool};
 
-use super::constant::{Const, Data};
+use super::constant::{Const, Data, Elem};
 use super::error::{ImportError, problem};
 use super::features::{FeatureKind, Plan, table_of};
 use super::graph::Converted;
@@ -56,11 +56,14 @@ struct Writer<'a> {
     bases: HashMap<Vec<usize>, String>,
 }
 
-/// Writes the graph.
-pub fn emit(graph: &Converted, rules: &Rules) -> Result<Emitted, ImportError> {
+/// Writes the graph. `wide`: features whose ids have 64 bits, where no rule says otherwise.
+pub fn emit(graph: &Converted, rules: &Rules, wide: &[usize]) -> Result<Emitted, ImportError> {
     rules.check_outputs(&graph.outputs)?;
     let mut table_names = Names::default();
-    let plan = super::features::plan(graph, rules, &mut table_names)?;
+    let mut plan = super::features::plan(graph, rules, &mut table_names)?;
+    for feature in wide {
+        plan.features[*feature].rule.id_type.get_or_insert(json!("u64"));
+    }
     let mut writer = Writer {
         graph,
         value_of: vec![None; graph.nodes.len()],
@@ -115,7 +118,11 @@ impl Writer<'_> {
                 let tensor = self.tensor(constant);
                 self.push(&label, "const", vec![("tensor", json!(tensor))])
             }
-            Kind::Source { atoms, integer } => self.source(&label, atoms, *integer, node.dtype, &node.shape),
+            Kind::Source { atoms, integer, elem } => {
+                let value = self.source(&label, atoms, *integer, node.dtype, &node.shape);
+                let wide = atoms.iter().filter_map(|atom| self.plan.place(atom)).any(|(feature, _)| self.plan.features[feature].is_wide());
+                if wide && node.dtype == DType::I64 { self.around(&label, value, *elem) } else { value }
+            }
             Kind::Embed { table, atoms, ids, pool } => {
                 if self.plan.lookups[id.0] {
                     self.lookup(&label, table, atoms, ids, *pool, &node.shape)
@@ -125,6 +132,15 @@ impl Writer<'_> {
             }
             Kind::Step(step) => self.step(&label, step),
         }
+    }
+
+    /// Integers of 64 bits as a narrower type holds them.
+    fn around(&mut self, label: &str, value: String, elem: Elem) -> String {
+        let Some((bits, signed)) = elem.narrow() else { return value };
+        let half = if signed { 1_i64 << (bits - 1) } else { 0 };
+        let shifted = self.push(label, "add", vec![("a", json!(value)), ("b", json!(half))]);
+        let wrapped = self.push(label, "mod", vec![("a", json!(shifted)), ("b", json!(1_i64 << bits))]);
+        self.push(label, "sub", vec![("a", json!(wrapped)), ("b", json!(half))])
     }
 
     fn step(&mut self, label: &str, step: &Step) -> String {
@@ -199,7 +215,7 @@ impl Writer<'_> {
                 json!(offsets[0])
             } else {
                 let nd = super::nd::Nd { shape: shape.to_vec(), data: offsets };
-                let tensor = self.tensor(&Const::integers(&format!("{label}.offsets"), super::constant::Elem::I64, nd));
+                let tensor = self.tensor(&Const::integers(&format!("{label}.offsets"), Elem::I64, nd));
                 json!(self.push(label, "const", vec![("tensor", json!(tensor))]))
             };
             value = self.push(label, "add", vec![("a", json!(value)), ("b", operand)]);

@@ -20,8 +20,36 @@ pub fn problem(what: impl Into<String>, remedy: impl Into<String>) -> Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}. {}", self.what, self.remedy)
+        write!(f, "{}. {}", Short(&self.what), Short(&self.remedy))
     }
+}
+
+/// Text of a file as a person can read it: names may have any length there. What is long is cut in the middle.
+struct Short<'a>(&'a str);
+
+/// Characters that are shown of a word, and of a text.
+const WORD: usize = 160;
+const TEXT: usize = 2000;
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        for word in self.0.split_inclusive(char::is_whitespace) {
+            text.push_str(&cut(word, WORD));
+        }
+        f.write_str(&cut(&text, TEXT))
+    }
+}
+
+/// At most `most` characters, those left out in the middle marked by an ellipsis.
+fn cut(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let end = most / 3;
+    let start = most - end - 1;
+    text.chars().take(start).chain(['…']).chain(text.chars().skip(count - end)).collect()
 }
 
 /// Of an op.
@@ -41,7 +69,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// A file says something that cannot be imported: the model, its inputs and outputs, the features' rules, the rows.
-    #[error("{}: {place}: {problem}", file.display())]
+    #[error("{}: {}: {problem}", file.display(), Short(place))]
     File {
         /// The file.
         file: PathBuf,
@@ -51,7 +79,7 @@ pub enum ImportError {
         problem: Problem,
     },
     /// A node of the graph.
-    #[error("{}: node {node:?} ({op}): {problem}", file.display())]
+    #[error("{}: node {} ({}): {problem}", file.display(), Short(&format!("{node:?}")), Short(op))]
     Node {
         /// The file.
         file: PathBuf,
@@ -87,4 +115,26 @@ pub enum ImportError {
         /// The way out.
         remedy: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut() {
+        let long = "n".repeat(5000);
+        let cases = [
+            ("a short one".to_owned(), 11),
+            (format!("the name {long} is long"), 9 + WORD + 7),
+            (format!("{} end", "é ".repeat(5000)), TEXT),
+        ];
+        for (text, expected) in cases {
+            let shown = Short(&text).to_string();
+            assert_eq!(shown.chars().count(), expected, "{shown}");
+            assert_eq!(shown.contains('…'), shown != text);
+        }
+        let error = ImportError::Node { file: "m".into(), node: long.clone(), op: long, problem: problem("a", "b") };
+        assert!(error.to_string().len() < 400, "{error}");
+    }
 }

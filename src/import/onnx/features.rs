@@ -80,6 +80,10 @@ impl Feature {
     pub fn width(&self) -> usize {
         self.end - self.start
     }
+    /// Whether a request brings 64 bits for each of its ids.
+    pub fn is_wide(&self) -> bool {
+        self.rule.id_type.as_ref().is_some_and(|id_type| id_type == "u64")
+    }
 }
 
 /// Features and tables of a bundle.
@@ -169,7 +173,7 @@ fn uses(graph: &Converted, live: &[bool]) -> Uses {
     }
     for (index, node) in graph.nodes.iter().enumerate().filter(|(index, _)| live[*index]) {
         match &node.kind {
-            Kind::Source { atoms, integer } => {
+            Kind::Source { atoms, integer, .. } => {
                 for atom in atoms.iter() {
                     let (input, column) = (atom.input as usize, atom.column as usize);
                     uses.numeric[input][column] = true;

@@ -10,16 +10,13 @@ use crate::limits::{NODES_MAX, ONNX_BYTES_MAX, OUTPUTS_MAX, VALUE_ELEMENTS_MAX};
 use super::constant::{Const, Elem};
 use super::error::{Checked, ImportError, Problem, problem};
 use super::ir;
-use super::lower::{Frame, Input, Lower, Scope};
+use super::lower::{Frame, Input, Lower, Scope, needed};
 use super::nd::count;
+use super::opsets;
 use super::outputs::Column;
 use super::proto;
 use super::tensor::{External, constant};
 use super::value::Value;
-
-/// The opsets of ai.onnx that are read, and those of ai.onnx.ml.
-const OPSETS: std::ops::RangeInclusive<i64> = 13..=22;
-const ML_OPSETS: std::ops::RangeInclusive<i64> = 1..=5;
 
 /// A graph whose ops are those of a bundle; features and tables are not decided yet.
 #[derive(Debug)]
@@ -68,9 +65,16 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let Some(graph) = model.graph else {
         return Err(at("file")(problem("no graph in it", "Give the .onnx file that an exporter wrote")));
     };
-    check_versions(&model.opset_import, &graph.node).map_err(at("opset"))?;
+    let mut notes = Vec::new();
+    let kept = kept_outputs(&graph.output, &mut notes);
+    let outputs: Vec<String> = kept.iter().map(|at| graph.output[*at].name.clone()).collect();
+    let wanted: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let live = needed(&graph.node, wanted.iter().copied());
+    let nodes = graph.node.iter().zip(&live).filter(|(_, live)| **live).map(|(node, _)| node);
+    let opset = opsets::check(&model.opset_import, nodes, &model.producer_name).map_err(at("opset"))?;
     for function in model.functions.iter().filter(|function| !function.opset_import.is_empty()) {
-        check_versions(&function.opset_import, &function.node).map_err(at(&format!("function {:?}", function.name)))?;
+        opsets::check(&function.opset_import, function.node.iter(), &model.producer_name)
+            .map_err(at(&format!("function {:?}", function.name)))?;
     }
     if graph.node.len() > NODES_MAX {
         return Err(at("graph")(problem(format!("{} nodes, at most {NODES_MAX}", graph.node.len()), "Export a smaller graph")));
@@ -82,7 +86,6 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let mut constants: Vec<(String, Const)> = Vec::with_capacity(graph.initializer.len());
     let mut elements = 0_usize;
     // Only what is read is loaded: strings of an unused label map do no harm.
-    let wanted_outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
     for tensor in graph.initializer {
         let name = tensor.name.clone();
         match constant(tensor, &name, &mut external) {
@@ -114,6 +117,8 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
         return Err(at("graph")(problem("no inputs", "A model without inputs has nothing to rank")));
     }
     let mut lower = Lower::new(inputs, fixed_batch, model.functions, elements, external);
+    lower.opset = opset;
+    lower.notes = notes;
     if let Some(rows) = fixed_batch {
         lower.notes.push(format!("the file was exported for a batch of {rows}: its first axis is taken to be the batch, of any size"));
     }
@@ -126,8 +131,6 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
         let value = lower.input(index).map_err(at(&format!("input {name:?}")))?;
         scope.set(&name, value);
     }
-    let kept = kept_outputs(&graph.output, &mut lower.notes);
-    let wanted: Vec<&str> = kept.iter().map(|at| wanted_outputs[*at]).collect();
     let caller = HashMap::new();
     let frame = Frame { caller: &caller, depth: 0 };
     let dead = lower.run(&graph.node, &wanted, &mut scope, frame).map_err(|mut fault| {
@@ -151,7 +154,6 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
         let what = format!("{} numbers per row, expected 1 to {OUTPUTS_MAX}", columns.len());
         return Err(at("outputs")(problem(what, "Export the scores alone")));
     }
-    let outputs: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     let mut ops: Vec<(String, usize)> = lower.ops.drain().collect();
     ops.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let producer = format!("{} {}", model.producer_name, model.producer_version).trim().to_owned();
@@ -160,41 +162,6 @@ pub fn convert(file: &Path, bytes: &[u8], sizes: &[(String, usize)], folder: Opt
     let ids: Vec<ir::IrId> = columns.iter().map(|column| column.id).collect();
     ir::pool_lookups(&mut nodes, &ids);
     Ok(Converted { nodes, inputs, outputs, columns, producer, ops, dead, folded, notes })
-}
-
-/// Older versions of ai.onnx down to this are read where only [`UNCHANGED`] ops are used: converters of tree models write them.
-const OPSET_OLD: i64 = 7;
-
-/// Ops that have said the same since [`OPSET_OLD`].
-const UNCHANGED: [&str; 12] = ["Identity", "Cast", "Add", "Sub", "Mul", "Div", "Reshape", "Concat", "Sigmoid", "Exp", "Sqrt", "Transpose"];
-
-fn check_versions(opsets: &[proto::OpsetId], nodes: &[proto::Node]) -> Checked<()> {
-    let changed = |node: &proto::Node| matches!(node.domain.as_str(), "" | "ai.onnx") && !UNCHANGED.contains(&node.op_type.as_str());
-    let mut found = false;
-    for id in opsets {
-        let (range, what) = match id.domain.as_str() {
-            "" | "ai.onnx" => (OPSETS, "ai.onnx"),
-            "ai.onnx.ml" => (ML_OPSETS, "ai.onnx.ml"),
-            _ => {
-                found = true;
-                continue;
-            }
-        };
-        found = true;
-        if what == "ai.onnx" && (OPSET_OLD..*OPSETS.start()).contains(&id.version) && !nodes.iter().any(changed) {
-            continue;
-        }
-        // Some converters leave the version out where no op of the domain is used.
-        if what == "ai.onnx" && !nodes.iter().any(|node| matches!(node.domain.as_str(), "" | "ai.onnx")) {
-            continue;
-        }
-        if !range.contains(&id.version) {
-            let remedy = format!("Export with opset_version={}, or convert the file with onnx.version_converter", range.end().min(&20));
-            let what = format!("version {} of {what}; {} to {} are read", id.version, range.start(), range.end());
-            return Err(problem(what, remedy));
-        }
-    }
-    if found { Ok(()) } else { Err(problem("no version of ai.onnx", "Give the .onnx file that an exporter wrote")) }
 }
 
 /// An input, and the batch size that it declares if that is a number.

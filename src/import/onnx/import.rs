@@ -55,9 +55,16 @@ pub fn import(options: &Options) -> Result<Draft, ImportError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let graph = convert(file, &bytes, &options.sizes, Some(folder))?;
+    let mut graph = convert(file, &bytes, &options.sizes, Some(folder))?;
     drop(bytes);
-    let emitted = emit(&graph, rules)?;
+    let mut emitted = emit(&graph, rules, &[])?;
+    let given = options.rows.as_ref().map(|file| Rows::read(file, read(file, SELFTEST_BYTES_MAX)?, &graph, &emitted)).transpose()?;
+    let wide = given.as_ref().map(|rows| rows.wide(&emitted.plan.features)).unwrap_or_default();
+    if !wide.is_empty() {
+        let names: Vec<&str> = wide.iter().map(|feature| emitted.plan.features[*feature].name.as_str()).collect();
+        graph.notes.push(format!("rows hold ids of more than 32 bits in {}: id_type is \"u64\" there", names.join(", ")));
+        emitted = emit(&graph, rules, &wide)?;
+    }
     let mut draft = out.clone().into_os_string();
     draft.push(".part");
     let draft = PathBuf::from(draft);
@@ -70,7 +77,7 @@ pub fn import(options: &Options) -> Result<Draft, ImportError> {
     }
     let draft = Partial(draft);
     fs::create_dir_all(&draft.0).map_err(io_error(&draft.0, "cannot be made"))?;
-    let report = fill(options, &graph, &emitted, &draft.0)?;
+    let report = fill(options, &graph, &emitted, given, &draft.0)?;
     Ok(Draft::new(draft, out.clone(), report))
 }
 
@@ -85,12 +92,9 @@ fn read(file: &Path, most: u64) -> Result<Vec<u8>, ImportError> {
 }
 
 /// Writes the bundle into `folder`.
-fn fill(options: &Options, graph: &Converted, emitted: &Emitted, folder: &Path) -> Result<Report, ImportError> {
+fn fill(options: &Options, graph: &Converted, emitted: &Emitted, rows: Option<Rows>, folder: &Path) -> Result<Report, ImportError> {
     let weights = write_weights(emitted, folder)?;
-    let mut rows = match &options.rows {
-        Some(file) => Rows::read(file, read(file, SELFTEST_BYTES_MAX)?, graph, emitted)?,
-        None => Rows::made_up(emitted, false),
-    };
+    let mut rows = rows.unwrap_or_else(|| Rows::made_up(emitted, false));
     let mut scores = score(options, emitted, &weights, &rows, folder)?;
     if options.rows.is_none() && scores.iter().flatten().any(|score| !score.is_finite()) {
         rows = Rows::made_up(emitted, true);

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::model::{DType, Pool};
 
-use super::constant::Const;
+use super::constant::{Const, Elem};
 use super::value::Atom;
 
 /// Index of a node.
@@ -49,6 +49,8 @@ pub enum Kind {
         atoms: Rc<Vec<Atom>>,
         /// Made integers before they are used.
         integer: bool,
+        /// The type in ONNX: integers of 32 bits wrap around where a request may bring more.
+        elem: Elem,
     },
     /// Rows of a table [rows, dim] by ids that are elements of inputs: [ids.., dim], or pooled over the last axis of the ids.
     Embed {

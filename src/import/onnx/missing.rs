@@ -89,8 +89,8 @@ fn asks(nodes: &[Node], step: &Step) -> Option<(IrId, bool)> {
 fn same(nodes: &[Node], a: IrId, b: IrId) -> bool {
     let (x, y) = (&nodes[a.0], &nodes[b.0]);
     match (&x.kind, &y.kind) {
-        (Kind::Source { atoms, integer }, Kind::Source { atoms: others, integer: other }) => {
-            x.shape == y.shape && integer == other && atoms == others
+        (Kind::Source { atoms, integer, elem }, Kind::Source { atoms: others, integer: other, elem: its }) => {
+            x.shape == y.shape && integer == other && elem == its && atoms == others
         }
         _ => a == b,
     }

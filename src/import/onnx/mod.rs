@@ -21,6 +21,7 @@ mod missing;
 mod names;
 mod nd;
 mod node;
+mod opsets;
 mod outputs;
 mod proto;
 mod raw;

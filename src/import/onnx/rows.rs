@@ -87,6 +87,19 @@ impl Rows {
         Ok(Rows { count, columns, expected, ignored, raw })
     }
 
+    /// Features that hold numbers of more than 32 bits, where no rule says how many they have.
+    pub fn wide(&self, features: &[Feature]) -> Vec<usize> {
+        let carries = |feature: &Feature, id: i64| match feature.kind {
+            FeatureKind::Integer => i32::try_from(id).is_ok(),
+            _ => (-1..i64::from(u32::MAX)).contains(&id),
+        };
+        let is_wide = |at: &usize| match &self.columns[*at] {
+            Column::Ids(ids) => features[*at].rule.id_type.is_none() && !ids.iter().all(|id| carries(&features[*at], *id)),
+            Column::Dense(_) => false,
+        };
+        (0..self.columns.len()).filter(is_wide).collect()
+    }
+
     /// Made-up rows: ids in range, numbers of a normal distribution, one in eight missing where the graph deals with that. The same at every
     /// import. `calm`: small numbers.
     pub fn made_up(emitted: &Emitted, calm: bool) -> Rows {

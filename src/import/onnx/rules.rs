@@ -122,8 +122,10 @@ impl Rules {
         if text.len() as u64 > RULES_BYTES_MAX {
             return Err(fault("file", problem(format!("{} bytes", text.len()), format!("At most {RULES_BYTES_MAX}"))));
         }
-        let mut rules: Rules = toml::from_str(text)
-            .map_err(|error| fault("file", problem(error.to_string().trim_end().to_owned(), "docs/import.md lists the keys")))?;
+        let mut rules: Rules = toml::from_str(text).map_err(|error| {
+            let place = wrong_key(text).unwrap_or_else(|| "file".into());
+            fault(&place, problem(error.to_string().trim_end().to_owned(), "docs/import.md lists the keys"))
+        })?;
         rules.file = file.to_owned();
         Ok(rules)
     }
@@ -171,6 +173,18 @@ impl Rules {
             }
         }
     }
+}
+
+/// The key under which a file does not say what it may.
+fn wrong_key(text: &str) -> Option<String> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    let of = |section: &str, is_fine: fn(toml::Value) -> bool| {
+        let entries = table.get(section)?.as_table()?;
+        let (key, _) = entries.iter().find(|(_, value)| !is_fine((*value).clone()))?;
+        Some(format!("{section}.{key:?}"))
+    };
+    of("features", |value| value.try_into::<FeatureRule>().is_ok())
+        .or_else(|| of("outputs", |value| value.try_into::<OutputRule>().is_ok()))
 }
 
 /// Input and columns that a key names.

@@ -78,6 +78,15 @@ pub enum Repr {
         /// They were made integers on the way.
         integer: bool,
     },
+    /// `per` times the number of the row, plus `rest`: it takes elements of values of each row, nothing else.
+    Numbers {
+        /// Multiples of the row's number.
+        per: i64,
+        /// An integer of the row.
+        rest: Option<IrId>,
+    },
+    /// Computed from numbers of rows: only its shape may be read.
+    Shape,
 }
 
 /// A value of each row, or (without `batch`) a computed value that is the same for all rows.
@@ -176,6 +185,8 @@ pub enum Held {
     Empty,
     /// A sequence of one value per row, in the order of the rows.
     Bags(Row),
+    /// Indices along the first axes of a value, side by side on a last axis; some of them numbers of rows.
+    Places(Vec<Row>),
 }
 
 /// An ONNX value.
@@ -233,7 +244,7 @@ impl Value {
             Value::Row(row) => row.elem,
             Value::Held(Held::Steps(steps)) => steps.elem,
             Value::Held(Held::Bags(row)) => row.elem,
-            Value::Sizes(_) | Value::Absent | Value::Held(Held::Empty) => Elem::I64,
+            Value::Sizes(_) | Value::Absent | Value::Held(Held::Empty | Held::Places(_)) => Elem::I64,
         }
     }
 

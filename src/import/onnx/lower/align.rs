@@ -47,7 +47,7 @@ impl Lower {
                 Value::Const(constant) => {
                     let constant = self.uniform(constant, batch.map(|batch| (batch, rank)))?;
                     let arg = match constant.number() {
-                        Some(number) if numbers && !number.is_nan() => Arg::Number(number),
+                        Some(number) if numbers && !number.is_nan() && constant.fits_f64() => Arg::Number(number),
                         _ => Arg::Value(self.lift(&constant)?),
                     };
                     (arg, constant.shape)

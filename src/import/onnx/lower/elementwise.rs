@@ -45,8 +45,12 @@ impl Lower {
         let op = node.proto.op_type.as_str();
         if !value.elem().is_float() {
             return self.each(value, |lower, x| match op {
-                "Neg" => lower.with("mul", x, -1.0),
-                "Abs" => lower.with("mul", x, -1.0).and_then(|y| lower.both("max", x, y)),
+                "Neg" => lower.with("mul", x, -1.0).and_then(|x| lower.around(x, value.elem())),
+                "Abs" => {
+                    let negative = lower.with("mul", x, -1.0)?;
+                    let size = lower.both("max", x, negative)?;
+                    lower.around(size, value.elem())
+                }
                 "Relu" => lower.with("max", x, 0.0),
                 "Sign" => lower.with("max", x, -1.0).and_then(|x| lower.with("min", x, 1.0)),
                 _ => Err(problem("integers", "Cast to float32 before the op")),
@@ -113,7 +117,7 @@ impl Lower {
                     let y = lower.unary("erf", y)?;
                     lower.half_of_one_plus(x, y)?
                 }
-                _ => return Err(problem("no op of this name", "Express it with other ops")),
+                other => lower.curve(other, x)?,
             })
         })?;
         Ok(value)
@@ -209,7 +213,13 @@ impl Lower {
 
     /// One op of two values.
     pub fn binary_op(&mut self, node: &Node<'_>, op: &'static str, a: &Value, b: &Value) -> Checked<Value> {
+        if let (Value::Const(a), Value::Const(b)) = (a, b) {
+            return self.fold_two(node, op, a, b).map(Value::Const);
+        }
         if let Some(value) = self.shifted(op, a, b)? {
+            return Ok(value);
+        }
+        if let Some(value) = self.numbered(node, op, a, b)? {
             return Ok(value);
         }
         let elem = if matches!(a, Value::Row(_)) { a.elem() } else { b.elem() };
@@ -226,9 +236,11 @@ impl Lower {
         let [x, y] = &aligned.args[..] else { unreachable!("two operands") };
         let (x, y) = (x.clone(), y.clone());
         let id = match (op, elem.is_float()) {
-            ("div", false) => {
-                return Err(problem("a division of integers", "Cast to float32 and take the floor, or divide before the model"));
+            ("div", false) => self.quotient(x, y, elem)?,
+            ("pow", false) if matches!(y, Arg::Value(_)) => {
+                return Err(problem("an integer to a power that is computed", "Cast to float32 before the op"));
             }
+            ("pow", false) if matches!(y, Arg::Number(k) if k >= 0.0 && k.fract() == 0.0 && k < 64.0) => self.whole_power(x, y)?,
             ("pow", false) => {
                 let float = |lower: &mut Lower, arg| match arg {
                     Arg::Value(id) => lower.cast(id, DType::F32).map(Arg::Value),
@@ -260,53 +272,19 @@ impl Lower {
         self.aligned(&aligned, elem, id)
     }
 
-    /// Integers of fewer than 64 bits wrap around, as ONNX computes them; a bundle's integers have 64.
-    pub fn around(&mut self, x: IrId, elem: Elem) -> Checked<IrId> {
-        let (bits, signed) = match elem {
-            Elem::I8 => (8, true),
-            Elem::U8 => (8, false),
-            Elem::I16 => (16, true),
-            Elem::U16 => (16, false),
-            Elem::I32 => (32, true),
-            Elem::U32 => (32, false),
-            _ => return Ok(x),
-        };
-        let size = 2_f64.powi(bits);
-        if !signed {
-            return self.with("mod", x, size);
-        }
-        let shifted = self.with("add", x, size / 2.0)?;
-        let wrapped = self.with("mod", shifted, size)?;
-        self.with("sub", wrapped, size / 2.0)
-    }
-
     /// Whether a value is a fill of this number.
     fn is_fill(&self, id: IrId, number: f64) -> bool {
-        let Kind::Step(step) = &self.nodes[id.0].kind else { return false };
-        match (step.op, &step.inputs[..]) {
-            ("fill", _) => step.args.iter().any(|(key, value)| *key == "value" && value.as_f64() == Some(number)),
-            ("broadcast" | "reshape", [(_, Arg::Value(from))]) => self.is_fill(*from, number),
-            _ => false,
-        }
+        self.filled(id) == Some(number)
     }
 
-    /// The sign of the dividend: sign(x) · (|x| mod |y|).
-    fn remainder(&mut self, x: Arg, y: Arg) -> Checked<IrId> {
-        let Arg::Value(x) = x else { return Err(problem("fmod of a number by a value", "Use a value as the dividend")) };
-        let y = match y {
-            Arg::Value(y) => {
-                let negative = self.with("mul", y, -1.0)?;
-                Arg::Value(self.both("max", y, negative)?)
-            }
-            Arg::Number(y) => Arg::Number(y.abs()),
-            other => other,
-        };
-        let negative = self.with("mul", x, -1.0)?;
-        let size = self.both("max", x, negative)?;
-        let rest = self.binary("mod", Arg::Value(size), y)?;
-        let below = self.compare("lt", Arg::Value(x), Arg::Number(0.0))?;
-        let minus = self.with("mul", rest, -1.0)?;
-        self.select(below, Arg::Value(minus), Arg::Value(rest))
+    /// The number that fills a value.
+    pub fn filled(&self, id: IrId) -> Option<f64> {
+        let Kind::Step(step) = &self.nodes[id.0].kind else { return None };
+        match (step.op, &step.inputs[..]) {
+            ("fill", _) => step.args.iter().find(|(key, _)| *key == "value").and_then(|(_, value)| value.as_f64()),
+            ("broadcast" | "reshape", [(_, Arg::Value(from))]) => self.filled(*from),
+            _ => None,
+        }
     }
 
     /// Ids plus or minus constants: their origin is not lost.
@@ -322,7 +300,8 @@ impl Lower {
             _ => return Ok(None),
         };
         let (Repr::Atoms { atoms, integer: true }, Some(_)) = (&row.repr, constant.as_integers()) else { return Ok(None) };
-        if row.elem.is_float() {
+        // Sums of 8 or 16 bits may wrap around.
+        if row.elem.is_float() || row.elem.narrow().is_some_and(|(bits, _)| bits < 32) {
             return Ok(None);
         }
         let (row_shape, batch) = (row.shape.clone(), row.batch);
@@ -360,12 +339,17 @@ impl Lower {
         Ok(Some(Value::Row(Row { repr: Repr::Atoms { atoms: shifted.into(), integer: true }, ..row.clone() })))
     }
 
-    /// Clip, whose bounds are inputs.
-    pub fn clip(&mut self, inputs: &[Value]) -> Checked<Value> {
+    /// Clip, whose bounds are inputs, or attributes before version 11.
+    pub fn clip(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let value = first(inputs)?.clone();
+        if node.has("min") || node.has("max") {
+            let bound = |name: &str| node.has(name).then(|| node.float(name, 0.0));
+            return self.each(&value, |lower, x| lower.clamp(x, bound("min"), bound("max")));
+        }
         let bound = |at: usize| inputs.get(at).filter(|value| value.is_there());
         let number = |value: Option<&Value>| value.and_then(|value| value.constant().and_then(Const::number));
-        if bound(1).is_none_or(|value| value.constant().is_some()) && bound(2).is_none_or(|value| value.constant().is_some()) {
+        let is_number = |value: Option<&Value>| value.is_none_or(|value| number(Some(value)).is_some_and(|number| !number.is_nan()));
+        if is_number(bound(1)) && is_number(bound(2)) {
             let (min, max) = (number(bound(1)), number(bound(2)));
             return self.each(&value, |lower, x| lower.clamp(x, min, max));
         }

@@ -43,14 +43,14 @@ fn unary(op: &str) -> Option<fn(f64) -> f64> {
 /// The function of an elementwise op of two numbers.
 fn binary(op: &str) -> Option<fn(f64, f64) -> f64> {
     Some(match op {
-        "Add" | "Sum" => |a, b| a + b,
-        "Sub" => |a, b| a - b,
-        "Mul" => |a, b| a * b,
-        "Div" => |a, b| a / b,
-        "Pow" => f64::powf,
-        "Min" => |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) },
-        "Max" => |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) },
-        "Mod" => |a, b| a - (a / b).floor() * b,
+        "Add" | "Sum" | "add" => |a, b| a + b,
+        "Sub" | "sub" => |a, b| a - b,
+        "Mul" | "mul" => |a, b| a * b,
+        "Div" | "div" => |a, b| a / b,
+        "Pow" | "pow" => f64::powf,
+        "Min" | "min" => |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) },
+        "Max" | "max" => |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) },
+        "Mod" | "mod" => |a, b| a - (a / b).floor() * b,
         "Equal" => |a, b| f64::from(a == b),
         "Greater" => |a, b| f64::from(a > b),
         "Less" => |a, b| f64::from(a < b),
@@ -66,14 +66,14 @@ fn binary(op: &str) -> Option<fn(f64, f64) -> f64> {
 /// The function of an op of two integers, where floats would not be exact.
 fn integer(op: &str, fmod: bool) -> Option<fn(i64, i64) -> Option<i64>> {
     Some(match op {
-        "Add" | "Sum" => |a, b| a.checked_add(b),
-        "Sub" => |a, b| a.checked_sub(b),
-        "Mul" => |a, b| a.checked_mul(b),
-        "Div" => |a, b| a.checked_div(b),
-        "Mod" if fmod => |a, b| a.checked_rem(b),
-        "Mod" => |a, b| a.checked_rem(b).map(|rest| if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }),
-        "Min" => |a, b| Some(a.min(b)),
-        "Max" => |a, b| Some(a.max(b)),
+        "Add" | "Sum" | "add" => |a, b| Some(a.wrapping_add(b)),
+        "Sub" | "sub" => |a, b| Some(a.wrapping_sub(b)),
+        "Mul" | "mul" => |a, b| Some(a.wrapping_mul(b)),
+        "Div" | "div" => |a, b| a.checked_div(b),
+        "Mod" | "mod" if fmod => |a, b| a.checked_rem(b),
+        "Mod" | "mod" => |a, b| a.checked_rem(b).map(|rest| if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }),
+        "Min" | "min" => |a, b| Some(a.min(b)),
+        "Max" | "max" => |a, b| Some(a.max(b)),
         "Equal" => |a, b| Some(i64::from(a == b)),
         "Greater" => |a, b| Some(i64::from(a > b)),
         "Less" => |a, b| Some(i64::from(a < b)),
@@ -113,7 +113,7 @@ impl Lower {
             {
                 let mut result = first.clone();
                 for next in rest {
-                    result = self.fold_two(node, &result, next)?;
+                    result = self.fold_two(node, op, &result, next)?;
                 }
                 Ok(Some(Value::Const(result)))
             }
@@ -134,8 +134,8 @@ impl Lower {
         }
     }
 
-    fn fold_two(&mut self, node: &Node<'_>, a: &Const, b: &Const) -> Checked<Const> {
-        let op = node.proto.op_type.as_str();
+    /// One op, by its name in either format, of two constants.
+    pub fn fold_two(&mut self, node: &Node<'_>, op: &str, a: &Const, b: &Const) -> Checked<Const> {
         let shape = broadcast_shapes(&[&a.shape, &b.shape])?;
         self.spend(super::super::nd::count(&shape).unwrap_or(usize::MAX))?;
         let elem = if is_truth(op) { Elem::Bool } else { a.elem };
@@ -143,11 +143,11 @@ impl Lower {
         let (a, b) = (a.moved(&to), b.moved(&to));
         if let (Some(x), Some(y), Some(f)) = (a.as_integers(), b.as_integers(), integer(op, node.flag("fmod"))) {
             let data: Option<Vec<i64>> = x.iter().zip(y).map(|(x, y)| f(*x, *y)).collect();
-            let data = data.ok_or_else(|| problem("arithmetic on constants that overflows or divides by 0", "Export the model again"))?;
+            let data = data.ok_or_else(|| problem("arithmetic on constants that divides by 0", "Export the model again"))?;
             return Ok(Const::integers(&self.label, elem, Nd { shape, data }));
         }
         let f = binary(op).ok_or_else(|| problem("no op of this name", "Express it with other ops"))?;
-        let f = if op == "Mod" && node.flag("fmod") { |a: f64, b: f64| a % b } else { f };
+        let f = if matches!(op, "Mod" | "mod") && node.flag("fmod") { |a: f64, b: f64| a % b } else { f };
         let data = (0..a.len()).map(|i| f(a.at(i), b.at(i))).collect();
         Ok(Const::numbers(&self.label, elem, shape, data))
     }

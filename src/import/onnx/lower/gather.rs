@@ -64,6 +64,9 @@ impl Lower {
 
     /// Indices that differ from row to row.
     fn gather_rows(&mut self, data: &Value, axis: usize, indices: &Row) -> Checked<Value> {
+        if let Repr::Numbers { .. } | Repr::Shape = indices.repr {
+            return self.gather_numbered(data, axis, indices);
+        }
         let own = match data {
             Value::Row(row) if row.batch.is_some() && indices.batch.is_some() => {
                 return Err(problem(
@@ -105,7 +108,7 @@ impl Lower {
     }
 
     /// Computed indices: ONNX counts negative ones from the end.
-    fn wrapped(&mut self, index: IrId, size: usize) -> Checked<IrId> {
+    pub fn wrapped(&mut self, index: IrId, size: usize) -> Checked<IrId> {
         let never_negative = |lower: &Lower| match &lower.nodes[index.0].kind {
             Kind::Step(step) => matches!(step.op, "argtopk"),
             _ => false,
@@ -187,11 +190,16 @@ impl Lower {
         Ok(Lower::row_of(batch, data_row.elem, shape, id))
     }
 
-    /// GatherND with constant indices: elements of the axes behind the rows, laid flat.
+    /// GatherND with constant indices, or with batch_dims = 1 by indices of each row: elements of the axes behind the rows, laid flat.
     pub fn gather_nd(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let (data, indices) = (first(inputs)?, input(inputs, 1)?);
+        if let (Value::Row(data), Value::Row(indices), 1) = (data, indices, node.int("batch_dims", 0)) {
+            return self.gather_by_row(data, indices);
+        }
         let Some(indices) = indices.constant().and_then(Const::integer_nd) else {
-            return Err(problem("indices that are computed", "Use Gather or GatherElements along one axis, or constant indices"));
+            let remedy =
+                "Use torch.gather (GatherElements) along one axis, x[arange(batch), i] for an element of each row, or constant indices";
+            return Err(problem("indices that are computed", remedy));
         };
         let skip = usize::try_from(node.int("batch_dims", 0)).map_err(|_| problem("batch_dims below 0", INCONSISTENT))?;
         let Some((depth, lead)) = indices.shape.split_last() else { return Err(problem("indices without axes", INCONSISTENT)) };
@@ -234,6 +242,10 @@ impl Lower {
         let (Some(depth), 2) = (depth.map(|depth| depth as usize), values.len()) else {
             return Err(problem("a depth that is no number, or not two values", INCONSISTENT));
         };
+        let axis = axis_of(node.int("axis", -1), first(inputs)?.rank() + 1)?;
+        if let Value::Const(constant) = first(inputs)? {
+            return self.one_hot_constant(constant, depth, &values, axis).map(Value::Const);
+        }
         let row = self.row(first(inputs)?)?;
         let index = self.ir(&row)?;
         let index = self.cast(index, DType::I64)?;
@@ -244,10 +256,25 @@ impl Lower {
         id = self.cast(id, values.elem.dtype())?;
         let value = Lower::row_of(row.batch, values.elem, shape, id);
         let rank = row.rank() + 1;
-        let axis = axis_of(node.int("axis", -1), rank)?;
         let mut perm: Vec<usize> = (0..rank - 1).collect();
         perm.insert(axis, rank - 1);
         self.permuted(&value, &perm)
+    }
+
+    /// Of indices that are known: exporters compute repeats of axes so.
+    fn one_hot_constant(&mut self, indices: &Const, depth: usize, values: &Const, axis: usize) -> Checked<Const> {
+        self.folded += 1;
+        self.spend(indices.len().saturating_mul(depth))?;
+        let is_on = |index: f64, at: usize| (if index < 0.0 { index + depth as f64 } else { index }) == at as f64;
+        let places: Vec<usize> = (0..indices.len())
+            .flat_map(|i| (0..depth).map(move |at| (i, at)))
+            .map(|(i, at)| usize::from(is_on(indices.at(i), at)))
+            .collect();
+        let made = values.picked([&indices.shape[..], &[depth]].concat(), &places);
+        let rank = made.shape.len();
+        let mut perm: Vec<usize> = (0..rank - 1).collect();
+        perm.insert(axis, rank - 1);
+        Ok(Const { name: self.label.clone(), ..made.moved(&Move::Transpose(perm)) })
     }
 
     /// Pad: constant, edge, reflect or wrap; negative pads take away.
@@ -272,7 +299,7 @@ impl Lower {
             Some(value) => {
                 value.constant().and_then(Const::number).ok_or_else(|| problem("a padding value that is computed", "Use a constant"))?
             }
-            None => 0.0,
+            None => node.float("value", 0.0),
         };
         let mut value = value;
         for (i, axis) in axes.iter().enumerate() {

@@ -7,6 +7,7 @@ use super::super::node::Node;
 use super::super::value::{Batch, Held, Row, Size, Steps, Value};
 use super::Lower;
 use super::fold::as_sizes;
+use super::numbered::row_numbers;
 use super::ops::{axis_of, input, ints_or, known, optional};
 use super::reshape::show;
 
@@ -27,17 +28,22 @@ fn divided(size: Size, k: i64) -> Option<Size> {
     (k > 0 && size.rows % k == 0 && size.fixed % k == 0).then(|| Size { rows: size.rows / k, fixed: size.fixed / k })
 }
 
+/// The complaint about a use of the numbers of the rows.
+pub fn range_used() -> Problem {
+    problem(
+        "a range over the number of rows",
+        "Only nn.EmbeddingBag may use it, as offsets, and x[arange(batch), i], which takes an element of each row. Take other elements with \
+         torch.gather (GatherElements) along another axis",
+    )
+}
+
 /// The complaint about an op that may not read such a value.
 fn refused(steps: &Steps) -> Problem {
     if steps.step == 0 {
         let remedy = "Expand to the batch first, then merge axes";
         return problem(format!("a constant broadcast to {}", show(&steps.dims())), remedy);
     }
-    problem(
-        "a range over the number of rows",
-        "Only nn.EmbeddingBag may use it, as offsets. Indexing by row number (x[arange(batch), i]) has no place here: take elements with \
-         GatherElements along another axis",
-    )
+    range_used()
 }
 
 impl Lower {
@@ -77,12 +83,30 @@ impl Lower {
 
     /// An op that reads such a value.
     pub fn held(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
+        let found = self.of_held(node, inputs);
+        if found.is_ok() {
+            return found;
+        }
+        // Not as offsets of bags: as the numbers of the rows, then.
+        let numbers: Vec<Value> = inputs.iter().map(|value| row_numbers(value).unwrap_or_else(|| value.clone())).collect();
+        let default = matches!(node.proto.domain.as_str(), "" | "ai.onnx");
+        if !default || numbers.iter().any(|value| matches!(value, Value::Held(_))) {
+            return found;
+        }
+        self.standard(node, &numbers)?.into_iter().next().ok_or_else(range_used)
+    }
+
+    fn of_held(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let op = node.proto.op_type.as_str();
         if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
             return Err(super::align::sizes_used());
         }
         match (op, inputs) {
             ("Identity", [value]) => Ok(value.clone()),
+            ("GatherND", [data, Value::Held(Held::Places(columns))]) => self.gather_places(node, data, columns),
+            ("Cast", [Value::Held(Held::Places(_))]) if matches!(Elem::of(node.int("to", 1))?, Elem::I64 | Elem::I32) => {
+                Ok(inputs[0].clone())
+            }
             ("ConcatFromSequence", [Value::Held(Held::Bags(row))]) => concatenated(self, node, row),
             ("Mul", [Value::Held(Held::Steps(steps)), value] | [value, Value::Held(Held::Steps(steps))]) => spread(value, steps),
             ("Concat", _) => self.extended(node, inputs),

@@ -223,11 +223,11 @@ impl Lower {
     }
 
     fn with_bias(&mut self, node: &Node<'_>, value: &Value, bias: &Value, beta: f64) -> Checked<Value> {
+        if beta == 1.0 {
+            return self.binary_op(node, "add", value, bias);
+        }
         let beta = self.made(Elem::F32, vec![], vec![beta]);
-        let bias = match (bias, &beta) {
-            (_, Value::Const(beta)) if beta.at(0) == 1.0 => bias.clone(),
-            _ => self.binary_op(node, "mul", bias, &beta)?,
-        };
+        let bias = self.binary_op(node, "mul", bias, &beta)?;
         self.binary_op(node, "add", value, &bias)
     }
 

@@ -2,28 +2,34 @@
 
 mod affine;
 mod align;
+mod attention;
 mod bags;
 mod chosen;
 mod control;
 mod convolve;
+mod curves;
 mod einsum;
 mod elementwise;
 mod fold;
 mod gather;
 mod held;
+mod integers;
 mod linear_models;
 mod logic;
 mod matmul;
 mod movement;
 mod normalize;
+mod numbered;
 mod ops;
 mod recurrent;
 mod reduce;
 mod reshape;
 mod same;
+mod scatter;
 mod shapes;
 mod steps;
 mod trees;
+mod unrolled;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -38,7 +44,7 @@ use super::proto;
 use super::tensor::External;
 use super::value::{Atom, Batch, Repr, Row, Value};
 
-pub use control::{Frame, Scope};
+pub use control::{Frame, Scope, needed};
 pub use reshape::show;
 pub use steps::number;
 
@@ -78,6 +84,8 @@ pub struct Lower {
     pub inputs: Vec<Input>,
     /// The batch size that the inputs declare, where they declare a number.
     pub fixed_batch: Option<usize>,
+    /// The version of ai.onnx.
+    pub opset: i64,
     /// Nodes that were computed at import.
     pub folded: usize,
     /// Nodes by op.
@@ -110,6 +118,7 @@ impl Lower {
             nodes: Vec::new(),
             inputs,
             fixed_batch,
+            opset: 13,
             folded: 0,
             ops: HashMap::new(),
             notes: Vec::new(),

@@ -31,6 +31,8 @@ impl Lower {
                 };
                 Repr::Atoms { atoms: Rc::new(moved), integer: *integer }
             }
+            Repr::Numbers { per, rest } => Repr::Numbers { per: *per, rest: rest.map(|rest| self.move_ir(rest, by)).transpose()? },
+            Repr::Shape => Repr::Shape,
             _ => {
                 let x = self.ir(row)?;
                 Repr::Ir(self.move_ir(x, by)?)
@@ -169,6 +171,9 @@ impl Lower {
         let own_axis = rows[0].own_axis(axis, "puts values side by side")?;
         check_parts(&rows.iter().map(|row| row.shape.as_slice()).collect::<Vec<_>>(), own_axis)?;
         let elem = rows[0].elem;
+        if rows.iter().any(|row| matches!(row.repr, Repr::Numbers { .. } | Repr::Shape)) {
+            return self.places(rows, own_axis);
+        }
         let total: usize = rows.iter().map(|row| row.shape.iter().product::<usize>()).sum();
         let flags: Vec<Option<bool>> =
             rows.iter().map(|row| if let Repr::Atoms { integer, .. } = row.repr { Some(integer) } else { None }).collect();
@@ -178,7 +183,7 @@ impl Lower {
                 .iter()
                 .filter_map(|row| match &row.repr {
                     Repr::Atoms { atoms, .. } => Some(Nd { shape: row.shape.clone(), data: atoms.to_vec() }),
-                    Repr::Ir(_) => None,
+                    _ => None,
                 })
                 .collect();
             let Nd { shape, data } = Nd::concat(&parts, own_axis);

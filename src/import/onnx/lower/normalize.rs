@@ -92,6 +92,22 @@ impl Lower {
         Ok(vec![value])
     }
 
+    /// RMSNormalization (opset 23): x / sqrt(mean(x²) + eps) · scale, over the axes from one on.
+    pub fn rms_normalization(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
+        let row = self.row(first(inputs)?)?;
+        let rank = row.rank();
+        let own =
+            (axis_of(node.int("axis", -1), rank)?..rank).map(|axis| row.own_axis(axis, "normalises")).collect::<Checked<Vec<usize>>>()?;
+        let x = self.ir(&row)?;
+        let square = self.both("mul", x, x)?;
+        let mean = self.reduce("reduce_mean", square, &own, true)?;
+        let mean = self.with("add", mean, node.float("epsilon", 1e-5))?;
+        let root = self.unary("sqrt", mean)?;
+        let id = self.both("div", x, root)?;
+        let value = self.like(&row, row.elem, id);
+        self.binary_op(node, "mul", &value, input(inputs, 1)?)
+    }
+
     /// A value [rows, channels, ..] with its channel axis.
     fn image(&mut self, value: &Value) -> Checked<(super::super::value::Row, IrId, usize)> {
         let row = self.row(value)?;

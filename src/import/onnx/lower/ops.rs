@@ -62,7 +62,8 @@ impl Lower {
         match node.proto.op_type.as_str() {
             "Abs" | "Exp" | "Log" | "Sqrt" | "Tanh" | "Erf" | "Floor" | "Sign" | "Sin" | "Cos" | "Tan" | "Softplus" | "Relu"
             | "Sigmoid" | "Neg" | "Reciprocal" | "Ceil" | "Round" | "Softsign" | "LeakyRelu" | "ThresholdedRelu" | "Elu" | "Selu"
-            | "Celu" | "HardSigmoid" | "HardSwish" | "Mish" | "Gelu" => one(self.unary_op(node, inputs)),
+            | "Celu" | "HardSigmoid" | "HardSwish" | "Mish" | "Gelu" | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh"
+            | "Atanh" => one(self.unary_op(node, inputs)),
             "Add" | "Sum" => one(self.fold_op(node, "add", inputs)),
             "Sub" => one(self.fold_op(node, "sub", inputs)),
             "Mul" => one(self.fold_op(node, "mul", inputs)),
@@ -77,7 +78,7 @@ impl Lower {
                 one(self.each(&sum, |lower, x| lower.with("mul", x, 1.0 / count)))
             }
             "PRelu" => one(self.prelu_op(inputs)),
-            "Clip" => one(self.clip(inputs)),
+            "Clip" => one(self.clip(node, inputs)),
             "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" => one(self.compare_op(node, inputs)),
             "And" | "Or" | "Xor" => one(self.logic_op(node, inputs)),
             "Not" => one(self.not(inputs)),
@@ -103,7 +104,7 @@ impl Lower {
             "Tile" => one(self.tile(inputs)),
             "Transpose" => one(self.transpose(node, inputs)),
             "Concat" => one(self.concat_op(node, inputs)),
-            "Slice" => one(self.slice_op(inputs)),
+            "Slice" => one(self.slice_op(node, inputs)),
             "Split" => self.split(node, inputs),
             "Pad" => one(self.pad(node, inputs)),
             "DepthToSpace" => one(self.depth_to_space(node, inputs)),
@@ -127,11 +128,15 @@ impl Lower {
             "GlobalAveragePool" | "GlobalMaxPool" => one(self.global_pool(node, inputs)),
             "BatchNormalization" => self.batch_normalization(node, inputs),
             "LayerNormalization" => self.layer_normalization(node, inputs),
+            "RMSNormalization" => one(self.rms_normalization(node, inputs)),
+            "Attention" => self.attention(node, inputs),
             "InstanceNormalization" => one(self.instance_normalization(node, inputs)),
             "GroupNormalization" => one(self.group_normalization(node, inputs)),
             "LpNormalization" => one(self.lp_normalization(node, inputs)),
             "MeanVarianceNormalization" => one(self.mean_variance_normalization(node, inputs)),
             "GRU" => self.gru(node, inputs),
+            "LSTM" | "RNN" => self.unrolled(node, inputs),
+            "ScatterElements" => one(self.scatter_elements(node, inputs)),
             "SequenceEmpty" => Ok(vec![Value::Held(Held::Empty)]),
             "DequantizeLinear" => one(self.dequantize(node, inputs)),
             "QuantizeLinear" => one(self.quantize(node, inputs)),
@@ -148,15 +153,15 @@ fn unsupported(op: &str) -> super::super::error::Problem {
             "nn.EmbeddingBag exports as Loop: use the Python exporter (gavel.export), which keeps bags, or export the model with \
              nn.Embedding and a sum over the ids"
         }
-        "Scan" => "Unroll the recurrence, use GRU, or use the Python exporter (gavel.export)",
-        "If" => "The condition depends on the inputs: compute both branches and choose with Where",
-        "LSTM" | "RNN" => {
-            "GRU is the recurrent layer that bundles have: train with nn.GRU, or unroll the layer over its steps before the export"
+        "Scan" => "Unroll the recurrence, use GRU or LSTM, or use the Python exporter (gavel.export)",
+        "Resize" | "Upsample" => {
+            "Interpolate before the model, repeat elements (Tile, repeat_interleave), or multiply by a constant matrix of weights"
         }
+        "If" => "The condition depends on the inputs: compute both branches and choose with Where",
         "StringNormalizer" | "StringConcat" | "StringSplit" | "RegexFullMatch" | "TfIdfVectorizer" => "Map strings to ids before the model",
-        "ScatterND" | "ScatterElements" | "Scatter" => {
-            "Writing by index is not in a bundle's graph: build the value with Concat or Where. (index_add exports wrongly in the \
-             TorchScript exporter: use the Python exporter)"
+        "ScatterND" | "Scatter" => {
+            "Writing by index is not in a bundle's graph: build the value with Concat or Where, or write with ScatterElements \
+             (torch.scatter) along one axis. (index_add exports wrongly in the TorchScript exporter: use the Python exporter)"
         }
         "Unique" | "Compress" => "The number of elements depends on the values: gavel's shapes are fixed per row",
         "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {

@@ -67,18 +67,7 @@ impl Lower {
             _ => return Err(problem(format!("direction {word:?} with weights for {directions}"), INCONSISTENT)),
         };
         let x_id = self.ir(&x)?;
-        let length = match optional(inputs, 4) {
-            None => None,
-            Some(Value::Const(lengths)) if lengths.to_f64().iter().all(|length| *length == steps as f64) => None,
-            Some(value) => {
-                let row = self.row(value)?;
-                if !row.shape.is_empty() || row.batch != Some(Batch::at(0)) {
-                    return Err(problem("lengths that are not one per row", INCONSISTENT));
-                }
-                let id = self.ir(&row)?;
-                Some(self.cast(id, DType::I64)?)
-            }
-        };
+        let length = self.lengths(inputs, steps)?;
         let initial = optional(inputs, 5).filter(|value| !is_zero(value)).map(|value| self.row(value)).transpose()?;
         let (mut all, mut last) = (Vec::new(), Vec::new());
         for (direction, reverse) in reversed.iter().enumerate() {
@@ -132,7 +121,7 @@ impl Lower {
     }
 
     /// Values side by side on a new axis.
-    fn stacked(&mut self, parts: &[IrId], axis: usize) -> Checked<IrId> {
+    pub fn stacked(&mut self, parts: &[IrId], axis: usize) -> Checked<IrId> {
         let mut lifted = Vec::with_capacity(parts.len());
         for part in parts {
             let mut shape = self.shape(*part);
@@ -169,7 +158,7 @@ impl Lower {
     }
 
     /// The initial state of a direction: [H].
-    fn initial(&mut self, row: &Row, direction: usize, hidden: usize, rows_at: usize) -> Checked<IrId> {
+    pub fn initial(&mut self, row: &Row, direction: usize, hidden: usize, rows_at: usize) -> Checked<IrId> {
         let own = match row.batch {
             Some(batch) if batch == Batch::at(rows_at) => row.clone(),
             None if row.shape.len() == 3 && row.shape[rows_at] == 1 => {
@@ -188,6 +177,7 @@ impl Lower {
     }
 }
 
-fn is_zero(value: &Value) -> bool {
+/// Whether a value is zeros alone.
+pub fn is_zero(value: &Value) -> bool {
     matches!(value, Value::Const(constant) if constant.elem != Elem::Bool && constant.to_f64().iter().all(|x| *x == 0.0))
 }

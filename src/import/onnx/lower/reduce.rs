@@ -38,6 +38,7 @@ impl Lower {
         let own = axes.iter().map(|axis| row.own_axis(*axis, "reduces values")).collect::<Checked<Vec<_>>>()?;
         let x = self.ir(&row)?;
         let id = self.reduced(op, x, &own, keep)?;
+        let id = if op == "ReduceSum" { self.around(id, row.elem)? } else { id };
         let batch = row.batch.map(|batch| match keep {
             true => batch,
             false => super::super::value::Batch { at: batch.at - axes.iter().filter(|axis| **axis < batch.at).count(), ..batch },
@@ -141,7 +142,18 @@ impl Lower {
 
     /// Softmax, LogSoftmax.
     pub fn softmax_op(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
-        let (row, x, axis) = self.along(first(inputs)?, node.int("axis", -1), "normalises")?;
+        let value = first(inputs)?;
+        // Before version 13 all axes from this one on were one.
+        let old = self.opset < 13;
+        let axis = node.int("axis", if old { 1 } else { -1 });
+        if old && axis_of(axis, value.rank())? + 1 != value.rank() {
+            let remedy = "Export with opset_version=13 or later, or normalise along the last axis";
+            return Err(problem(
+                format!("axis {axis} of {} axes, which version {} takes as one from there on", value.rank(), self.opset),
+                remedy,
+            ));
+        }
+        let (row, x, axis) = self.along(value, axis, "normalises")?;
         let id = match node.proto.op_type.as_str() {
             "Softmax" => self.softmax(x, axis)?,
             _ => {
@@ -164,6 +176,7 @@ impl Lower {
             }
         }
         let id = self.map("cumsum", x, args, row.shape.clone(), row.dtype())?;
+        let id = self.around(id, row.elem)?;
         Ok(self.like(&row, row.elem, id))
     }
 

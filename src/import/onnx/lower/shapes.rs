@@ -7,7 +7,7 @@ use super::super::node::Node;
 use super::super::value::{Batch, Repr, Row, Size, Value, mixes};
 use super::Lower;
 use super::fold::as_sizes;
-use super::ops::{axis_of, first, input, known};
+use super::ops::{axis_of, first, input, ints_or, known};
 use super::reshape::show;
 
 const INCONSISTENT: &str = "Export the model again: the graph is not consistent";
@@ -271,16 +271,17 @@ impl Lower {
             let id = self.compare("ne", super::super::ir::Arg::Value(x), super::super::ir::Arg::Number(0.0))?;
             return Ok(Row { elem: to, repr: Repr::Ir(id), ..row.clone() });
         }
-        let narrow = matches!(to, Elem::I8 | Elem::U8 | Elem::I16 | Elem::U16);
-        if narrow && row.elem != to && row.elem != Elem::Bool {
-            return Err(problem("a cast to an integer of 8 or 16 bits, which may wrap", "Cast to int64 instead"));
-        }
+        let wraps = row.elem != Elem::Bool && to.narrow().is_some() && !to.holds(row.elem);
+        // Inputs that become integers of 32 bits keep their origin: they may be ids. What requests bring of them is wrapped, if it must be.
         let repr = match &row.repr {
-            Repr::Atoms { atoms, integer } => Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() },
-            Repr::Ir(id) => {
-                let id = self.cast(*id, to.dtype())?;
-                let wraps = matches!(to, Elem::I32 | Elem::U32) && !matches!(row.elem, Elem::Bool | Elem::I32 | Elem::U32);
-                Repr::Ir(if wraps { self.around(id, to)? } else { id })
+            Repr::Atoms { atoms, integer } if !wraps || to == Elem::I32 => {
+                Repr::Atoms { atoms: atoms.clone(), integer: *integer || !to.is_float() }
+            }
+            Repr::Numbers { .. } if matches!(to, Elem::I64 | Elem::I32) => row.repr.clone(),
+            _ => {
+                let x = self.ir(row)?;
+                let x = self.cast(x, to.dtype())?;
+                Repr::Ir(if wraps { self.around(x, to)? } else { x })
             }
         };
         Ok(Row { elem: to, repr, ..row.clone() })
@@ -296,7 +297,7 @@ impl Lower {
     }
 
     /// Slice: constants along axes of the row; along the rows only all of them.
-    pub fn slice_op(&mut self, inputs: &[Value]) -> Checked<Value> {
+    pub fn slice_op(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Value> {
         let mut value = first(inputs)?.clone();
         let rank = value.rank();
         let sizes = |at: usize| {
@@ -304,11 +305,10 @@ impl Lower {
                 problem("bounds that are computed from the inputs' values", "Export the model with fixed bounds, or use a mask")
             })
         };
-        let (starts, ends) = (sizes(1)?, sizes(2)?);
-        let axes = match inputs.get(3).filter(|axes| axes.is_there()) {
-            Some(axes) => known(axes, "axes")?,
-            None => (0..starts.len() as i64).collect(),
-        };
+        let given = |name: &str| node.ints(name).map(|values| values.iter().map(|value| Size::fixed(*value)).collect());
+        let starts: Vec<Size> = given("starts").map_or_else(|| sizes(1), Ok)?;
+        let ends: Vec<Size> = given("ends").map_or_else(|| sizes(2), Ok)?;
+        let axes = ints_or(node, "axes", inputs, 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = match inputs.get(4).filter(|steps| steps.is_there()) {
             Some(steps) => known(steps, "steps")?,
             None => vec![1; starts.len()],
@@ -352,8 +352,8 @@ impl Lower {
         }
         let Some(size) = value.dims()[axis].known() else { return Err(mixes("splits values")) };
         let parts = node.proto.output.len() as i64;
-        let sizes = match inputs.get(1).filter(|sizes| sizes.is_there()) {
-            Some(sizes) => known(sizes, "split sizes")?,
+        let sizes = match ints_or(node, "split", inputs, 1)? {
+            Some(sizes) => sizes,
             None => {
                 let parts = node.int("num_outputs", parts).max(1);
                 let each = size.checked_add(parts - 1).map_or(0, |sum| sum / parts);

@@ -83,7 +83,7 @@ impl Lower {
         const OF_ONE_TYPE: &[&str] = &["add", "sub", "mul", "min", "max", "mod", "compare", "concat"];
         let reads = Kind::Step(step.clone()).reads();
         let integers = reads.iter().filter(|id| self.dtype(**id) == DType::I64).count();
-        let of_integers = ["gru", "where"].contains(&step.op);
+        let of_integers = ["gru", "where", "sdpa"].contains(&step.op);
         if integers > 0 && !OF_ANY_TYPE.contains(&step.op) && !of_integers {
             return Err(problem("integers where floats are computed", "Cast to float32 before the op"));
         }
@@ -167,6 +167,13 @@ impl Lower {
         let (min, max) = (min.filter(|min| *min != f64::NEG_INFINITY), max.filter(|max| *max != f64::INFINITY));
         if min.is_none() && max.is_none() {
             return Ok(x);
+        }
+        // The upper bound wins, also over the lower one.
+        if let (Some(low), Some(high)) = (min, max)
+            && low > high
+        {
+            let x = self.clamp(x, min, None)?;
+            return self.clamp(x, None, max);
         }
         if self.dtype(x) == DType::I64 {
             let x = min.map_or(Ok(x), |min| self.with("max", x, min))?;
@@ -309,7 +316,7 @@ impl Lower {
         }
         let dtype = value.elem.dtype();
         let id = match value.number() {
-            Some(only) if !only.is_nan() => {
+            Some(only) if !only.is_nan() && value.fits_f64() => {
                 let mut args = vec![("value", number(only)), ("shape", json!(value.shape))];
                 if dtype == DType::I64 {
                     args.push(("dtype", json!("i64")));
@@ -333,8 +340,9 @@ impl Lower {
     pub fn ir(&mut self, row: &Row) -> Checked<IrId> {
         match &row.repr {
             Repr::Ir(id) => Ok(*id),
+            Repr::Numbers { .. } | Repr::Shape => Err(super::held::range_used()),
             Repr::Atoms { atoms, integer } => {
-                self.push(Kind::Source { atoms: atoms.clone(), integer: *integer }, row.shape.clone(), row.dtype())
+                self.push(Kind::Source { atoms: atoms.clone(), integer: *integer, elem: row.elem }, row.shape.clone(), row.dtype())
             }
         }
     }
