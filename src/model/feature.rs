@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::Pool;
+use super::op::Pool;
 use super::table::TableId;
 
 /// Sent once per request, or once per candidate.
