@@ -3,6 +3,7 @@
 
     python benches/compare/compare.py            everything, results to benches/results/
     python benches/compare/compare.py --quick    a small run that checks agreement and prints rough figures
+    python benches/compare/compare.py --onnx MODEL.onnx[,MODEL.onnx]     your models instead
 """
 
 import argparse
@@ -21,6 +22,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(part) for part in text.split(",")]
     parser.add_argument("--models", type=listed(str), default=["dlrm-kaggle", "dlrm-dcnv2"])
+    parser.add_argument("--onnx", type=listed(Path), default=[], help="ONNX files to run instead of the synthetic models (prints only)")
+    parser.add_argument("--rows", type=Path, help="of `gavel import`: inputs to resample (default: made up)")
     parser.add_argument("--batches", type=listed(int), default=[1, 16, 64, 256, 1024])
     parser.add_argument("--parts", type=listed(str), default=["engines", "hoisting", "threads"], help="engines, hoisting, threads (default: all)")
     parser.add_argument("--precision", choices=["f32", "int8", "f16"], default="f32", help="of gavel; with int8 the peers are quantised too")
@@ -41,6 +44,9 @@ def arguments():
         args.rounds, args.ms, args.no_write = min(args.rounds, 5), min(args.ms, 30), True
         args.batches = [batch for batch in args.batches if batch <= 64]
         args.rows_cap = args.rows_cap or 2000
+    if args.rows and len(args.onnx) != 1:
+        parser.error("--rows: goes with one file of --onnx")
+    args.no_write = args.no_write or bool(args.onnx)
     if args.rounds < 5:
         parser.error("--rounds: at least 5, for medians with a spread")
     unknown = set(args.parts) - {"engines", "hoisting", "threads"}

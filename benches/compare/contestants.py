@@ -62,7 +62,8 @@ class GavelRunner:
     def scores(self, sets):
         out = Path(self.gavel.files.name) / "scores"
         self.gavel.ask(do="score", runner=self.name, sets=sets, out=str(out))
-        return np.fromfile(out, np.float32).reshape(sets, self.batch)
+        # Of the first output; a row's outputs lie side by side.
+        return np.fromfile(out, np.float32).reshape(sets, self.batch, -1)[:, :, 0]
 
     def round(self, ms, calls):
         threads = self.gavel.ask(do="round", runner=self.name, ms=ms, calls=calls)["threads"]
@@ -87,7 +88,7 @@ class Peer:
         self.label, self.batch, self.sets, self.next = label, batch, sets, 0
 
     def scores(self, sets):
-        return np.stack([np.array(self.result(j)).reshape(-1) for j in range(sets)])
+        return np.stack([np.array(self.result(j)) for j in range(sets)])
 
     def round(self, ms, calls):
         clock, until = time.perf_counter, time.perf_counter() + ms / 1e3
@@ -108,23 +109,30 @@ class Peer:
 class Ort(Peer):
     """All graph optimisations, `threads` intra-op threads, the batch size told as a constant, inputs and output bound beforehand."""
 
-    def __init__(self, label, onnx, inputs, batch, threads):
+    def __init__(self, label, onnx, model, inputs, batch, threads):
         import onnxruntime as ort
 
         super().__init__(label, batch, len(inputs))
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_free_dimension_override_by_name("N", batch)
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
-        self.out = ort.OrtValue.ortvalue_from_numpy(np.zeros((batch, 1), np.float32))
-        self.bindings, self.inputs = [], inputs
-        for dense, ids in inputs:
+        for name in free_dimensions(onnx):
+            options.add_free_dimension_override_by_name(name, batch)
+        try:
+            self.session = ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+            out = self.session.run([model.served], inputs[0])[0]
+        except Exception as error:
+            raise Failed(f"{label}: {first_line(error)}") from error
+        if not isinstance(out, np.ndarray) or out.dtype.kind != "f":
+            raise Failed(f"{label}: output {model.served!r} is no tensor of floats (of trees: convert with zipmap=False)")
+        self.out = ort.OrtValue.ortvalue_from_numpy(np.zeros_like(out))
+        self.bindings, self.inputs, self.read = [], inputs, model.scores
+        for one in inputs:
             binding = self.session.io_binding()
-            binding.bind_cpu_input("dense", dense)
-            binding.bind_cpu_input("ids", ids)
-            binding.bind_ortvalue_output("prob", self.out)
+            for name, value in one.items():
+                binding.bind_cpu_input(name, value)
+            binding.bind_ortvalue_output(model.served, self.out)
             self.bindings.append(binding)
 
     def call(self, j):
@@ -132,20 +140,16 @@ class Ort(Peer):
 
     def result(self, j):
         self.call(j)
-        return self.out.numpy()
+        return self.read(self.out.numpy())
 
 
 class OpenVino(Peer):
     """Latency hint, one stream, `threads` threads, told to compute in f32; shapes free, or fixed to the batch."""
 
-    def __init__(self, label, onnx, inputs, batch, threads, fixed):
+    def __init__(self, label, onnx, model, inputs, batch, threads, fixed):
         import openvino as ov
 
         super().__init__(label, batch, len(inputs))
-        core = ov.Core()
-        model = core.read_model(str(onnx))
-        if fixed:
-            model.reshape({"dense": list(inputs[0][0].shape), "ids": list(inputs[0][1].shape)})
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -153,20 +157,47 @@ class OpenVino(Peer):
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        self.request = core.compile_model(model, "CPU", settings).create_infer_request()
-        self.tensors = [(ov.Tensor(dense, shared_memory=True), ov.Tensor(ids, shared_memory=True)) for dense, ids in inputs]
-        self.inputs = inputs
+        try:
+            core = ov.Core()
+            read = core.read_model(str(onnx))
+            if fixed:
+                read.reshape({name: list(value.shape) for name, value in inputs[0].items()})
+            self.request = core.compile_model(read, "CPU", settings).create_infer_request()
+        except Exception as error:
+            raise Failed(f"{label}: {first_line(error)}") from error
+        self.tensors = [[(name, ov.Tensor(value, shared_memory=True)) for name, value in one.items()] for one in inputs]
+        self.inputs, self.read, self.output = inputs, model.scores, model.served
 
     def call(self, j):
-        dense, ids = self.tensors[j]
-        self.request.set_input_tensor(0, dense)
-        self.request.set_input_tensor(1, ids)
+        for name, tensor in self.tensors[j]:
+            self.request.set_tensor(name, tensor)
         self.request.start_async()
         self.request.wait()
 
     def result(self, j):
         self.call(j)
-        return self.request.get_output_tensor(0).data
+        return self.read(self.request.get_tensor(self.output).data)
+
+
+def free_dimensions(onnx):
+    """Names of the sizes that the file's inputs leave open: the batch."""
+    import onnx as library
+
+    graph = library.load(str(onnx), load_external_data=False).graph
+    return {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+
+
+def first_line(error):
+    """What a runtime's exception says, without the places in its source that some begin with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
+    return (lines or [type(error).__name__])[0][:300]
+
+
+class Nothing:
+    """Of the model that does nothing."""
+
+    served = "prob"
+    scores = staticmethod(np.ravel)
 
 
 def overhead(folder, threads):
@@ -182,11 +213,11 @@ def overhead(folder, threads):
     )
     file = Path(folder) / "nothing.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), str(file))
-    inputs = [(np.ones((1, 13), np.float32), np.zeros((1, 1), np.int64))]
+    inputs = [dict(dense=np.ones((1, 13), np.float32), ids=np.zeros((1, 1), np.int64))]
     found = {}
     for label, peer in (
-        ("onnxruntime", lambda: Ort("nothing", file, inputs, 1, threads)),
-        ("openvino", lambda: OpenVino("nothing", file, inputs, 1, threads, True)),
+        ("onnxruntime", lambda: Ort("nothing", file, Nothing, inputs, 1, threads)),
+        ("openvino", lambda: OpenVino("nothing", file, Nothing, inputs, 1, threads, True)),
     ):
         peer = peer()
         found[label] = min(peer.round(20, 20)["p50_us"] for _ in range(5))

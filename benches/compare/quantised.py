@@ -7,8 +7,6 @@ ONNX Runtime runs it, OpenVINO does not run it in int8). `qdq`: activations are 
 import logging
 from pathlib import Path
 
-import numpy as np
-
 
 def quantised(model, onnx, folder, calibration):
     """Path of the quantised model by way, made if it is not there."""
@@ -52,7 +50,7 @@ class _Rows:
     """Calibration rows, as the quantiser asks for them."""
 
     def __init__(self, inputs):
-        self.rows = iter([{"dense": np.asarray(dense), "ids": np.asarray(ids)} for dense, ids in inputs])
+        self.rows = iter(inputs)
 
     def get_next(self):
         return next(self.rows, None)

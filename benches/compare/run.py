@@ -1,4 +1,4 @@
-"""The parts of a run: engines side by side, hoisting against not, two threads against one."""
+"""The parts of a run: engines side by side (on synthetic models or a user's), hoisting against not, two threads against one."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import numpy as np
 
 import machine
 from contestants import Failed, Gavel, OpenVino, Ort, overhead
+from own import OwnModel
 from quantised import quantised
 from rounds import Watch, best_of, interleave, rates, ratio, spread
 from workload import Model, sets_of
@@ -24,7 +25,7 @@ def everything(args, built, cpus, allowed):
     run = Run(args, built, cpus, allowed)
     try:
         run.machine()
-        for part in args.parts:
+        for part in ["own"] if args.onnx else args.parts:
             try:
                 getattr(run, part)()
             except Failed as failed:
@@ -41,7 +42,7 @@ class Run:
         self.args, self.cpus, self.allowed, self.binary = args, cpus, allowed, built["gavel"]
         self.gavel = Gavel(built["compare"])
         self.pids = [os.getpid(), self.gavel.process.pid]
-        self.text, self.data = [], dict(faults=[], arguments={k: str(v) for k, v in vars(args).items()})
+        self.text, self.data = [], dict(faults=[], arguments={k: str(v) for k, v in vars(args).items() if k not in ("work", "out")})
         target = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).resolve().parents[2] / "target"))
         self.work = args.work or target / "compare"
         # With several threads a runtime's threads wait busily for each other: their CPU time says nothing.
@@ -71,7 +72,7 @@ class Run:
 
     def machine(self):
         about = machine.describe()
-        models = [self.model(name) for name in self.args.models]
+        models = [] if self.args.onnx else [self.model(name) for name in self.args.models]
         self.found = machine.ceilings(self.gavel, models, self.args.quick)
         with tempfile.TemporaryDirectory() as folder:
             self.overhead = overhead(folder, self.args.threads)
@@ -95,25 +96,39 @@ class Run:
 
     def engines(self):
         """gavel, and the fastest way to run each peer, for every model and batch."""
-        args = self.args
         self.data["engines"] = []
-        for name in args.models:
+        for name in self.args.models:
             model = self.model(name)
-            loaded, about = self.gavel.load(model, args.precision)
-            base = self.gavel.load(model)[0] if args.precision != "f32" else None
-            self.data.setdefault("gavel", about)
-            calibration = model.inputs(64, 8, seed=77)
-            self.say(
-                f"{name}, {args.precision}, {args.threads} thread(s): {model.macs / 1e6:.2f} million multiply-adds a row, weights "
-                f"{machine.size(model.weight_bytes)}, tables {machine.size(model.table_bytes)}, {model.ids} ids a row; gavel's steps {about['steps']}"
-                + (f"; {about['precision']}" if "precision" in about else "")
-            )
-            rows = []
-            for batch in args.batches:
-                entry = self.point(model, loaded, base, batch, calibration)
-                self.data["engines"].append(entry)
-                rows.append(entry)
-            self.engine_table(rows)
+            cost = f"{model.macs / 1e6:.2f} million multiply-adds a row, weights {machine.size(model.weight_bytes)}, "
+            self.side_by_side(model, cost + f"tables {machine.size(model.table_bytes)}, {model.ids} ids a row; ")
+
+    def own(self):
+        """The same for the user's ONNX files: no floors, a file's cost is not counted here."""
+        self.data["engines"] = []
+        with tempfile.TemporaryDirectory(prefix="gavel-compare-") as folder:
+            for at, onnx in enumerate(self.args.onnx):
+                try:
+                    self.side_by_side(OwnModel(self.binary, onnx, self.args.rows, Path(folder) / str(at)), "")
+                except Failed as failed:
+                    self.data["faults"].append(str(failed))
+                    self.say(str(failed), "")
+
+    def side_by_side(self, model, cost):
+        args = self.args
+        loaded, about = self.gavel.load(model, args.precision)
+        base = self.gavel.load(model)[0] if args.precision != "f32" else None
+        self.data.setdefault("gavel", about)
+        calibration = model.inputs(64, 8, seed=77)
+        self.say(
+            f"{model.name}, {args.precision}, {args.threads} thread(s): {cost}gavel's steps {about['steps']}"
+            + (f"; {about['precision']}" if "precision" in about else "")
+        )
+        rows = []
+        for batch in args.batches:
+            entry = self.point(model, loaded, base, batch, calibration)
+            self.data["engines"].append(entry)
+            rows.append(entry)
+        self.engine_table(rows)
 
     def point(self, model, loaded, base, batch, calibration):
         args = self.args
@@ -131,31 +146,37 @@ class Run:
         sets = min(len(inputs), max(4, 2048 // batch))
         ours = contestants[0].scores(sets)
         differences = {other.label: float(np.abs(other.scores(sets) - ours).max()) for other in contestants[1:]}
-        before = lambda contestant: self.moment(model) if contestant is contestants[0] else None
+        counted = hasattr(model, "macs")
+        before = lambda contestant: self.moment(model) if counted and contestant is contestants[0] else None
         with Watch(cpus, self.pids) as watch:
             found = interleave(contestants, args.rounds, args.ms, 2, before)
         for contestant in contestants:
             contestant.close()
-        floor = machine.floor_us(model, batch, self.found)
         own = found["gavel"]
-        entry = dict(model=model.name, batch=batch, threads=args.threads, precision=args.precision, foreign=watch.foreign, floor_us=floor, rounds=found)
+        entry = dict(model=model.name, batch=batch, threads=args.threads, precision=args.precision, foreign=watch.foreign, rounds=found)
         entry["differences"] = differences
         for clock in ("wall", "cpu"):
             entry[clock] = {contestant.label: rates(found, contestant.label, clock) for contestant in contestants}
             entry[f"{clock}_ratio"] = {other.label: ratio(found, "gavel", other.label, clock) for other in contestants[1:]}
         entry["copy_us"] = float(np.median([one["copy_us"] for one in own]))
-        if all(one["before"]["peak"] for one in own):
-            entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"]["peak"] / args.threads for one in own])
-        weights_s = [model.weight_bytes / one["before"]["read"] / 1e9 for one in own]
-        entry["of_weights"] = spread([batch / (one["cpu"] / args.threads) / weights for one, weights in zip(own, weights_s)])
-        rate = entry[self.clock]["gavel"]["median"] / args.threads
-        entry["us"] = batch / rate * 1e6
-        entry["of_floor"] = entry["us"] / floor["floor"]
+        entry["us"] = batch / (entry[self.clock]["gavel"]["median"] / args.threads) * 1e6
+        if counted:
+            self.count(entry, model, own)
         if args.precision == "f32":
             for label, difference in differences.items():
                 if not difference <= AGREE:
                     self.data["faults"].append(f"{model.name}, batch {batch}: gavel and {label} differ by {difference:.1e}")
         return entry
+
+    def count(self, entry, model, own):
+        """What the machine allows, and how much of it was reached."""
+        args, batch = self.args, entry["batch"]
+        if all(one["before"]["peak"] for one in own):
+            entry["of_peak"] = spread([one["cpu"] * 2 * model.macs / 1e9 / one["before"]["peak"] / args.threads for one in own])
+        weights_s = [model.weight_bytes / one["before"]["read"] / 1e9 for one in own]
+        entry["of_weights"] = spread([batch / (one["cpu"] / args.threads) / weights for one, weights in zip(own, weights_s)])
+        entry["floor_us"] = machine.floor_us(model, batch, self.found)
+        entry["of_floor"] = entry["us"] / entry["floor_us"]["floor"]
 
     def variants(self, model, inputs, batch, calibration):
         """Ways to run each peer."""
@@ -165,18 +186,32 @@ class Run:
             files = [(f"{suffix}-{way}", path) for suffix, onnx in files for way, path in quantised(model, onnx, onnx.parent, calibration).items()]
         found = {}
         if "onnxruntime" in args.peers:
-            found["onnxruntime"] = [Ort(f"ort{suffix}", onnx, inputs, batch, threads) for suffix, onnx in files]
+            found["onnxruntime"] = [lambda label=f"ort{suffix}", onnx=onnx: Ort(label, onnx, model, inputs, batch, threads) for suffix, onnx in files]
         if "openvino" in args.peers:
-            made = [(f"openvino{suffix}{'-fixed' if fixed else ''}", onnx, fixed) for suffix, onnx in files if "dynamic" not in suffix for fixed in (False, True)]
-            found["openvino"] = [OpenVino(label, onnx, inputs, batch, threads, fixed) for label, onnx, fixed in made]
-        return found
+            ways = [(f"openvino{suffix}{'-fixed' if fixed else ''}", onnx, fixed) for suffix, onnx in files if "dynamic" not in suffix for fixed in (False, True)]
+            found["openvino"] = [lambda way=way: OpenVino(way[0], way[1], model, inputs, batch, threads, way[2]) for way in ways]
+        return {peer: made for peer, ways in found.items() if (made := self.loaded(ways))}
+
+    def loaded(self, ways):
+        """Those that the peer runs at all: it need not know every op of a user's file."""
+        made = []
+        for way in ways:
+            try:
+                made.append(way())
+            except Failed as failed:
+                if not self.args.onnx:
+                    raise
+                self.say(f"  left out: {failed}")
+        return made
 
     def engine_table(self, rows):
         clock = self.clock
         self.say("", f"  rates by {'CPU time' if clock == 'cpu' else 'wall time'}; ratios are gavel over the other within a round: median [quartiles]; (wall: ..) by wall time")
         for row in rows:
             head = f"  batch {row['batch']:>4}: gavel {row[clock]['gavel']['median']:>9,.0f} rows/s, {row['us']:,.1f} µs a batch + {row['copy_us']:.1f} µs to check and copy in; "
-            head += f"{share(row)}{row['of_floor']:.2f} x floor, {row['of_weights']['median']:.2f} x reading the weights; foreign load {row['foreign']:.2f}"
+            if "of_floor" in row:
+                head += f"{share(row)}{row['of_floor']:.2f} x floor, {row['of_weights']['median']:.2f} x reading the weights; "
+            head += f"foreign load {row['foreign']:.2f}"
             self.say(head)
             for label, against in row[f"{clock}_ratio"].items():
                 wall = row["wall_ratio"][label]

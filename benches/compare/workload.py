@@ -14,8 +14,9 @@ class Model:
 
     name: str
     bundle: Path
-    onnx: Path | None
+    onnx: Path
     onnx_fused: Path | None
+    served = "prob"
 
     def __post_init__(self):
         manifest = json.loads((self.bundle / "manifest.json").read_text())
@@ -61,8 +62,8 @@ class Model:
         return sum(table["rows"] for table in self.tables.values()) * self.row_bytes
 
     def inputs(self, batch, sets, seed=1000):
-        """`sets` times (dense f32 [batch, 13], ids i64 [batch, ids]): ids uniform over all rows, the worst case for caches. Context features of
-        a request are the same in all its rows."""
+        """`sets` times the ONNX file's inputs (dense f32 [batch, 13], ids i64 [batch, ids]): ids uniform over all rows, the worst case for caches. Context
+        features of a request are the same in all its rows."""
         random = np.random.default_rng(seed)
         context_dense = self.dense[0]["scope"] == "context"
         made = []
@@ -75,8 +76,12 @@ class Model:
                 columns.append(np.broadcast_to(ids, (batch, hot)))
             # Copies: the runtimes want to own what they read.
             dense = np.broadcast_to(dense, (batch, len(self.dense))).copy()
-            made.append((dense, np.concatenate(columns, 1).astype(np.int64)))
+            made.append(dict(dense=dense, ids=np.concatenate(columns, 1).astype(np.int64)))
         return made
+
+    def scores(self, output):
+        """Of the output that is compared, [batch]."""
+        return np.asarray(output).reshape(-1)
 
     def pack(self, inputs, file):
         """Writes inputs as gavel's requests: context row (dense, ids), then candidate rows (dense, ids). See `inputs.rs`."""
@@ -84,8 +89,8 @@ class Model:
         of_context = np.repeat(np.array(context, bool), self.hots)
         context_dense = self.dense[0]["scope"] == "context"
         with open(file, "wb") as out:
-            for dense, ids in inputs:
-                ids = ids.astype(np.uint32)
+            for one in inputs:
+                dense, ids = one["dense"], one["ids"].astype(np.uint32)
                 parts = [dense[:1] if context_dense else dense[:0], ids[:1, of_context], dense[:0] if context_dense else dense, ids[:, ~of_context]]
                 for part in parts:
                     out.write(np.ascontiguousarray(part).tobytes())
