@@ -38,6 +38,7 @@ fn exit_codes() {
         (&["import", "onnx", "tests/onnx/refused/lstm.onnx", "--out", "tests"], 1, "exists already"),
         (&["import", "onnx", "tests/onnx/refused/lstm.onnx", "--out", "no/such/bundle"], 1, "(LSTM)"),
         (&["import", "onnx", "x.onnx", "--out", "y", "--dim", "length"], 2, "NAME=SIZE"),
+        (&["inspect", "tests/bundles/dlrm", "--precision", "int8"], 2, "say --plan too"),
         (&["check", "no/such/bundle"], 1, "no/such/bundle"),
         (&["check", "tests/bundles/dlrm", "--engine", "cuda"], 78, "this build has no CUDA engine"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
@@ -71,6 +72,73 @@ fn inspect_shows_what_is_in_a_bundle() {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
     assert!(!text(&gavel(&["inspect", "tests/bundles/wdl_scoped"]).stdout).contains("plan of"), "only when asked");
+}
+
+#[test]
+fn inspect_shows_the_precision_of_a_plan() {
+    let plan = |more: &[&str]| {
+        let output = gavel(&[&["inspect", "tests/bundles/dlrm", "--plan"], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    assert!(plan(&[]).0.contains("all dense layers in f32"));
+    let (stdout, stderr) = plan(&["--precision", "int8"]);
+    for part in ["answers move by", "allowed 5.0e-3 in probability, 2.0e-3 in AUC", "dense layers in int8", "too small to gain"] {
+        assert!(stdout.contains(part), "{part}\n{stdout}");
+    }
+    assert_eq!(stderr, "", "the selftest's rows are real");
+    let json: serde_json::Value = serde_json::from_str(&plan(&["--json", "--precision", "int8"]).0).expect("JSON");
+    let layers = json["precision"]["layers"].as_array().expect("layers");
+    assert!(layers.iter().any(|layer| layer["precision"] == "f32" && layer["reason"] == "too small to gain"), "{json:#}");
+    assert_eq!(json["precision"]["limits"]["probability"], 5e-3);
+    let json: serde_json::Value = serde_json::from_str(&plan(&["--json"]).0).expect("JSON");
+    assert!(json["precision"].is_null());
+}
+
+#[test]
+fn imports_are_checked_on_the_engine_before_they_appear() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let output = gavel(&["import", "onnx", "tests/onnx/engine/overflow.onnx", "--out", &path("overflow")]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["overflow.onnx: output y, made-up row", "the engine computes inf in f32", "No bundle was written", "--rows"] {
+        assert!(stderr.contains(part), "{part}\n{stderr}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left behind");
+
+    let bundle = path("deepfm");
+    let output = gavel(&["import", "onnx", "tests/onnx/ok/golden_deepfm.onnx", "--out", &bundle]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success() && stdout.contains("cpu passes the selftest"), "{stdout}{}", text(&output.stderr));
+    assert!(text(&gavel(&["inspect", &bundle]).stdout).contains("rows, made up"));
+}
+
+/// The rows of a synthetic bundle are random, and 8 bits are judged by them.
+#[test]
+fn reduced_precision_warns_of_rows_that_nobody_sent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = folder.path().join("synthetic");
+    let path = bundle.to_str().expect("UTF-8");
+    assert!(gavel(&["synth", "dlrm-kaggle", "--rows-cap", "20", "--selftest-rows", "8", "--out", path]).status.success());
+    let warning = |args: &[&str]| {
+        let output = gavel(args);
+        let stderr = text(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        stderr.contains("warning: precision int8: the selftest's rows are made up") && stderr.contains("--rows")
+    };
+    let (check, inspect) = (["check", path, "--precision", "int8"], ["inspect", path, "--plan", "--precision", "int8", "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&gavel(&inspect).stdout).expect("JSON");
+    if plan["precision"]["judged"] == 0 {
+        println!("skipped: no layer gains by 8 bits on this CPU");
+        return;
+    }
+    assert!(warning(&check) && warning(&inspect));
+    assert!(!warning(&["check", path]) && !warning(&["inspect", path, "--plan"]), "f32 does not hang on the rows");
+    let manifest = bundle.join("manifest.json");
+    let made_up = std::fs::read_to_string(&manifest).expect("a manifest");
+    std::fs::write(&manifest, made_up.replace("\"made_up\"", "\"given\"")).expect("written");
+    assert!(!warning(&check), "real rows");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use gavel::import::onnx::{Expected, Options, Report, Rules, import};
-use gavel::model::{LoadOptions, Model, Tolerance, load};
+use gavel::engine::{EngineKind, prepare, selftest};
+use gavel::import::onnx::{self, Expected, ImportError, Options, Report, Rules};
+use gavel::model::{LoadOptions, Model, RowsOrigin, Tolerance, load};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,6 +24,10 @@ fn options(name: &str, out: &Path) -> Options {
         tolerance: Tolerance { atol: 3e-6, rtol: 3e-6 },
         out: out.join("bundle"),
     }
+}
+
+fn import(options: &Options) -> Result<Report, ImportError> {
+    onnx::import(options)?.publish()
 }
 
 fn imported(name: &str, rules: &str) -> (Report, Value, Model) {
@@ -55,8 +61,15 @@ fn every_file_computes_what_its_outputs_say() {
     let mut faults = Vec::new();
     for name in names {
         let folder = TempDir::new().expect("a folder");
-        match import(&options(&name, folder.path())) {
-            Ok(report) => assert!(matches!(report.expected, Expected::Given { .. }) && report.rows > 0, "{name}"),
+        let options = options(&name, folder.path());
+        match import(&options) {
+            Ok(report) => {
+                assert!(matches!(report.expected, Expected::Given { .. }) && report.rows > 0, "{name}");
+                let model = Arc::new(load(&options.out, &LoadOptions::default(), &mut |_| {}).expect("a bundle that loads"));
+                assert_eq!(model.selftest.origin, RowsOrigin::Given, "{name}");
+                let prepared = prepare(EngineKind::Cpu, &model).expect("a plan");
+                selftest::replay(&prepared, &model).err().iter().for_each(|error| faults.push(format!("{name}: {error}")));
+            }
             Err(error) => faults.push(format!("{name}: {error}")),
         }
     }
@@ -136,6 +149,8 @@ fn a_size_makes_an_axis_fixed() {
     let options = Options { model: fixture("refused/dynamic_axis.onnx"), rows: None, sizes, ..options("arithmetic", folder.path()) };
     let report = import(&options).expect("a size for each axis");
     assert_eq!(report.expected, Expected::MadeUp);
+    let model = load(&options.out, &LoadOptions::default(), &mut |_| {}).expect("a bundle that loads");
+    assert_eq!(model.selftest.origin, RowsOrigin::MadeUp, "the bundle says so");
     assert_eq!(report.outputs.len(), 3);
 }
 
@@ -259,6 +274,16 @@ fn rules_that_mean_nothing_are_refused() {
     for text in ["[features.X]\ncolour = 1", "[feature.X]", "name = 3"] {
         assert!(Rules::parse(Path::new("features.toml"), text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_draft_that_is_not_published_leaves_nothing() {
+    let folder = TempDir::new().expect("a folder");
+    let draft = onnx::import(&options("arithmetic", folder.path())).expect("imported");
+    let there = || fs::read_dir(folder.path()).expect("a folder").count();
+    assert!(draft.folder().join("manifest.json").exists() && there() == 1);
+    drop(draft);
+    assert_eq!(there(), 0);
 }
 
 #[test]

@@ -4,7 +4,8 @@
     python3 tools/make_onnx_fixtures.py --out tests/onnx [--golden DIR]
 
 Needs onnx, onnxruntime, numpy and safetensors. `ok/NAME.onnx` are imported, with `ok/NAME.safetensors` holding inputs and outputs by name;
-`refused/NAME.onnx` are refused, for the reason that tests/onnx_import.rs states. `--golden` also copies the files of trained models,
+`refused/NAME.onnx` are refused, for the reason that tests/onnx_import.rs states, `engine/NAME.onnx` only because the engine computes
+something else than float64 arithmetic does. `--golden` also copies the files of trained models,
 `--torch` (needs torch and onnxscript) exports nn.EmbeddingBag.
 """
 
@@ -61,8 +62,8 @@ def run(made, inputs, outputs):
 
 class Fixtures:
     def __init__(self, out):
-        self.ok, self.refused = out / "ok", out / "refused"
-        for folder in (self.ok, self.refused):
+        self.ok, self.refused, self.engine = out / "ok", out / "refused", out / "engine"
+        for folder in (self.ok, self.refused, self.engine):
             folder.mkdir(parents=True, exist_ok=True)
 
     def take(self, name, nodes, inputs, outputs, weights=None, **options):
@@ -695,6 +696,16 @@ def bags_of_others(to):
     change("of_padding", "sum_padded", padded)
 
 
+def beyond_f32(to):
+    """The absolute value, by squares that no f32 holds."""
+    nodes = """large = Mul(x, scale)
+        square = Mul(large, large)
+        root = Sqrt(square)
+        y = Div(root, scale)"""
+    scale = {"scale": np.array(1e20, np.float32)}
+    onnx.save(model(nodes, {"x": np.ones((ROWS, 1), np.float32)}, ["y"], scale), to.engine / "overflow.onnx")
+
+
 def golden(to, folder):
     for case in ("deepfm", "dcn", "dcn_matrix", "wdl", "mmoe"):
         source = folder / case
@@ -714,7 +725,7 @@ def main():
     arguments.add_argument("--torch", action="store_true", help="also export the files that torch writes")
     given = arguments.parse_args()
     to = Fixtures(given.out)
-    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals):
+    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, beyond_f32):
         make(to)
     if given.torch:
         bags(to)

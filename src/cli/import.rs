@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::exit::{Exit, Failure};
-use super::print;
-use crate::import::onnx::{self, Options, Rules};
-use crate::model::Tolerance;
+use super::{loading, print};
+use crate::engine::selftest::{self, SelftestError};
+use crate::engine::{self, EngineKind};
+use crate::import::onnx::{self, Draft, Expected, Options, Rules};
+use crate::model::{LoadOptions, Tolerance};
 
 /// Makes a bundle of a model in another format
 #[derive(Subcommand, Clone, Debug)]
@@ -17,7 +19,7 @@ pub enum ImportCommand {
     ///
     /// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a
     /// feature of the candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md
-    /// lists the ops that are taken, and the keys of features.toml.
+    /// lists the ops that are taken, and the keys of features.toml. The bundle's selftest is replayed on the engine before the folder appears.
     Onnx(OnnxArgs),
 }
 
@@ -63,7 +65,8 @@ fn bound(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0).ok_or_else(|| "expected a number from 0".to_owned())
 }
 
-/// Imports and prints the report. Errors: what the file holds that cannot be imported, with the place and the way out.
+/// Imports, and prints the report. Errors: what the file holds that cannot be imported, with the place and the way out; a bundle that no server
+/// would serve.
 pub fn run(command: &ImportCommand) -> Result<Exit, Failure> {
     let ImportCommand::Onnx(args) = command;
     let rules = match &args.features {
@@ -81,6 +84,32 @@ pub fn run(command: &ImportCommand) -> Result<Exit, Failure> {
         tolerance: Tolerance { atol: args.atol, rtol: args.rtol },
         out: args.out.clone(),
     };
-    let report = onnx::import(&options).map_err(Failure::new)?;
-    print(&format!("{report}bundle       {}\n", args.out.display()))
+    let draft = onnx::import(&options).map_err(Failure::new)?;
+    let computed = compute(&draft).map_err(|fault| Failure::new(format!("{}: {fault}", args.model.display())))?;
+    let report = draft.publish().map_err(Failure::new)?;
+    let engine = EngineKind::Cpu.name();
+    print(&format!("{report}engine       {engine} passes the selftest: {computed}\nbundle       {}\n", args.out.display()))
+}
+
+/// What a server does before it serves a bundle: loads it, and replays its selftest on the engine.
+fn compute(draft: &Draft) -> Result<selftest::Report, String> {
+    let model =
+        loading::load(draft.folder(), &LoadOptions::default()).map_err(|error| format!("the imported bundle is refused: {error}"))?;
+    let prepared = engine::prepare(EngineKind::Cpu, &model).map_err(|error| error.to_string())?;
+    selftest::replay(&prepared, &model).map_err(|error| match error {
+        SelftestError::Mismatch { output, row, found, expected, allowed } => {
+            let (rows, remedy) = match draft.report().expected {
+                Expected::MadeUp => (
+                    "made-up row",
+                    "If real inputs are not like that, give some (--rows FILE.safetensors); else keep intermediate values smaller in the model",
+                ),
+                Expected::Given { .. } | Expected::Computed => ("row", "Keep intermediate values smaller in the model"),
+            };
+            format!(
+                "output {output}, {rows} {row}: the engine computes {found} in f32, expected is {expected} (allowed difference {allowed:.1e}): \
+                 something on the way overflows in f32, or is rounded too far. No bundle was written. {remedy}, or allow more with --atol and --rtol"
+            )
+        }
+        other => format!("{other}. No bundle was written"),
+    })
 }

@@ -8,12 +8,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::cost::{cost, live, work};
 use super::exit::{Exit, Failure};
+use super::precision::{self, PrecisionArgs};
 use super::{loading, plan, print};
-use crate::engine::cpu::Program;
+use crate::engine::EngineKind;
+use crate::engine::cpu::{Options, Program, Simd};
+use crate::engine::precision::Precision;
 use crate::model::{
-    DType, DenseTransform, Feature, FeatureKind, IdType, LoadOptions, MissingRule, Model, NanRule, Node, Op, OutputKind, Pool, RangeRule,
-    Reduction, Scope, Value, ValueScope,
+    DType, DenseTransform, Feature, FeatureKind, IdType, LoadOptions, MissingRule, Model, NanRule, Node, Op, OutputKind, RangeRule,
+    RowsOrigin, Scope, ValueScope,
 };
 
 /// Shows what is in a bundle
@@ -29,64 +33,37 @@ pub struct InspectArgs {
     /// Also plans the model for this CPU, and shows what the engine makes of it
     ///
     /// Every step with its shape, FLOPs and bytes, once per request or once per candidate; what was fused into it, what was hoisted
-    /// from candidates to the request, and what stayed generic and why.
+    /// from candidates to the request, what stayed generic and why, and in what numbers dense layers are computed.
     #[arg(long)]
     pub plan: bool,
 
     /// Prints the plan alone, as JSON
     #[arg(long, requires = "plan")]
     pub json: bool,
+
+    /// Of dense layers in the plan
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
 }
 
-/// Prints the report.
+/// Prints the report. Errors: the first fault of the bundle; a plan that cannot be made.
 pub fn run(args: &InspectArgs) -> Result<Exit, Failure> {
+    let options = args.precision.options(EngineKind::Cpu)?;
+    if !args.plan && options.precision.precision != Precision::F32 {
+        return Err(Failure::usage("--precision is about the plan: say --plan too"));
+    }
     let model = loading::load(&args.bundle, &LoadOptions::default()).map_err(Failure::new)?;
     let mut text = report(&model);
     if args.plan {
-        let program = Program::new(&model).map_err(Failure::new)?;
+        let options = Options { precision: options.precision, ..Options::new(Simd::detect()) };
+        let program = Program::planned(&model, &options).map_err(Failure::new)?;
+        program.precision().iter().for_each(|decided| precision::warn(&model, decided));
         if args.json {
             return print(&format!("{:#}\n", plan::json(&program)));
         }
         text.push_str(&plan::text(&program));
     }
     print(&text)
-}
-
-/// Work of some nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Floating-point operations.
-    pub flops: u64,
-    /// Bytes of table rows read, bags full.
-    pub table_bytes: u64,
-}
-
-/// Work of a model, split as the graph's scopes split it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Once per model: values of weights alone.
-    pub constant: Work,
-    /// Once per request.
-    pub request: Work,
-    /// Once per candidate.
-    pub candidate: Work,
-}
-
-/// The work of the nodes that outputs depend on.
-pub fn cost(model: &Model) -> Cost {
-    let live = live(model);
-    let mut cost = Cost::default();
-    for node in model.graph.nodes.iter().filter(|node| live[node.out.0 as usize]) {
-        let work = work(model, node);
-        let total = match model.graph.value(node.out).scope {
-            ValueScope::Constant => &mut cost.constant,
-            ValueScope::Context => &mut cost.request,
-            ValueScope::Candidate => &mut cost.candidate,
-        };
-        total.flops += work.flops;
-        total.table_bytes += work.table_bytes;
-    }
-    cost
 }
 
 /// The report.
@@ -111,7 +88,12 @@ pub fn report(model: &Model) -> String {
         weights.tensors.len(),
         bytes(tensor_bytes as u64),
     );
-    let _ = writeln!(text, "selftest   {} rows, tolerance {:e}", model.selftest.rows(), model.selftest.tolerance.atol);
+    let origin = match model.selftest.origin {
+        RowsOrigin::Given => "",
+        RowsOrigin::Mixed => ", some mixed from others or drawn at random",
+        RowsOrigin::MadeUp => ", made up",
+    };
+    let _ = writeln!(text, "selftest   {} rows{origin}, tolerance {:e}", model.selftest.rows(), model.selftest.tolerance.atol);
 
     let cost = cost(model);
     for (name, work) in [("candidate", cost.candidate), ("request", cost.request)] {
@@ -239,114 +221,6 @@ fn sources(model: &Model, op: &Op) -> String {
     }
 }
 
-/// Which values some output depends on.
-fn live(model: &Model) -> Vec<bool> {
-    let mut live = vec![false; model.graph.values.len()];
-    for output in &model.graph.outputs {
-        live[output.value.0 as usize] = true;
-    }
-    for node in model.graph.nodes.iter().rev() {
-        if live[node.out.0 as usize] {
-            node.op.inputs().iter().for_each(|input| live[input.0 as usize] = true);
-        }
-    }
-    live
-}
-
-/// The work of one node on one row.
-fn work(model: &Model, node: &Node) -> Work {
-    let out = model.graph.value(node.out);
-    let value = |id| -> &Value { model.graph.value(id) };
-    let len = out.len() as u64;
-    let flops = match &node.op {
-        Op::Dense { .. }
-        | Op::Integer { .. }
-        | Op::Length { .. }
-        | Op::Const { .. }
-        | Op::Fill { .. }
-        | Op::Iota { .. }
-        | Op::Concat { .. }
-        | Op::Slice { .. }
-        | Op::Reshape { .. }
-        | Op::Transpose { .. }
-        | Op::Broadcast { .. }
-        | Op::GatherConst { .. }
-        | Op::Cast { .. }
-        | Op::Where { .. }
-        | Op::Pad { .. }
-        | Op::Gather { .. }
-        | Op::TakeAlong { .. }
-        | Op::OneHot { .. } => 0,
-        Op::Lookup { feature, table, pool } => {
-            let feature = &model.features[*feature];
-            let table = model.weights.table(*table);
-            let (ids, dim) = (u64::from(feature.max_len), u64::from(table.dim));
-            // One id is copied; each further one is combined, each weighted one multiplied; codes are scaled and shifted.
-            let combined = if *pool == Pool::None { 0 } else { (ids - 1) * dim };
-            let decoded = if table.dtype.coding(table.dim as usize).is_some() { 2 * ids * dim } else { 0 };
-            let flops = decoded + combined + if feature.is_weighted() { ids * dim } else { 0 } + if *pool == Pool::Mean { dim } else { 0 };
-            return Work { flops, table_bytes: ids * table.row_bytes() as u64 };
-        }
-        Op::Linear { weight, bias, .. } => {
-            let inputs = model.weights.tensor(*weight).shape[1] as u64;
-            2 * inputs * len + if bias.is_some() { len } else { 0 }
-        }
-        Op::MatMul { a, transpose_a, .. } => {
-            let shape = &value(*a).shape;
-            let inner = shape[shape.len() - if *transpose_a { 2 } else { 1 }] as u64;
-            2 * inner * len
-        }
-        Op::Add { .. }
-        | Op::Sub { .. }
-        | Op::Mul { .. }
-        | Op::Div { .. }
-        | Op::Pow { .. }
-        | Op::Min { .. }
-        | Op::Max { .. }
-        | Op::Mod { .. }
-        | Op::Compare { .. }
-        | Op::Logic { .. }
-        | Op::Not { .. }
-        | Op::Unary { .. }
-        | Op::Relu { .. } => len,
-        Op::Clamp { .. } | Op::Prelu { .. } => 2 * len,
-        Op::ReduceSum { x, .. } => value(*x).len() as u64 - len,
-        Op::Reduce { x, function: Reduction::Mean, .. } => value(*x).len() as u64,
-        Op::Reduce { x, .. } => value(*x).len() as u64 - len,
-        Op::CumSum { .. } => len,
-        // Comparisons of a selection that keeps k.
-        Op::TopK { x, .. } | Op::ArgTopK { x, .. } => value(*x).len() as u64,
-        Op::Embedding { table, .. } => {
-            let row = size_of::<f32>() as u64 * u64::from(model.weights.table(*table).dim);
-            return Work { flops: 0, table_bytes: len / u64::from(model.weights.table(*table).dim) * row };
-        }
-        Op::LayerNorm { .. } => 7 * len,
-        Op::Conv { weight, bias, .. } => {
-            let taps: usize = model.weights.tensor(*weight).shape[1..].iter().product();
-            2 * taps as u64 * len + if bias.is_some() { len } else { 0 }
-        }
-        Op::MaxPool { window, .. } | Op::AvgPool { window, .. } => window.kernel.iter().product::<usize>() as u64 * len,
-        Op::Sdpa { q, k, .. } => {
-            let (width, keys) = (value(*q).shape[value(*q).shape.len() - 1] as u64, value(*k).shape[value(*k).shape.len() - 2] as u64);
-            let rows = len / out.shape[out.shape.len() - 1] as u64;
-            2 * rows * keys * width + 5 * rows * keys + 2 * keys * len
-        }
-        Op::Gru(gru) => {
-            let (steps, inputs) = (value(gru.x).shape[0] as u64, value(gru.x).shape[1] as u64);
-            let hidden = model.weights.tensor(gru.w_hh).shape[1] as u64;
-            steps * hidden * (6 * inputs + 6 * hidden + 20)
-        }
-        // One leaf per tree is added; the comparisons on the way depend on the row.
-        Op::Trees(trees) => model.weights.tensor(trees.roots).shape[0] as u64 * len,
-        // exp, add, divide; softmax also finds and subtracts the largest.
-        Op::Sigmoid { .. } => 3 * len,
-        Op::Softmax { .. } => 5 * len,
-        Op::BatchNorm { .. } => 4 * len,
-        Op::L2Norm { .. } => 3 * len,
-    };
-    Work { flops, table_bytes: 0 }
-}
-
 /// A titled table with aligned columns.
 pub(super) fn section(text: &mut String, title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let rows: Vec<Vec<String>> = std::iter::once(header.iter().map(|cell| (*cell).to_owned()).collect()).chain(rows).collect();
@@ -399,21 +273,6 @@ mod tests {
     fn open(name: &str) -> Model {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
         load(&path, &LoadOptions::default(), &mut |_| {}).unwrap()
-    }
-
-    #[test]
-    fn counts_the_work_of_dlrm() {
-        // MLPs 13-64-32-16 and 367-64-32-1 with biases and relu (top: sigmoid last), 27 x 27 dots of 16.
-        let layer = |inputs: u64, outputs: u64| (2 * inputs + 1) * outputs;
-        let bottom = layer(13, 64) + layer(64, 32) + layer(32, 16) + 64 + 32 + 16;
-        let top = layer(367, 64) + layer(64, 32) + layer(32, 1) + 64 + 32 + 3;
-        let expected = Work { flops: bottom + top + 2 * 16 * 27 * 27, table_bytes: 26 * 16 * 4 };
-        assert_eq!(cost(&open("dlrm")), Cost { candidate: expected, ..Cost::default() });
-
-        let scoped = cost(&open("dlrm_scoped"));
-        assert_eq!(scoped.request.flops, bottom);
-        assert_eq!(scoped.request.table_bytes, 13 * 16 * 4);
-        assert_eq!(scoped.candidate.flops + scoped.request.flops, expected.flops);
     }
 
     #[test]

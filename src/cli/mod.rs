@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+pub mod cost;
 pub mod demo;
 pub mod doctor;
 pub mod exit;
@@ -9,6 +10,7 @@ pub mod import;
 pub mod inspect;
 pub mod loading;
 pub mod plan;
+pub mod precision;
 pub mod progress;
 pub mod rank;
 pub mod serve;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::inspect::{bytes, count, section};
+use super::precision;
 use crate::engine::cpu::{Per, PlanTask, PlanWork, Program};
 
 /// The plan as text.
@@ -32,8 +33,12 @@ pub fn text(program: &Program) -> String {
         section(&mut text, title, &["op", "value", "shape", "FLOPs", "bytes", "table bytes", "weights", "remarks"], tasks.map(row));
     }
     let unseen = report.tasks.iter().filter(|task| task.kernels == 0).count();
-    let _ =
-        writeln!(text, "\n{unseen} values lie inside others' memory and take no step. Weights are read once per tile, all else per row.");
+    let _ = writeln!(
+        text,
+        "\n{unseen} values lie inside others' memory and take no step. FLOPs and bytes are those of a row, sequences and bags full; a multiply-add \
+         is two FLOPs. Dense layers read their weights once per tile."
+    );
+    text.push_str(&precision::text(program.precision()));
     text
 }
 
@@ -47,12 +52,13 @@ pub fn json(program: &Program) -> serde_json::Value {
         "kernels_per_candidate_tile": candidates,
         "shared_bytes": program.shared_bytes(),
         "plan": program.report(),
+        "precision": program.precision(),
     })
 }
 
 fn totals(work: PlanWork) -> String {
     format!(
-        "{} FLOPs, {} of values, {} of table rows; per tile {} of weights",
+        "{} FLOPs, {} of values, {} of table rows; {} of weights",
         count(work.flops),
         bytes(work.value_bytes),
         bytes(work.table_bytes),

@@ -135,7 +135,7 @@ impl Bundle {
         reader.fill(&mut bytes)?;
         reader.finish(&self.manifest.file, spec)?;
         let fields: Vec<Field> = self.manifest.features.iter().map(Field::from).collect();
-        Selftest::parse(&path, bytes, &fields, &graph.outputs, self.manifest.tolerance).map_err(LoadError::Selftest)
+        Selftest::parse(&path, bytes, &fields, &graph.outputs, self.manifest.tolerance, self.manifest.origin).map_err(LoadError::Selftest)
     }
 }
 

@@ -72,6 +72,33 @@ impl Tolerance {
     }
 }
 
+/// Where the selftest's inputs come from: what is measured on rows that nobody sent says little of real answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowsOrigin {
+    /// Real inputs, as far as the bundle's maker knows.
+    #[default]
+    Given,
+    /// Some were mixed from given ones, or drawn at random.
+    Mixed,
+    /// Drawn at random.
+    MadeUp,
+}
+
+impl RowsOrigin {
+    /// Every origin, with its name in the manifest.
+    pub const NAMES: [(&'static str, RowsOrigin); 3] =
+        [("given", RowsOrigin::Given), ("mixed", RowsOrigin::Mixed), ("made_up", RowsOrigin::MadeUp)];
+
+    /// Its name in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowsOrigin::Given => "given",
+            RowsOrigin::Mixed => "mixed",
+            RowsOrigin::MadeUp => "made_up",
+        }
+    }
+}
+
 /// A manifest whose graph was not looked at yet.
 #[derive(Clone, Debug)]
 pub struct Manifest {
@@ -91,6 +118,8 @@ pub struct Manifest {
     pub selftest: FileSpec,
     /// What the selftest asks for.
     pub tolerance: Tolerance,
+    /// Where the selftest's inputs come from.
+    pub origin: RowsOrigin,
     document: Json,
 }
 
@@ -123,9 +152,9 @@ impl Manifest {
         check_rows(&features_at, &features)?;
         root.required("graph")?;
         root.required("outputs")?;
-        let (selftest, tolerance) = selftest(&root.required("selftest")?)?;
+        let (selftest, tolerance, origin) = selftest(&root.required("selftest")?)?;
         root.finish()?;
-        Ok(Manifest { file: file.to_owned(), name, description, weights, tables, features, selftest, tolerance, document })
+        Ok(Manifest { file: file.to_owned(), name, description, weights, tables, features, selftest, tolerance, origin, document })
     }
 
     /// The graph, resolved against tensors of these names, types and shapes instead of weights files: for tools that write bundles.
@@ -207,14 +236,15 @@ fn file_spec(at: &At<'_>) -> Result<FileSpec, Box<Fault>> {
     Ok(spec)
 }
 
-fn selftest(at: &At<'_>) -> Result<(FileSpec, Tolerance), Box<Fault>> {
+fn selftest(at: &At<'_>) -> Result<(FileSpec, Tolerance, RowsOrigin), Box<Fault>> {
     let object = at.object()?;
     let spec = file_fields(&object)?;
     let bound = |at: At<'_>| at.number().and_then(|value| if value < 0.0 { Err(at.wrong("a number from 0")) } else { Ok(value) });
     let atol = bound(object.required("atol")?)?;
     let rtol = object.optional("rtol").map(bound).transpose()?.unwrap_or(0.0);
+    let origin = object.optional("rows").map(|at| choice(&at, &RowsOrigin::NAMES)).transpose()?.unwrap_or_default();
     object.finish()?;
-    Ok((spec, Tolerance { atol, rtol }))
+    Ok((spec, Tolerance { atol, rtol }, origin))
 }
 
 fn table_spec(at: &At<'_>) -> Result<TableSpec, Box<Fault>> {

@@ -36,7 +36,7 @@ pub use error::{Fault, LoadError};
 pub use feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
 pub use graph::{Axis, DType, Graph, Node, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
 pub use load::{Bundle, LoadOptions, MANIFEST, Progress, load};
-pub use manifest::{FORMAT, FileSpec, Manifest, TableSpec, Tolerance};
+pub use manifest::{FORMAT, FileSpec, Manifest, RowsOrigin, TableSpec, Tolerance};
 pub use name::is_model_name;
 pub use op::{Op, Operand, Pool};
 pub use ops::OPS;

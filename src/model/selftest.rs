@@ -6,7 +6,7 @@ use crate::limits::SELFTEST_ROWS_MAX;
 
 use super::error::Fault;
 use super::graph::Output;
-use super::manifest::Tolerance;
+use super::manifest::{RowsOrigin, Tolerance};
 use super::rows::{FeatureRows, Field};
 use super::tensor_file::TensorFile;
 
@@ -21,6 +21,8 @@ pub struct Selftest {
     pub labels: Vec<Option<Vec<f64>>>,
     /// How close an engine must come.
     pub tolerance: Tolerance,
+    /// Where the inputs come from.
+    pub origin: RowsOrigin,
 }
 
 impl Selftest {
@@ -36,6 +38,7 @@ impl Selftest {
         fields: &[Field],
         outputs: &[Output],
         tolerance: Tolerance,
+        origin: RowsOrigin,
     ) -> Result<Selftest, Box<Fault>> {
         let tensors = TensorFile::parse(file, bytes)?;
         let (inputs, mut ignored) = FeatureRows::from_tensors(fields, &tensors, "in.")?;
@@ -90,6 +93,6 @@ impl Selftest {
                 "Check its name",
             ));
         }
-        Ok(Selftest { inputs, expected, labels, tolerance })
+        Ok(Selftest { inputs, expected, labels, tolerance, origin })
     }
 }

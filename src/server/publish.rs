@@ -102,7 +102,10 @@ pub fn prepare(
     let report = report.transpose().map_err(|source| PublishError::Selftest { model: name, version, source })?;
     if let Some(decided) = prepared.precision() {
         let (name, version, ms) = (&model.name, model.version, began.elapsed().as_millis() as u64);
-        tracing::info!(model = name, version, ms, "{decided}; the selftest is held to a shift of {}", decided.limits);
+        tracing::info!(model = name, version, ms, "{decided}; the selftest is held to a shift of {}", decided.limits.like(&decided.shift));
+        if let Some(caution) = decided.caution(model) {
+            tracing::warn!(model = name, version, "precision {}: {caution}", decided.precision.name());
+        }
         for layer in decided.layers.iter().filter(|layer| layer.precision == Precision::F32) {
             tracing::info!(
                 model = name,

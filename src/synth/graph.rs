@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::model::{Digest, FORMAT};
+use crate::model::{Digest, FORMAT, RowsOrigin};
 
 use super::shape::{ContextShare, Interaction, Shape};
 use super::tensors::{Layer, bottom, cross, dense_name, table_name, top};
@@ -30,6 +30,7 @@ pub fn manifest(recipe: &Recipe, table_rows: &[u32], weights: &[Written], selfte
     let Recipe { shape, context, .. } = recipe;
     let mut selftest = selftest.json();
     selftest["atol"] = json!(ATOL);
+    selftest["rows"] = json!(RowsOrigin::MadeUp.name());
     let tables = table_rows.iter().enumerate().map(|(i, rows)| {
         let mut table = json!({"name": table_name(i), "rows": rows, "dim": shape.dim});
         if recipe.tables != TableFormat::F32 {

@@ -49,6 +49,11 @@ fn wrong_manifests() {
             "DIR/weights.safetensors: 225 bytes; expected 17 (weights[0].bytes in DIR/manifest.json). It is not the file that \
              the manifest was written for: copy the bundle again, or export it again",
         ),
+        (
+            "origin of the rows",
+            ("/selftest/rows", json!("madeup")),
+            "DIR/manifest.json: selftest.rows: \"madeup\"; expected one of \"given\", \"mixed\", \"made_up\". Did you mean \"made_up\"?",
+        ),
         ("tolerance", ("/selftest/atol", json!(-1)), "DIR/manifest.json: selftest.atol: -1; expected a number from 0. Correct the value"),
         (
             "model name",

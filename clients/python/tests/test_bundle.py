@@ -31,6 +31,11 @@ def test_by_hand(tmp_path):
     bundle.write(tmp_path / "b", inputs, {"score": [9.5, 2.0]})
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["weights"][0]["bytes"] == (tmp_path / "b" / "weights.safetensors").stat().st_size
+    assert "rows" not in manifest["selftest"]
+    bundle.write(tmp_path / "d", inputs, {"score": [9.5, 2.0]}, rows="made_up")
+    assert json.loads((tmp_path / "d" / "manifest.json").read_text())["selftest"]["rows"] == "made_up"
+    with pytest.raises(ValueError, match="one of given, mixed, made_up"):
+        bundle.write(tmp_path / "c", inputs, {"score": [9.5, 2.0]}, rows="real")
     with pytest.raises(ValueError, match="row 1"):
         bundle.write(tmp_path / "c", inputs, {"score": [9.5, 2.1]})
     assert not (tmp_path / "c").exists()

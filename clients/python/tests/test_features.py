@@ -357,6 +357,17 @@ def test_selftest_inputs(tmp_path):
     assert len(load_file(tmp_path / "bundle" / "selftest.safetensors")["out.prob"]) == 32
 
 
+def test_the_selftest_says_where_its_rows_come_from(tmp_path):
+    """A server that computes in 8 bits decides by these rows, and warns where they are not all real."""
+    real = packed_rows().repeat(3, 1)
+    hashed = gavel.Sparse("item", columns=2, hash={"fn": "identity", "mod": 20})
+    for rows, more, expected in [(real, {}, None), (real[:31], {}, "mixed"), (real, {"features": [hashed]}, "mixed")]:
+        report, manifest, _ = export(Packed(), packed_rows(), tmp_path, selftest_inputs=rows, **more)
+        assert manifest["selftest"].get("rows") == expected
+        assert ("mixed from the examples" in str(report)) == (expected == "mixed")
+        assert f"gavel check {tmp_path / 'bundle'}" in str(report)
+
+
 def test_big_ids_warn(tmp_path):
     class Model(nn.Module):
         def __init__(self):

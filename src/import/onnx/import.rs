@@ -9,10 +9,11 @@ use serde_json::{Value as Json, json};
 
 use crate::import::bundle_files::{FileData, FileTensor, write_tensors};
 use crate::limits::{ONNX_BYTES_MAX, SELFTEST_BYTES_MAX};
-use crate::model::{FORMAT, LoadOptions, MANIFEST, Model, Tolerance, load};
+use crate::model::{FORMAT, LoadOptions, MANIFEST, Model, RowsOrigin, Tolerance, load};
 use crate::reference;
 
 use super::constant::Data;
+use super::draft::{Draft, Partial};
 use super::emit::{Emitted, emit};
 use super::error::{ImportError, problem};
 use super::features::FeatureKind;
@@ -42,8 +43,8 @@ pub struct Options {
 const WEIGHTS: &str = "weights.safetensors";
 const SELFTEST: &str = "selftest.safetensors";
 
-/// Imports. The bundle stands in its place only if all went well.
-pub fn import(options: &Options) -> Result<Report, ImportError> {
+/// Imports. The bundle stands beside its place, until it is published.
+pub fn import(options: &Options) -> Result<Draft, ImportError> {
     let Options { model: file, rules, out, .. } = options;
     if out.exists() {
         let problem = problem("it exists already", "Choose another folder, or remove it");
@@ -57,7 +58,6 @@ pub fn import(options: &Options) -> Result<Report, ImportError> {
     let graph = convert(file, &bytes, &options.sizes, Some(folder))?;
     drop(bytes);
     let emitted = emit(&graph, rules)?;
-    // Written beside its place, moved there when it is whole.
     let mut draft = out.clone().into_os_string();
     draft.push(".part");
     let draft = PathBuf::from(draft);
@@ -68,18 +68,10 @@ pub fn import(options: &Options) -> Result<Report, ImportError> {
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(io_error(&draft, "cannot be removed"))?;
     }
-    fs::create_dir_all(&draft).map_err(io_error(&draft, "cannot be made"))?;
-    let result = fill(options, &graph, &emitted, &draft);
-    match result {
-        Ok(report) => {
-            fs::rename(&draft, out).map_err(io_error(out, "cannot be written"))?;
-            Ok(report)
-        }
-        Err(error) => {
-            let _ = fs::remove_dir_all(&draft);
-            Err(error)
-        }
-    }
+    let draft = Partial(draft);
+    fs::create_dir_all(&draft.0).map_err(io_error(&draft.0, "cannot be made"))?;
+    let report = fill(options, &graph, &emitted, &draft.0)?;
+    Ok(Draft::new(draft, out.clone(), report))
 }
 
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, ImportError> {
@@ -193,6 +185,9 @@ fn write(
     selftest["atol"] = json!(options.tolerance.atol);
     if options.tolerance.rtol != 0.0 {
         selftest["rtol"] = json!(options.tolerance.rtol);
+    }
+    if options.rows.is_none() {
+        selftest["rows"] = json!(RowsOrigin::MadeUp.name());
     }
     let name = options.rules.name.clone().unwrap_or_else(|| model_name(&options.out));
     let mut manifest = json!({"format": FORMAT, "name": name});

@@ -9,6 +9,7 @@
 //! proof that a row's score does not depend on the rows beside it. `docs/import.md` says what is taken and how inputs become features.
 
 mod constant;
+mod draft;
 mod emit;
 mod error;
 mod features;
@@ -27,6 +28,7 @@ mod rules;
 mod tensor;
 mod value;
 
+pub use draft::Draft;
 pub use error::{ImportError, Problem};
 pub use graph::{Converted, convert};
 pub use import::{Options, import};

@@ -41,7 +41,8 @@ def export(
                     one per output column; kinds are "probability", "logit" and "value"
     context         names of the features that are the same for all candidates of a request: user, page, slot
     tables          "f32", "f16", "int8", "int4" or "int2": how embedding tables are stored; the report says what the rounding does
-    selftest_rows   rows in the selftest: the examples (or selftest_inputs, in the form of example_inputs) and rows mixed from them
+    selftest_rows   rows in the selftest: the examples (or selftest_inputs, in the form of example_inputs) and rows mixed from them.
+                    A server that computes in 8 bits measures there what that does: give it as many real rows then (1000, say)
     labels          0 or 1 for each row of selftest_inputs or example_inputs: the report then says the AUC before and after quantisation
     atol            largest difference that a server accepts at load (default: ten times what torch's own f32 shows, at least 2e-6)
 

@@ -99,12 +99,15 @@ class Bundle:
         """Outputs in float64: name -> [rows]. `inputs`: feature -> array [rows] or [rows, width], or (flat ids, lengths[, weights])."""
         return evaluate(self.manifest(), self.tensors, inputs, self.values)
 
-    def write(self, folder, inputs, expected, atol=2e-6, rtol=None, check=1e-6):
+    def write(self, folder, inputs, expected, atol=2e-6, rtol=None, check=1e-6, rows="given"):
         """Writes manifest, weights and selftest into `folder`.
 
-        `inputs`: as `evaluate` takes them; `expected`: output -> float64 [rows], from the training framework. Refuses (ValueError) if
-        the graph, evaluated here, differs from `expected` by more than `check` (relative above 1).
+        `inputs`: as `evaluate` takes them; `expected`: output -> float64 [rows], from the training framework; `rows`: "given" if
+        the inputs are real ones, "mixed" if some were put together from others, "made_up" if they are random. Refuses (ValueError) if the
+        graph, evaluated here, differs from `expected` by more than `check` (relative above 1).
         """
+        if rows not in ("given", "mixed", "made_up"):
+            raise ValueError(f"rows {rows!r}: one of given, mixed, made_up")
         folder = pathlib.Path(folder)
         found = self.evaluate(inputs)
         for name, wanted in expected.items():
@@ -121,7 +124,7 @@ class Bundle:
         manifest = self.manifest()
         manifest["weights"] = self.write_weights(folder)
         manifest["selftest"] = written(folder, "selftest.safetensors", selftest_tensors(self.features, inputs, expected))
-        manifest["selftest"] |= {"atol": atol} | ({"rtol": rtol} if rtol else {})
+        manifest["selftest"] |= {"atol": atol} | ({"rtol": rtol} if rtol else {}) | ({"rows": rows} if rows != "given" else {})
         (folder / "manifest.json").write_text(text(manifest), encoding="utf-8")
 
     def write_weights(self, folder):

@@ -73,12 +73,17 @@ impl Shape {
         self.axes.iter().map(|axis| axis.size).product()
     }
     /// Positions of the window: elements of one channel of the result.
-    fn positions(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.axes.iter().map(|axis| axis.positions).product()
     }
     /// Elements of the window.
     fn taps(&self) -> usize {
         self.axes.iter().map(|axis| axis.kernel).product()
+    }
+
+    /// Elements of the window over all positions, but for those that are padding.
+    pub fn products(&self) -> usize {
+        self.axes.iter().map(|axis| (0..axis.kernel).map(|tap| axis.inside(tap).len()).sum::<usize>()).product()
     }
 
     /// Calls `run(tap, out, x, step)` for every run: which element of the window, the positions (as a range of the result's elements), the

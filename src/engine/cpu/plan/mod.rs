@@ -8,6 +8,8 @@
 //!    context values that candidates read are kept per context; the rest shares the tile's memory, as long as each lives.
 //! 4. [`emit`]: tasks become kernels with places and strided loops, context and candidate steps apart; weights are packed.
 //!
+//! [`report`] says what was made of the graph, [`work`] counts what each task costs.
+//!
 //! The row dimension is implicit throughout.
 
 mod constant;
@@ -22,6 +24,7 @@ mod precision;
 mod report;
 mod task;
 mod weights;
+mod work;
 
 use std::sync::Arc;
 
@@ -30,7 +33,8 @@ use crate::engine::EngineError;
 use crate::engine::precision::Precision;
 use crate::model::{Model, ValueScope};
 
-pub use self::report::{Per, PlanReport, PlanTask, PlanWork};
+pub use self::report::{Per, PlanReport, PlanTask};
+pub use self::work::PlanWork;
 
 use self::lower::Lowered;
 use self::place::Placing;

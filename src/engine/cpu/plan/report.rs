@@ -5,10 +5,11 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 
 use crate::engine::cpu::program::TILE_ROWS;
-use crate::model::{DType, Model, Pool, ValueScope};
+use crate::model::{DType, Model, ValueScope};
 
 use super::lower::Lowered;
 use super::task::{Note, PlanValue, Task, ValueIndex, Work};
+use super::work::{self, PlanWork};
 
 /// A plan as it is run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -62,28 +63,6 @@ pub enum Per {
     Candidate,
 }
 
-/// Work of a task for one row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PlanWork {
-    /// Floating-point operations; a multiply-add is two.
-    pub flops: u64,
-    /// Bytes of values read and written.
-    pub value_bytes: u64,
-    /// Bytes of table rows read, bags full.
-    pub table_bytes: u64,
-    /// Bytes of weights read: once per tile, whatever its rows.
-    pub weight_bytes: u64,
-}
-
-impl PlanWork {
-    fn add(&mut self, other: PlanWork) {
-        self.flops += other.flops;
-        self.value_bytes += other.value_bytes;
-        self.table_bytes += other.table_bytes;
-        self.weight_bytes += other.weight_bytes;
-    }
-}
-
 impl PlanReport {
     /// The report of these tasks and the number of kernels that each became.
     pub fn new(model: &Model, lowered: &Lowered, kernels: &[usize]) -> PlanReport {
@@ -120,7 +99,7 @@ fn describe(model: &Model, lowered: &Lowered, task: &Task, kernels: usize) -> Pl
         integer: out.dtype == DType::I64,
         per: if out.scope == ValueScope::Candidate { Per::Candidate } else { Per::Request },
         kernels,
-        work: if kernels > 0 { work(model, lowered, task) } else { PlanWork::default() },
+        work: if kernels > 0 { work::count(model, &lowered.values, task) } else { PlanWork::default() },
         fused,
         hoisted,
         generic,
@@ -166,63 +145,6 @@ fn name(work: &Work) -> String {
         work => write!(name, "{work:?}"),
     };
     name.0
-}
-
-fn work(model: &Model, lowered: &Lowered, task: &Task) -> PlanWork {
-    let out = &lowered.values[task.out];
-    let len = |value: ValueIndex| lowered.values[value].len() as u64;
-    let bytes = |value: ValueIndex| len(value) * lowered.values[value].element_bytes() as u64;
-    let (made, mut inputs) = (out.len() as u64, task.work.inputs());
-    inputs.sort_unstable();
-    inputs.dedup();
-    let mut work = PlanWork { value_bytes: bytes(task.out) + inputs.into_iter().map(bytes).sum::<u64>(), ..PlanWork::default() };
-    work.flops = match &task.work {
-        Work::Dense { .. }
-        | Work::Integer { .. }
-        | Work::Length { .. }
-        | Work::Concat { .. }
-        | Work::View { .. }
-        | Work::Slice { .. }
-        | Work::Transpose { .. }
-        | Work::Broadcast { .. }
-        | Work::Gather { .. }
-        | Work::Cast { .. } => 0,
-        Work::Lookup { feature, table, pool } => {
-            let (feature, table) = (&model.features[*feature], model.weights.table(*table));
-            let (ids, dim) = (u64::from(feature.max_len), u64::from(table.dim));
-            work.table_bytes = ids * table.bytes() as u64 / u64::from(table.rows.max(1));
-            let weighted = if feature.is_weighted() { ids * dim } else { 0 };
-            match pool {
-                Pool::None => weighted,
-                Pool::Mean => ids * dim + weighted,
-                Pool::Sum | Pool::Max => ids.saturating_sub(1) * dim + weighted,
-            }
-        }
-        Work::Int8Linear { matrix, addend, .. } => {
-            work.weight_bytes = (matrix.k * matrix.n) as u64;
-            (2 * matrix.k as u64 + 1 + u64::from(addend.is_some())) * made
-        }
-        Work::Linear { matrix, addend, .. } => {
-            work.weight_bytes = (matrix.k * matrix.n * size_of::<f32>()) as u64;
-            (2 * matrix.k as u64 + 1 + u64::from(addend.is_some())) * made
-        }
-        Work::Interaction { dim, .. } => 2 * *dim as u64 * made,
-        Work::MatMul { a, transpose_a, .. } => {
-            let shape = &lowered.values[*a].shape;
-            let inner = if *transpose_a && shape.len() > 1 { shape[shape.len() - 2] } else { shape.last().copied().unwrap_or(1) };
-            2 * inner as u64 * made
-        }
-        Work::Chain { steps, .. } => steps.len() as u64 * made,
-        Work::Fm { x, .. } => 3 * len(*x),
-        Work::Sum { x, .. } => len(*x).saturating_sub(made),
-        // exp, add, divide; softmax also finds and subtracts the largest.
-        Work::Softmax { .. } => 5 * made,
-        Work::L2Norm { .. } => 3 * made,
-        Work::BatchNorm { .. } => 2 * made,
-        // One operation per element.
-        _ => made,
-    };
-    work
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub fn array(model: &mut ModelBuilder, shape: &[usize]) -> ValueId {
 }
 
 /// Every element of `x` as an output.
-fn elements(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
+pub fn elements(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
     let len = model.graph.value(x).len();
     let flat = model.op_as(Op::Reshape { x }, vec![len], DType::F32);
     (0..len).map(|at| model.op(Op::Slice { x: flat, axis: 0, start: at, end: at + 1, step: 1 })).collect()

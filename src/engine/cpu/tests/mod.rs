@@ -11,6 +11,7 @@ mod oracle;
 mod passes;
 mod random;
 mod tables;
+mod work;
 
 use std::sync::Arc;
 

@@ -134,7 +134,7 @@ def _export(
         atol = max(2e-6, 10 * f32)
     largest = max(float(np.abs(x).max()) for x in expected.values())
     try:
-        bundle.write(out, sent, expected, atol=atol, rtol=1e-5 if largest > 1 else None, check=EXACT)
+        bundle.write(out, sent, expected, atol=atol, rtol=1e-5 if largest > 1 else None, check=EXACT, rows=samples.origin)
     except ValueError as error:
         raise ExportError(str(error), "this is a fault of the exporter: report it with the model") from error
     return Report(
@@ -154,6 +154,7 @@ def _export(
         shift,
         area,
         canonical.warnings,
+        samples.origin,
     )
 
 

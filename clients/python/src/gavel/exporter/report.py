@@ -11,7 +11,7 @@ class Report:
     """`ops`: op -> count; `parameters`: numbers in the bundle; `unused`: tensors of the model that no output needs; `features`,
     `outputs`: as in the manifest; `max_difference`: largest |graph - torch| over the selftest, both in float64 (relative above 1);
     `f32_difference`: the same for torch's own f32; `shift`: largest change of an output by quantised tables; `auc`: (before, after) by
-    output, if labels were given."""
+    output, if labels were given; `origin`: "given" if all rows of the selftest are examples, "mixed" if some were made of them."""
 
     name: str
     folder: str
@@ -29,6 +29,7 @@ class Report:
     shift: dict = field(default_factory=dict)
     auc: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
+    origin: str = "given"
 
     def __str__(self):
         lines = [f"{self.name}: written to {self.folder} ({size(self.bytes)}, {self.parameters:,} numbers)"]
@@ -36,8 +37,9 @@ class Report:
         lines.append(f"features  {len(self.features)}:")
         lines += [f"  {line}" for line in grouped(self.features)]
         lines.append("outputs   " + ", ".join(f"{o['name']} ({o['kind']})" for o in self.outputs))
+        mixed = ", some mixed from the examples" if self.origin == "mixed" else ""
         lines.append(
-            f"selftest  {self.rows} rows; graph against torch, both float64: {self.max_difference:.1e}; "
+            f"selftest  {self.rows} rows{mixed}; graph against torch, both float64: {self.max_difference:.1e}; "
             f"torch's own f32: {self.f32_difference:.1e}; "
             f"atol {self.atol:.1e}"
         )
@@ -51,6 +53,7 @@ class Report:
             shown = ", ".join(self.unused[:4]) + (", .." if len(self.unused) > 4 else "")
             lines.append(f"left out  {len(self.unused)} tensors that no output needs: {shown}")
         lines += [f"warning   {warning}" for warning in self.warnings]
+        lines.append(f"next      gavel check {self.folder}, where it will be served: the selftest on the server's engine")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -7,7 +7,8 @@ from .errors import ExportError
 
 
 class Samples:
-    """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends."""
+    """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends;
+    `origin`: "given" if all rows are examples as they are, else "mixed"."""
 
     def __init__(self, inputs, assignment, given, count, seed=0):
         self.inputs, self.assignment = inputs, assignment
@@ -15,6 +16,7 @@ class Samples:
         self.manifest = assignment.manifest()
         rows, bags = given
         n = min(count, next(len(x) for x in list(rows.values()) + [ids for ids, _ in bags.values()]))
+        self.origin = "given" if n == count else "mixed"
         rows, bags = inputs.take(rows, bags, np.arange(n))
         self.rows, self.bags = self.grown(rows, bags, count - n)
         self.raw = {}  # feature -> raw ids [rows, width] or per row, where a rule changes them
@@ -90,6 +92,7 @@ class Samples:
 
             def draw(shape, keep):
                 """Raw ids: any, if hashed; else the model's own with some missing and out of range."""
+                self.origin = "mixed"
                 if "hash" in feature:
                     ids = self.rng.integers(0, 2**31 if feature.get("id_type") != "u64" else 2**62, shape)
                 else:

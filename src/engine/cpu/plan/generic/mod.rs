@@ -125,6 +125,28 @@ pub enum Generic {
 }
 
 impl Generic {
+    /// Memory that it works in, if it has some: nothing that it is given.
+    pub fn room(&self) -> Option<ValueIndex> {
+        match self {
+            Generic::Attention { room, .. } | Generic::Gru { room, .. } | Generic::Trees { room, .. } => Some(*room),
+            Generic::Compare { .. }
+            | Generic::Logic { .. }
+            | Generic::Not { .. }
+            | Generic::Where { .. }
+            | Generic::Fold { .. }
+            | Generic::CumSum { .. }
+            | Generic::Pad { .. }
+            | Generic::Pick { .. }
+            | Generic::TakeAlong { .. }
+            | Generic::Embedding { .. }
+            | Generic::OneHot { .. }
+            | Generic::Top { .. }
+            | Generic::LayerNorm { .. }
+            | Generic::Conv { .. }
+            | Generic::Pool { .. } => None,
+        }
+    }
+
     /// The values it reads, and its room: that is memory too.
     pub fn inputs(&self) -> Vec<ValueIndex> {
         match self {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::engine::cpu::gemm::half::Widening;
 use crate::engine::cpu::gemm::int8::Dot;
 use crate::engine::cpu::program::{Options, Program};
-use crate::engine::precision::{LayerPrecision, Precision, PrecisionReport, Shift, ShiftLimits};
+use crate::engine::precision::{LayerPrecision, Precision, PrecisionReport, Shift, ShiftLimits, larger};
 use crate::engine::selftest::score_rows;
 use crate::engine::{EngineError, Prepared};
 use crate::model::Model;
@@ -208,9 +208,10 @@ impl Planner<'_> {
 
     /// A shift as a share of what is allowed.
     fn size(&self, shift: Shift) -> f64 {
-        let share = |shift: f64, limit: f64| if shift == 0.0 { 0.0 } else { shift / limit };
-        let (probability, auc) = (share(shift.probability, self.limits().probability), share(shift.auc, self.limits().auc));
-        if probability.is_nan() || probability > auc { probability } else { auc }
+        let limits = self.limits().like(&shift);
+        let share = |(shift, limit): (f64, f64)| if shift == 0.0 { 0.0 } else { shift / limit };
+        let shares = [(shift.probability, limits.probability), (shift.value, limits.value), (shift.auc, limits.auc)];
+        shares.into_iter().filter_map(|(shift, limit)| shift.zip(limit).map(share)).fold(0.0, larger)
     }
 
     /// The effect of one layer alone.
@@ -254,6 +255,7 @@ impl Planner<'_> {
             shift,
             instructions,
             measured: self.measured,
+            judged: self.layers.iter().filter(|candidate| candidate.gains).count(),
         }
     }
 }
