@@ -4,6 +4,9 @@
 
 #![allow(unsafe_code)] // the loop that finds the core's peak, the counting allocator
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -16,9 +19,10 @@ use gavel::batch::{Counts, Need, Slot, SlotLimits};
 use gavel::engine::cpu::{Hoist, Options, Program, Simd, SimdLevel};
 use gavel::engine::{Prepared, Replay};
 use gavel::model::{
-    DType, DenseTransform, Feature, FeatureKind, Graph, IdType, MissingRule, Model, NanRule, Node, Op, Output, OutputKind, Pool, RangeRule,
-    Scope, Table, TableDType, TableId, Tensor, TensorData, TensorId, Value, ValueId, ValueScope, Weights,
+    DType, Feature, FeatureKind, Graph, IdType, Model, Node, Op, Output, OutputKind, Pool, Scope, Table, TableDType, TableId, Tensor,
+    TensorData, TensorId, Value, ValueId, ValueScope, Weights,
 };
+use random::Random;
 
 /// Counts what is allocated.
 struct Counting;
@@ -338,7 +342,7 @@ fn chain(simd: Simd, k: usize, n: usize, rows: usize) -> (Replay, usize) {
 /// Layers of these widths, relu behind each.
 fn stack(simd: Simd, widths: &[usize], rows: usize) -> Replay {
     let mut builder = Builder::default();
-    let dense = builder.feature(Scope::Candidate, widths[0] as u32, dense_kind());
+    let dense = builder.feature(Scope::Candidate, widths[0] as u32, FeatureKind::dense());
     let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![widths[0]], ValueScope::Candidate);
     for pair in widths.windows(2) {
         x = builder.layer(x, pair[0], pair[1]);
@@ -351,7 +355,7 @@ fn dlrm_model(context_features: usize, rows: u32) -> Arc<Model> {
     let mut builder = Builder::default();
     let scope = |context: bool| if context { Scope::Context } else { Scope::Candidate };
     let value_scope = |context: bool| if context { ValueScope::Context } else { ValueScope::Candidate };
-    let dense = builder.feature(scope(context_features > 0), 13, dense_kind());
+    let dense = builder.feature(scope(context_features > 0), 13, FeatureKind::dense());
     let bottom_scope = value_scope(context_features > 0);
     let mut x = builder.push(Op::Dense { features: vec![dense] }, vec![13], bottom_scope);
     for (k, n) in [(13, 512), (512, 256), (256, 64), (64, 16)] {
@@ -361,7 +365,7 @@ fn dlrm_model(context_features: usize, rows: u32) -> Arc<Model> {
     for field in 0..fields {
         let table = builder.table(rows, dim as u32);
         let context = field < context_features;
-        let feature = builder.feature(scope(context), 1, sparse_kind(table, rows));
+        let feature = builder.feature(scope(context), 1, FeatureKind::sparse(table, rows));
         vectors.push(builder.push(Op::Lookup { feature, table, pool: Pool::Sum }, vec![dim], value_scope(context)));
     }
     let count = vectors.len();
@@ -414,23 +418,6 @@ fn fill(replay: &mut Replay, random: &mut Random, rows: usize, table_rows: u32) 
         Ok(())
     };
     let Ok(()) = replay.fill(write);
-}
-
-fn dense_kind() -> FeatureKind {
-    FeatureKind::Dense { transform: DenseTransform::None, nan: NanRule::Error }
-}
-
-fn sparse_kind(table: TableId, rows: u32) -> FeatureKind {
-    FeatureKind::Sparse {
-        table,
-        rows,
-        pool: Pool::Sum,
-        weighted: false,
-        hash: None,
-        padding: None,
-        missing: MissingRule::Error,
-        out_of_range: RangeRule::Error,
-    }
 }
 
 /// A model in code, with random weights.
@@ -488,21 +475,5 @@ impl Builder {
     fn finish(mut self, output: ValueId) -> Arc<Model> {
         self.graph.outputs = vec![Output { name: "p".into(), kind: OutputKind::Probability, value: output }];
         Arc::new(Model::new("bench", self.features, self.graph, self.weights))
-    }
-}
-
-/// xorshift32.
-struct Random(u32);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        self.0
-    }
-    /// In −1 .. 1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 8) as f32 / (1 << 23) as f32 - 1.0
     }
 }

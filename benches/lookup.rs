@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use gavel::model::{
-    DType, Feature, FeatureKind, Graph, IdType, MissingRule, Model, Node, Op, Output, OutputKind, Pool, RangeRule, Scope, Table,
-    TableArena, TableDType, TableId, Value, ValueId, ValueScope, Weights,
+    DType, Feature, FeatureKind, Graph, IdType, Model, Node, Op, Output, OutputKind, Pool, Scope, Table, TableArena, TableDType, TableId,
+    Value, ValueId, ValueScope, Weights,
 };
 
 use support::{BATCHES, bench_model, measuring};
@@ -77,16 +77,7 @@ impl Tables {
     }
 
     fn feature(&self, at: usize, width: u32) -> Feature {
-        let kind = FeatureKind::Sparse {
-            table: TableId(at as u16),
-            rows: self.rows,
-            pool: Pool::Sum,
-            weighted: false,
-            hash: None,
-            padding: None,
-            missing: MissingRule::Error,
-            out_of_range: RangeRule::Error,
-        };
+        let kind = FeatureKind::sparse(TableId(at as u16), self.rows);
         Feature { name: format!("f{at}"), scope: Scope::Candidate, width, max_len: width, id_type: IdType::U32, kind }
     }
 }

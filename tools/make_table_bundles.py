@@ -13,7 +13,9 @@ import pathlib
 
 import numpy as np
 
-from make_bundles import FAMILIES, Case, evaluate
+from bundles.case import Case
+from bundles.evaluate import evaluate
+from make_bundles import FAMILIES
 
 FORMATS = ["f32", "f16", "bf16", "int8_rowwise", "int4_rowwise", "int2_rowwise", "int8_tbe", "int4_tbe", "int2_tbe"]
 

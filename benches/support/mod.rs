@@ -1,5 +1,7 @@
 //! What the criterion benches share: a model under an engine, with fresh random requests.
 
+mod random;
+
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
 use gavel::engine::{EngineKind, Prepared, Replay, prepare};
 use gavel::model::Model;
+
+pub use random::Random;
 
 /// Candidates of the request that is benched.
 pub const BATCHES: [usize; 4] = [1, 16, 64, 256];
@@ -84,22 +88,7 @@ impl Requests {
     }
 }
 
-/// xorshift32.
-pub struct Random(pub u32);
-
 impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        self.0
-    }
-
-    /// In −1 .. 1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 8) as f32 / (1 << 23) as f32 - 1.0
-    }
-
     /// Legal rows of a scope without bags of variable length.
     fn fill(&mut self, layout: &ScopeLayout, rows: RowsMut<'_>) {
         rows.dense.iter_mut().for_each(|value| *value = self.unit());

@@ -9,16 +9,6 @@ use gavel_protocol::{
 };
 
 fn main() -> std::io::Result<()> {
-    let feature = |name: &str, kind, scope, width, length_max, id_bytes, flags| DescribedFeature {
-        name: name.to_owned(),
-        kind,
-        scope,
-        width,
-        length_max,
-        id_bytes,
-        flags,
-        rows: 0,
-    };
     let description = Description {
         model: "ctr".to_owned(),
         model_version: 1,
@@ -28,9 +18,14 @@ fn main() -> std::io::Result<()> {
         context_id_bytes: 4,
         candidate_id_bytes: 8,
         features: vec![
-            feature("a", FeatureKind::Dense, Scope::Context, 2, 2, 0, 16),
-            feature("b", FeatureKind::Sparse, Scope::Candidate, 0, 9, 8, 1),
-            feature("c", FeatureKind::Integer, Scope::Candidate, 1, 1, 4, 0),
+            DescribedFeature { flags: 16, ..DescribedFeature::new("a", FeatureKind::Dense, Scope::Context, 2) },
+            DescribedFeature {
+                length_max: 9,
+                id_bytes: 8,
+                flags: 1,
+                ..DescribedFeature::new("b", FeatureKind::Sparse, Scope::Candidate, 0)
+            },
+            DescribedFeature::new("c", FeatureKind::Integer, Scope::Candidate, 1),
         ],
         outputs: vec![DescribedOutput { name: "click".to_owned(), kind: OutputKind::Probability }],
     };

@@ -33,16 +33,6 @@ fn check(inputs: &Inputs, description: &Description) {
 
 /// One feature of every kind, with names that inputs reach easily.
 fn description() -> Description {
-    let feature = |name: &str, kind, scope, width, id_bytes, flags| DescribedFeature {
-        name: name.into(),
-        kind,
-        scope,
-        width,
-        length_max: if width == 0 { 8 } else { width },
-        id_bytes,
-        flags,
-        rows: 100,
-    };
     Description {
         model: "m".into(),
         model_version: 1,
@@ -52,12 +42,17 @@ fn description() -> Description {
         context_id_bytes: 4,
         candidate_id_bytes: 8,
         features: vec![
-            feature("u", FeatureKind::Sparse, Scope::Context, 1, 4, 0),
-            feature("a", FeatureKind::Dense, Scope::Candidate, 1, 0, 0),
-            feature("b", FeatureKind::Dense, Scope::Candidate, 2, 0, 0),
-            feature("c", FeatureKind::Sparse, Scope::Candidate, 1, 8, 0),
-            feature("d", FeatureKind::Integer, Scope::Candidate, 1, 4, 0),
-            feature("t", FeatureKind::Sparse, Scope::Candidate, 0, 4, feature_flag::WEIGHTED),
+            DescribedFeature { rows: 100, ..DescribedFeature::new("u", FeatureKind::Sparse, Scope::Context, 1) },
+            DescribedFeature { rows: 100, ..DescribedFeature::new("a", FeatureKind::Dense, Scope::Candidate, 1) },
+            DescribedFeature { rows: 100, ..DescribedFeature::new("b", FeatureKind::Dense, Scope::Candidate, 2) },
+            DescribedFeature { id_bytes: 8, rows: 100, ..DescribedFeature::new("c", FeatureKind::Sparse, Scope::Candidate, 1) },
+            DescribedFeature { rows: 100, ..DescribedFeature::new("d", FeatureKind::Integer, Scope::Candidate, 1) },
+            DescribedFeature {
+                length_max: 8,
+                flags: feature_flag::WEIGHTED,
+                rows: 100,
+                ..DescribedFeature::new("t", FeatureKind::Sparse, Scope::Candidate, 0)
+            },
         ],
         outputs: vec![DescribedOutput { name: "p".into(), kind: OutputKind::Probability }],
     }

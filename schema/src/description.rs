@@ -57,6 +57,11 @@ pub struct DescribedOutput {
 }
 
 impl DescribedFeature {
+    /// Ids of 4 bytes without a bound, nothing else accepted; `width` 0 needs a `length_max` too.
+    pub fn new(name: &str, kind: FeatureKind, scope: Scope, width: u32) -> DescribedFeature {
+        let id_bytes = if kind == FeatureKind::Dense { 0 } else { 4 };
+        DescribedFeature { name: name.to_owned(), kind, scope, width, length_max: width, id_bytes, flags: 0, rows: 0 }
+    }
     /// Whether each id has a weight.
     pub const fn is_weighted(&self) -> bool {
         self.flags & feature_flag::WEIGHTED != 0

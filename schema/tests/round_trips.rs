@@ -16,16 +16,6 @@ fn split(frame: &[u8]) -> (Header, &[u8]) {
 }
 
 fn description() -> Description {
-    let feature = |name: &str, kind, scope, width, length_max, id_bytes, flags, rows| DescribedFeature {
-        name: name.to_owned(),
-        kind,
-        scope,
-        width,
-        length_max,
-        id_bytes,
-        flags,
-        rows,
-    };
     Description {
         model: "ctr".to_owned(),
         model_version: 7,
@@ -35,10 +25,15 @@ fn description() -> Description {
         context_id_bytes: 4,
         candidate_id_bytes: 8,
         features: vec![
-            feature("age", FeatureKind::Dense, Scope::Context, 1, 1, 0, feature_flag::NAN_ACCEPTED, 0),
-            feature("Straße", FeatureKind::Sparse, Scope::Context, 2, 2, 4, 0, 1000),
-            feature("seen", FeatureKind::Sparse, Scope::Candidate, 0, 20, 8, feature_flag::WEIGHTED | feature_flag::HASHED, 0),
-            feature("hour", FeatureKind::Integer, Scope::Candidate, 3, 3, 4, 0, 0),
+            DescribedFeature { flags: feature_flag::NAN_ACCEPTED, ..DescribedFeature::new("age", FeatureKind::Dense, Scope::Context, 1) },
+            DescribedFeature { rows: 1000, ..DescribedFeature::new("Straße", FeatureKind::Sparse, Scope::Context, 2) },
+            DescribedFeature {
+                length_max: 20,
+                id_bytes: 8,
+                flags: feature_flag::WEIGHTED | feature_flag::HASHED,
+                ..DescribedFeature::new("seen", FeatureKind::Sparse, Scope::Candidate, 0)
+            },
+            DescribedFeature::new("hour", FeatureKind::Integer, Scope::Candidate, 3),
         ],
         outputs: vec![DescribedOutput { name: "click".to_owned(), kind: OutputKind::Probability }],
     }

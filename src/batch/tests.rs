@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, Pool, RangeRule, Scope, TableId};
+use crate::model::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope, TableId};
 
 fn dense(name: &str, scope: Scope, width: u32, transform: DenseTransform, nan: NanRule) -> Feature {
     Feature { name: name.into(), scope, width, max_len: width, id_type: IdType::U32, kind: FeatureKind::Dense { transform, nan } }
@@ -11,16 +11,7 @@ fn dense(name: &str, scope: Scope, width: u32, transform: DenseTransform, nan: N
 
 /// A sparse feature over 10 rows.
 fn sparse(name: &str, scope: Scope, width: u32, max_len: u32) -> Feature {
-    let kind = FeatureKind::Sparse {
-        table: TableId(0),
-        rows: 10,
-        pool: Pool::Sum,
-        weighted: false,
-        hash: None,
-        padding: None,
-        missing: MissingRule::Error,
-        out_of_range: RangeRule::Error,
-    };
+    let kind = FeatureKind::sparse(TableId(0), 10);
     Feature { name: name.into(), scope, width, max_len, id_type: IdType::U32, kind }
 }
 

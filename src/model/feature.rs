@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::Pool;
+use super::op::Pool;
 use super::table::TableId;
 
 /// Sent once per request, or once per candidate.
@@ -131,6 +131,27 @@ pub enum FeatureKind {
     },
     /// Signed integers for the graph itself, no table.
     Integer,
+}
+
+impl FeatureKind {
+    /// f32 values as they come; NaN is an error.
+    pub fn dense() -> FeatureKind {
+        FeatureKind::Dense { transform: DenseTransform::None, nan: NanRule::Error }
+    }
+
+    /// Ids of rows of a table, without weights and rules: pooled by sum, an error if there is no such row.
+    pub fn sparse(table: TableId, rows: u32) -> FeatureKind {
+        FeatureKind::Sparse {
+            table,
+            rows,
+            pool: Pool::Sum,
+            weighted: false,
+            hash: None,
+            padding: None,
+            missing: MissingRule::Error,
+            out_of_range: RangeRule::Error,
+        }
+    }
 }
 
 /// One feature of a model.

@@ -9,9 +9,10 @@ use crate::limits::{BAG_IDS_MAX, DENSE_WIDTH_MAX, FEATURES_MAX, ROW_IDS_MAX, TAB
 use super::digest::Digest;
 use super::error::{Fault, LoadError, did_you_mean, unknown_name};
 use super::feature::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope};
-use super::graph::{Graph, Pool};
+use super::graph::Graph;
 use super::json::{At, Json, Object, quote};
 use super::name::{file_name, model_name, name};
+use super::op::Pool;
 use super::resolve::{Catalogue, resolve};
 use super::table::{TableDType, TableId};
 use super::tensor_file::Entry;

@@ -8,10 +8,11 @@ use crate::limits::{GRAPH_ELEMENTS_MAX, NODES_MAX, OUTPUTS_MAX, VALUE_ELEMENTS_M
 use super::arguments::Trees;
 use super::error::{Fault, did_you_mean, unknown_name};
 use super::feature::Scope;
-use super::graph::{DType, Graph, Node, Op, Operand, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
+use super::graph::{DType, Graph, Node, Output, OutputKind, ShapeBuf, Value, ValueId, ValueScope};
 use super::json::{At, infinity, quote};
 use super::manifest::{Manifest, Tables, choice};
 use super::name::name;
+use super::op::{Op, Operand};
 use super::shape;
 use super::tensor_file::Entry;
 use super::weights::{TensorDType, TensorId};

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::region::{PAGE_BYTES, Pages, Region};
-use super::{Cause, Close, ConnectionId, WireLimits};
+use super::shown::Shown;
+use super::{Cause, Close, ConnectionId, SendFull, WireLimits};
 
 /// One connection, as far as both wires agree. A free slot has no socket.
 #[derive(Debug)]
@@ -156,6 +157,42 @@ impl<L: HasLine> Table<L> {
     /// The connection `id`, if it lives and the shard has not closed it.
     pub fn open_mut(&mut self, id: ConnectionId) -> Option<&mut L> {
         self.get_mut(id).filter(|link| link.line().close.is_none())
+    }
+
+    /// See [`super::Wire::received`]: what is shown of it, given by `bytes`, or its own memory.
+    pub fn received<'b, B>(
+        &'b self,
+        id: ConnectionId,
+        shown: &'b Option<Shown<B>>,
+        bytes: impl FnOnce(&'b Shown<B>) -> &'b [u8],
+    ) -> &'b [u8] {
+        match (self.open(id), shown) {
+            (Some(_), Some(shown)) if shown.is_of(id) => bytes(shown),
+            (Some(link), _) => link.line().inbox.bytes(),
+            (None, _) => &[],
+        }
+    }
+
+    /// See [`super::Wire::send`]; gives the connection that now has something to send.
+    pub fn queue(&mut self, id: ConnectionId, bytes: &[u8]) -> Result<Option<&mut L>, SendFull> {
+        let Some(link) = self.open_mut(id) else { return Ok(None) };
+        link.line_mut().outbox.push(bytes)?;
+        Ok(Some(link))
+    }
+
+    /// See [`super::Wire::unsent`].
+    pub fn unsent(&self, id: ConnectionId) -> usize {
+        self.get(id).map_or(0, |link| link.line().outbox.len())
+    }
+
+    /// Notes what the shard asked for; gives the connection, if it lives.
+    pub fn close(&mut self, id: ConnectionId, how: Close) -> Option<&mut L> {
+        let link = self.get_mut(id)?;
+        let line = link.line_mut();
+        if line.close != Some(Close::Now) {
+            line.close = Some(how);
+        }
+        Some(link)
     }
 
     /// The slot `index`, which the wire itself has noted.

@@ -31,6 +31,7 @@ mod inbox;
 mod line;
 mod outbox;
 mod region;
+mod shown;
 mod uring;
 mod wake;
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use gavel::batch::{Blocks, IdTarget, Layout, NO_ROW, Request, Rows, ScopeLayout, Slot, SlotLimits, admit, measure};
-use gavel::model::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, Pool, RangeRule, Scope, TableId};
+use gavel::model::{DenseTransform, Feature, FeatureKind, Hash, HashFn, IdType, MissingRule, NanRule, RangeRule, Scope, TableId};
 
 /// Makes up to [`REQUESTS_MAX`] requests of `bytes`, puts them into one slot and checks it after each. Panics when something does not hold.
 /// Returns how many were taken.
@@ -278,16 +278,7 @@ fn dense(scope: Scope, width: u32, nan: NanRule, transform: DenseTransform) -> F
 
 /// A sparse feature without rules; `width` 0: bags.
 fn sparse(scope: Scope, width: u32) -> Feature {
-    let kind = FeatureKind::Sparse {
-        table: TableId(0),
-        rows: ROWS,
-        pool: Pool::Sum,
-        weighted: false,
-        hash: None,
-        padding: None,
-        missing: MissingRule::Error,
-        out_of_range: RangeRule::Error,
-    };
+    let kind = FeatureKind::sparse(TableId(0), ROWS);
     Feature { name: "ids".into(), scope, width, max_len: if width == 0 { 3 } else { width }, id_type: IdType::U32, kind }
 }
 

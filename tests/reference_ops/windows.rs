@@ -5,6 +5,22 @@ use serde_json::json;
 use super::bundle_writer::f32s;
 use super::{Case, case};
 
+/// Padded windows over a small image.
+fn avg_pool(count_include_pad: bool, expected: &[f64]) -> Case {
+    let pool = json!({
+        "op": "avg_pool", "in": "a", "kernel": [2, 3], "strides": [1, 2], "pads": [1, 1, 1, 1], "count_include_pad": count_include_pad, "out": "y"
+    });
+    let image = f32s(
+        "a.t",
+        &[2, 3, 4],
+        &[
+            -1., -0.375, 0.25, 0.875, -0.625, 0., 0.625, -0.875, -0.25, 0.375, 1., -0.5, 0.125, 0.75, -0.75, -0.125, 0.5, -1., -0.375,
+            0.25, 0.875, -0.625, 0., 0.625,
+        ],
+    );
+    case("avg_pool", json!([{"op": "const", "tensor": "a.t", "out": "a"}, pool]), vec![image], &[2, 4, 2], expected)
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
         case(
@@ -99,18 +115,8 @@ pub fn cases() -> Vec<Case> {
             &[2, 2],
             &[0.625, 0.25, -0.375, 0.5],
         ),
-        case(
-            "avg_pool",
-            json!([{"op": "const", "tensor": "a.t", "out": "a"}, {"op": "avg_pool", "in": "a", "kernel": [2, 3], "strides": [1, 2], "pads": [1, 1, 1, 1], "count_include_pad": false, "out": "y"}]),
-            vec![f32s(
-                "a.t",
-                &[2, 3, 4],
-                &[
-                    -1., -0.375, 0.25, 0.875, -0.625, 0., 0.625, -0.875, -0.25, 0.375, 1., -0.5, 0.125, 0.75, -0.75, -0.125, 0.5, -1.,
-                    -0.375, 0.25, 0.875, -0.625, 0., 0.625,
-                ],
-            )],
-            &[2, 4, 2],
+        avg_pool(
+            false,
             &[
                 -0.6875,
                 0.25,
@@ -130,18 +136,8 @@ pub fn cases() -> Vec<Case> {
                 0.,
             ],
         ),
-        case(
-            "avg_pool",
-            json!([{"op": "const", "tensor": "a.t", "out": "a"}, {"op": "avg_pool", "in": "a", "kernel": [2, 3], "strides": [1, 2], "pads": [1, 1, 1, 1], "count_include_pad": true, "out": "y"}]),
-            vec![f32s(
-                "a.t",
-                &[2, 3, 4],
-                &[
-                    -1., -0.375, 0.25, 0.875, -0.625, 0., 0.625, -0.875, -0.25, 0.375, 1., -0.5, 0.125, 0.75, -0.75, -0.125, 0.5, -1.,
-                    -0.375, 0.25, 0.875, -0.625, 0., 0.625,
-                ],
-            )],
-            &[2, 4, 2],
+        avg_pool(
+            true,
             &[
                 -0.22916666666666666,
                 0.125,

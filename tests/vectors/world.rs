@@ -57,35 +57,30 @@ pub fn hello_answer() -> HelloAnswerBody<'static> {
 }
 
 fn description() -> Description {
-    let feature = |name: &str, kind, scope, width, length_max, id_bytes, flags, rows| DescribedFeature {
-        name: name.to_owned(),
-        kind,
-        scope,
-        width,
-        length_max,
-        id_bytes,
-        flags,
-        rows,
-    };
     let output = |name: &str, kind| DescribedOutput { name: name.to_owned(), kind };
     let features = vec![
-        feature("age", FeatureKind::Dense, Scope::Context, 2, 2, 0, feature_flag::NAN_ACCEPTED, 0),
-        feature("segments", FeatureKind::Sparse, Scope::Context, 0, 4, 8, feature_flag::HASHED, 0),
-        feature("slot", FeatureKind::Integer, Scope::Context, 1, 1, 4, 0, 0),
-        feature("ctr", FeatureKind::Dense, Scope::Candidate, 1, 1, 0, 0, 0),
-        feature("ad", FeatureKind::Sparse, Scope::Candidate, 1, 1, 4, 0, 16),
-        feature(
-            "advertiser",
-            FeatureKind::Sparse,
-            Scope::Candidate,
-            1,
-            1,
-            4,
-            feature_flag::MISSING_ACCEPTED | feature_flag::OUT_OF_RANGE_ACCEPTED,
-            8,
-        ),
-        feature("words", FeatureKind::Sparse, Scope::Candidate, 0, 3, 4, feature_flag::WEIGHTED, 16),
-        feature("seq", FeatureKind::Sparse, Scope::Candidate, 0, 2, 4, 0, 8),
+        DescribedFeature { flags: feature_flag::NAN_ACCEPTED, ..DescribedFeature::new("age", FeatureKind::Dense, Scope::Context, 2) },
+        DescribedFeature {
+            length_max: 4,
+            id_bytes: 8,
+            flags: feature_flag::HASHED,
+            ..DescribedFeature::new("segments", FeatureKind::Sparse, Scope::Context, 0)
+        },
+        DescribedFeature::new("slot", FeatureKind::Integer, Scope::Context, 1),
+        DescribedFeature::new("ctr", FeatureKind::Dense, Scope::Candidate, 1),
+        DescribedFeature { rows: 16, ..DescribedFeature::new("ad", FeatureKind::Sparse, Scope::Candidate, 1) },
+        DescribedFeature {
+            flags: feature_flag::MISSING_ACCEPTED | feature_flag::OUT_OF_RANGE_ACCEPTED,
+            rows: 8,
+            ..DescribedFeature::new("advertiser", FeatureKind::Sparse, Scope::Candidate, 1)
+        },
+        DescribedFeature {
+            length_max: 3,
+            flags: feature_flag::WEIGHTED,
+            rows: 16,
+            ..DescribedFeature::new("words", FeatureKind::Sparse, Scope::Candidate, 0)
+        },
+        DescribedFeature { length_max: 2, rows: 8, ..DescribedFeature::new("seq", FeatureKind::Sparse, Scope::Candidate, 0) },
     ];
     Description {
         model: "wire_vectors".to_owned(),

@@ -12,8 +12,7 @@ use super::{json, tensors};
 
 fn feature(name: &str, kind: FeatureKind, scope: Scope, width: u32) -> DescribedFeature {
     let length_max = if width == 0 { 8 } else { width };
-    let id_bytes = if kind == FeatureKind::Dense { 0 } else { 4 };
-    DescribedFeature { name: name.into(), kind, scope, width, length_max, id_bytes, flags: 0, rows: 100 }
+    DescribedFeature { length_max, rows: 100, ..DescribedFeature::new(name, kind, scope, width) }
 }
 
 /// Every kind of feature: user (context), I1, I2 (width 2), C1, raw (integer), big (8 bytes), tags (variable, weighted).

@@ -15,6 +15,9 @@ mod elementary;
 mod engine;
 mod gemm;
 mod kernels;
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_x86;
 mod math;
 mod memory;
 mod plan;

@@ -161,8 +161,8 @@ impl Step {
     /// Bytes of weights that it holds itself.
     fn weight_bytes(&self) -> usize {
         match &self.kernel {
-            Kernel::Int8Linear(linear) => linear.matrix.bytes(),
-            Kernel::HalfLinear(linear) => linear.matrix.bytes(),
+            Kernel::Int8Linear(linear) => linear.weights.matrix.bytes(),
+            Kernel::HalfLinear(linear) => linear.weights.bytes(),
             _ => 0,
         }
     }

@@ -1,9 +1,10 @@
 //! Element by element, with numpy's broadcasting.
 
 use crate::model::arguments::{Comparison, LogicFn};
-use crate::model::graph::{DType, Op, Operand, ShapeBuf, ValueId};
+use crate::model::graph::{DType, ShapeBuf, ValueId};
 use crate::model::json::{At, Object, quote};
 use crate::model::manifest::choice;
+use crate::model::op::{Op, Operand};
 use crate::model::resolve::{Builder, scalar};
 use crate::model::shape;
 

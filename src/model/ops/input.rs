@@ -3,9 +3,10 @@
 use crate::limits::{FEATURES_MAX, VALUE_ELEMENTS_MAX};
 use crate::model::error::Fault;
 use crate::model::feature::{Feature, FeatureKind};
-use crate::model::graph::{DType, Op, Pool, ShapeBuf, ValueId};
+use crate::model::graph::{DType, ShapeBuf, ValueId};
 use crate::model::json::{At, Object};
 use crate::model::manifest::pool;
+use crate::model::op::{Op, Pool};
 use crate::model::resolve::Builder;
 use crate::model::table::TableId;
 use crate::model::weights::TensorDType;

@@ -1,8 +1,8 @@
 //! Layout: elements moved, none changed. Of either type.
 
 use crate::limits::{AXES_MAX, NODES_MAX, VALUE_ELEMENTS_MAX};
-use crate::model::graph::Op;
 use crate::model::json::{At, Object};
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 use crate::model::shape;
 

@@ -1,7 +1,8 @@
 //! Products: linear layers and matrices.
 
-use crate::model::graph::{DType, Op};
+use crate::model::graph::DType;
 use crate::model::json::{Object, quote};
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 use crate::model::shape;
 

@@ -15,10 +15,11 @@ use crate::limits::{AXES_MAX, VALUE_ELEMENTS_MAX};
 
 use super::arguments::{LogicFn, Reduction, UnaryFn};
 use super::error::{Fault, did_you_mean};
-use super::graph::{DType, Op, ShapeBuf};
+use super::graph::{DType, ShapeBuf};
 use super::json::{At, Object, infinity, quote};
 use super::manifest::choice;
 use super::name::name;
+use super::op::Op;
 use super::resolve::{Builder, scalar};
 use super::shape;
 

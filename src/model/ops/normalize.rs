@@ -1,8 +1,9 @@
 //! Along axes, same shape: softmax and norms.
 
 use crate::limits::AXES_MAX;
-use crate::model::graph::{DType, Op};
+use crate::model::graph::DType;
 use crate::model::json::Object;
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 
 use super::{Checked, Made, axis, epsilon};

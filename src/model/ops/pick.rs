@@ -1,8 +1,9 @@
 //! Elements chosen while a row is computed: by index, by rank.
 
 use crate::limits::VALUE_ELEMENTS_MAX;
-use crate::model::graph::{DType, Op};
+use crate::model::graph::DType;
 use crate::model::json::Object;
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 
 use super::{Checked, Made, axis, checked_number, flag};

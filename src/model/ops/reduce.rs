@@ -2,8 +2,9 @@
 
 use crate::limits::AXES_MAX;
 use crate::model::arguments::Reduction;
-use crate::model::graph::{Axis, Op, ShapeBuf, ValueId};
+use crate::model::graph::{Axis, ShapeBuf, ValueId};
 use crate::model::json::Object;
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 
 use super::{Checked, Made, axis, flag};

@@ -1,9 +1,10 @@
 //! Sequences: attention and recurrent layers.
 
 use crate::model::arguments::{Gru, GruKind};
-use crate::model::graph::{DType, Op, ValueId};
+use crate::model::graph::{DType, ValueId};
 use crate::model::json::{At, Object, quote};
 use crate::model::manifest::choice;
+use crate::model::op::Op;
 use crate::model::resolve::{Builder, scalar};
 use crate::model::shape;
 

@@ -1,8 +1,9 @@
 //! Ensembles of decision trees.
 
 use crate::model::arguments::Trees;
-use crate::model::graph::{DType, Op};
+use crate::model::graph::DType;
 use crate::model::json::{At, Object, quote};
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 use crate::model::weights::TensorId;
 

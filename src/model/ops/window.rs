@@ -2,8 +2,9 @@
 
 use crate::limits::VALUE_ELEMENTS_MAX;
 use crate::model::arguments::Window;
-use crate::model::graph::{DType, Op, ShapeBuf, ValueId};
+use crate::model::graph::{DType, ShapeBuf, ValueId};
 use crate::model::json::{At, Object, quote};
+use crate::model::op::Op;
 use crate::model::resolve::Builder;
 
 use super::layout::pads;

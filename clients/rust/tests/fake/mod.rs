@@ -19,16 +19,6 @@ pub const IN_FLIGHT_MAX: u32 = 16;
 
 /// One context feature and three candidate features. The fake answers with `price` as the score.
 pub fn description() -> Description {
-    let feature = |name: &str, kind, scope, width, length_max, id_bytes, flags, rows| DescribedFeature {
-        name: name.to_owned(),
-        kind,
-        scope,
-        width,
-        length_max,
-        id_bytes,
-        flags,
-        rows,
-    };
     Description {
         model: "ctr".to_owned(),
         model_version: 3,
@@ -38,10 +28,19 @@ pub fn description() -> Description {
         context_id_bytes: 8,
         candidate_id_bytes: 4,
         features: vec![
-            feature("user", FeatureKind::Sparse, Scope::Context, 1, 1, 8, feature_flag::HASHED | feature_flag::MISSING_ACCEPTED, 0),
-            feature("ad", FeatureKind::Sparse, Scope::Candidate, 1, 1, 4, 0, 100),
-            feature("price", FeatureKind::Dense, Scope::Candidate, 1, 1, 0, 0, 0),
-            feature("words", FeatureKind::Sparse, Scope::Candidate, 0, 4, 4, feature_flag::WEIGHTED, 1000),
+            DescribedFeature {
+                id_bytes: 8,
+                flags: feature_flag::HASHED | feature_flag::MISSING_ACCEPTED,
+                ..DescribedFeature::new("user", FeatureKind::Sparse, Scope::Context, 1)
+            },
+            DescribedFeature { rows: 100, ..DescribedFeature::new("ad", FeatureKind::Sparse, Scope::Candidate, 1) },
+            DescribedFeature::new("price", FeatureKind::Dense, Scope::Candidate, 1),
+            DescribedFeature {
+                length_max: 4,
+                flags: feature_flag::WEIGHTED,
+                rows: 1000,
+                ..DescribedFeature::new("words", FeatureKind::Sparse, Scope::Candidate, 0)
+            },
         ],
         outputs: vec![DescribedOutput { name: "click".to_owned(), kind: OutputKind::Probability }],
     }

@@ -22,16 +22,22 @@ mod avx2;
 mod avx512;
 pub mod half;
 pub mod int8;
+mod layer;
 mod narrow;
 mod pack;
 mod portable;
 mod small;
+mod units;
+#[cfg(target_arch = "x86_64")]
+mod walk;
 
 pub use small::small_product;
 
 pub use pack::{Matrix, Packer};
+pub use units::{UNIT_NS, Unit};
 
 use self::pack::Chunks;
+use self::units::Units;
 
 use super::kernels::unary::sigmoid_in_place;
 use super::memory::Place;
@@ -137,15 +143,6 @@ struct Finish {
     relu: bool,
 }
 
-/// Which part of a layer a unit of work is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unit {
-    /// Next panel, counted through all blocks of k.
-    pub panel: usize,
-    /// Next row of the tile within that panel.
-    pub row: usize,
-}
-
 impl Linear {
     /// Runs on all rows of the tile.
     pub fn run(&self, tile: &Tile) {
@@ -154,27 +151,11 @@ impl Linear {
 
     /// Runs one unit of about [`UNIT_NS`] and says where the next one starts, if there is one, and its size in multiply-adds.
     pub fn run_unit(&self, tile: &Tile, unit: Unit) -> (Option<Unit>, usize) {
-        let geometry = Geometry::of(tile.simd.level());
-        let budget = UNIT_NS * geometry.macs_per_ns;
-        let chunks = self.matrix.chunks();
-        let macs_per_row = (self.matrix.chunks_from(unit.panel, 1).k.len() * self.inner * geometry.panel.min(self.matrix.padded)).max(1);
-        if unit.row == 0 && macs_per_row * tile.rows <= budget {
-            let count = (budget / (macs_per_row * tile.rows)).min(chunks - unit.panel);
-            self.chunks(tile, unit.panel, count);
-            let next = unit.panel + count;
-            return ((next < chunks).then_some(Unit { panel: next, row: 0 }), macs_per_row * tile.rows * count);
-        }
-        // One panel over some rows: in whole micro-kernels where that is possible.
-        let rows = budget / macs_per_row;
-        let rows = if rows > geometry.rows { rows - rows % geometry.rows } else { geometry.rows.min(rows.max(1)) };
-        let rows = rows.min(tile.rows - unit.row);
-        self.chunks(&tile.part(unit.row, rows), unit.panel, 1);
-        let next = if unit.row + rows < tile.rows {
-            Some(Unit { panel: unit.panel, row: unit.row + rows })
-        } else {
-            (unit.panel + 1 < chunks).then_some(Unit { panel: unit.panel + 1, row: 0 })
-        };
-        (next, macs_per_row * rows)
+        let Geometry { panel, rows: most, macs_per_ns, .. } = Geometry::of(tile.simd.level());
+        let macs_per_row = (self.matrix.chunks_from(unit.panel, 1).k.len() * self.inner * panel.min(self.matrix.padded)).max(1);
+        let piece = Units { panels: self.matrix.chunks(), rows: tile.rows, macs_per_row, most, macs_per_ns }.piece(unit);
+        self.chunks(&tile.part(unit.row, piece.rows), unit.panel, piece.panels);
+        (piece.next, piece.macs)
     }
 
     /// Runs `count` chunks of the matrix.
@@ -310,6 +291,3 @@ fn row_blocks(m: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
         (start, end - start)
     })
 }
-
-/// Length of a unit of work to aim at: long against the overhead of a unit, short against a step's 200 µs.
-pub const UNIT_NS: usize = 30_000;

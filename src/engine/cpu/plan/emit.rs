@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::batch::{IdTarget, Layout};
 use crate::engine::cpu::gemm::half::HalfLinear;
-use crate::engine::cpu::gemm::int8::{Int8Linear, Observe, Quantize};
+use crate::engine::cpu::gemm::int8::{Int8Linear, Int8Weights, Observe, Quantize};
 use crate::engine::cpu::gemm::{Linear, Packer};
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::binary::{Binary, BinaryOp};
@@ -104,7 +104,15 @@ impl Emitter<'_, '_> {
                 let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
                 let mut bias = bias.clone();
                 bias.resize(matrix.padded, 0.0);
-                let kernel = Int8Linear { x, out, matrix: Arc::clone(matrix), dot: *dot, bias, addend, activation: *activation, inner };
+                let kernel = Int8Linear {
+                    x,
+                    out,
+                    weights: Int8Weights { matrix: Arc::clone(matrix), dot: *dot },
+                    bias,
+                    addend,
+                    activation: *activation,
+                    inner,
+                };
                 self.push(Kernel::Int8Linear(kernel), 0.0);
             }
             Work::Interaction { vectors, dim, split, pairs } => {
@@ -118,7 +126,7 @@ impl Emitter<'_, '_> {
                 let (x, addend, inner) = (self.places.of(*x), addend.map(|addend| self.places.of(addend)), out.len / matrix.n);
                 let mut bias = bias.clone();
                 bias.resize(matrix.padded, 0.0);
-                let kernel = HalfLinear { x, out, matrix: Arc::clone(matrix), bias, addend, activation: *activation, inner };
+                let kernel = HalfLinear { x, out, weights: Arc::clone(matrix), bias, addend, activation: *activation, inner };
                 self.push(Kernel::HalfLinear(kernel), 0.0);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),

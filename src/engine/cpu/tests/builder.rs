@@ -22,8 +22,7 @@ impl ModelBuilder {
     }
 
     pub fn dense(&mut self, scope: Scope, width: u32) -> usize {
-        let kind = FeatureKind::Dense { transform: DenseTransform::None, nan: NanRule::Error };
-        self.feature(scope, width, width, kind)
+        self.feature(scope, width, width, FeatureKind::dense())
     }
 
     pub fn integer(&mut self, scope: Scope, width: u32) -> usize {

@@ -16,12 +16,10 @@ use std::sync::Arc;
 use half::f16;
 
 use super::int8::{Dot, Geometry};
-use super::{ADDENDS, Activation, UNIT_NS, Unit};
+use super::layer::{Block, Packed, PackedLinear};
 use crate::engine::EngineError;
-use crate::engine::cpu::kernels::unary::sigmoid_in_place;
-use crate::engine::cpu::memory::{self, Place};
+use crate::engine::cpu::memory;
 use crate::engine::cpu::simd::{Simd, SimdLevel};
-use crate::engine::cpu::tile::Tile;
 
 /// A level whose instructions widen 16-bit floats, on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +86,6 @@ impl HalfMatrix {
         Ok(HalfMatrix { k, n, padded, widening, geometry, numbers })
     }
 
-    /// Number of panels.
-    pub fn panels(&self) -> usize {
-        self.n.div_ceil(self.geometry.panel)
-    }
-
     /// Bytes of its numbers.
     pub fn bytes(&self) -> usize {
         self.k * self.padded * size_of::<u16>()
@@ -103,135 +96,70 @@ impl HalfMatrix {
     }
 }
 
-/// Operands of a product over `n` columns that begin a panel. Strides count elements.
+/// Packed panels of a block, one behind the other.
 #[derive(Clone, Copy)]
-struct Block {
-    m: usize,
-    n: usize,
+pub struct Panels<'b> {
+    /// Inner size.
     k: usize,
-    a: *const f32,
-    a_stride: usize,
-    /// Packed panels, one behind the other.
-    b: *const u16,
-    c: *mut f32,
-    c_stride: usize,
-    /// One per column, padded to whole vectors.
-    bias: *const f32,
-    /// Null, or for each of the `m` rows where its `n` addends lie.
-    addends: *const *const f32,
-    relu: bool,
+    /// `k` rows of the block's columns, padded to whole vectors in the last panel.
+    numbers: &'b [u16],
 }
 
 /// A linear layer over weights of 16 bits.
-#[derive(Debug)]
-pub struct HalfLinear {
-    /// Operand, `[inner][k]` per row.
-    pub x: Place,
-    /// Result, `[inner][n]` per row.
-    pub out: Place,
-    /// The weights.
-    pub matrix: Arc<HalfMatrix>,
-    /// Per column, padded as the matrix.
-    pub bias: Vec<f32>,
-    /// Added beside the bias: `[n]` per row, or `[inner][n]`.
-    pub addend: Option<Place>,
-    /// Of the result.
-    pub activation: Activation,
-    /// Rows of the product per row of the tile.
-    pub inner: usize,
-}
+pub type HalfLinear = PackedLinear<Arc<HalfMatrix>>;
 
-impl HalfLinear {
-    /// Runs on all rows of the tile.
-    pub fn run(&self, tile: &Tile) {
-        self.block(tile, 0, self.matrix.panels());
+impl Packed for Arc<HalfMatrix> {
+    type View<'b> = Panels<'b>;
+
+    fn columns(&self) -> usize {
+        self.n
     }
 
-    /// Runs one unit of about [`UNIT_NS`] and says where the next one starts, if there is one, and about how many nanoseconds it took.
-    pub fn run_unit(&self, tile: &Tile, unit: Unit) -> (Option<Unit>, u64) {
-        let (most, macs_per_ns) = self.matrix.widening.speed();
-        let budget = UNIT_NS * macs_per_ns;
-        let macs_per_row = (self.matrix.k * self.inner * self.matrix.geometry.panel).max(1);
-        let panels = self.matrix.panels();
-        if unit.row == 0 && macs_per_row * tile.rows <= budget {
-            let count = (budget / (macs_per_row * tile.rows)).min(panels - unit.panel);
-            self.block(tile, unit.panel, count);
-            let next = unit.panel + count;
-            return ((next < panels).then_some(Unit { panel: next, row: 0 }), (macs_per_row * tile.rows * count / macs_per_ns) as u64);
-        }
-        // One panel over some rows: in whole micro-kernels where that is possible.
-        let rows = budget / macs_per_row;
-        let rows = if rows > most { rows - rows % most } else { most.min(rows.max(1)) };
-        let rows = rows.min(tile.rows - unit.row);
-        self.block(&tile.part(unit.row, rows), unit.panel, 1);
-        let next = if unit.row + rows < tile.rows {
-            Some(Unit { panel: unit.panel, row: unit.row + rows })
-        } else {
-            (unit.panel + 1 < panels).then_some(Unit { panel: unit.panel + 1, row: 0 })
-        };
-        (next, (macs_per_row * rows / macs_per_ns) as u64)
+    fn padded(&self) -> usize {
+        self.padded
     }
 
-    fn block(&self, tile: &Tile, panel: usize, panels: usize) {
-        let (matrix, column) = (&*self.matrix, panel * self.matrix.geometry.panel);
-        let n = (panels * matrix.geometry.panel).min(matrix.n - column);
-        let (x, mut out) = (tile.source::<f32>(&self.x), tile.target::<f32>(&self.out));
-        let addends = self.addend.as_ref().map(|place| tile.source::<f32>(place));
-        assert!(self.bias.len() == matrix.padded && matrix.k * self.inner == self.x.len, "operands of the layer");
-        // Rows of the tile that are one block: all of them, or each with its inner rows.
-        let (groups, m) = if self.inner == 1 { (1, tile.rows) } else { (tile.rows, self.inner) };
-        let (a_stride, c_stride) = if self.inner == 1 { (self.x.stride, self.out.stride) } else { (matrix.k, matrix.n) };
-        let mut addresses = [std::ptr::null(); ADDENDS];
-        for group in 0..groups {
-            for first in (0..m).step_by(ADDENDS) {
-                let rows = ADDENDS.min(m - first);
-                if let Some(addends) = &addends {
-                    for (at, address) in addresses[..rows].iter_mut().enumerate() {
-                        let (row, inner) = if self.inner == 1 { (first + at, 0) } else { (group, first + at) };
-                        let inner = if addends.width() == matrix.n { 0 } else { inner };
-                        *address = addends.row_ptr(row).wrapping_add(inner * matrix.n + column);
-                    }
-                }
-                let block = Block {
-                    m: rows,
-                    n,
-                    k: matrix.k,
-                    a: x.row_ptr(group).wrapping_add(first * a_stride),
-                    a_stride,
-                    b: matrix.panels_from(panel).as_ptr(),
-                    c: out.row_ptr(group).wrapping_add(first * c_stride + column),
-                    c_stride,
-                    bias: self.bias[column..].as_ptr(),
-                    addends: if addends.is_some() { addresses.as_ptr() } else { std::ptr::null() },
-                    relu: self.activation == Activation::Relu,
-                };
-                // SAFETY: rows of `a` and `c` are those of the places, as long as was checked above; panels and bias from `column` on are the
-                // matrix's, padded to whole vectors; addends are rows of their place; the plan keeps `c` apart from what is read.
-                unsafe { product(matrix.widening, &block) };
-                if self.activation == Activation::Sigmoid {
-                    for row in 0..rows {
-                        // SAFETY: elements that `product` has just written.
-                        let values = unsafe { std::slice::from_raw_parts_mut(block.c.add(row * c_stride), n) };
-                        sigmoid_in_place(tile.simd, values);
-                    }
-                }
-            }
-        }
+    fn panel(&self) -> usize {
+        self.geometry.panel
+    }
+
+    fn row_elements(&self) -> usize {
+        self.k
+    }
+
+    fn macs(&self) -> usize {
+        self.k
+    }
+
+    fn macs_per_ns(&self) -> usize {
+        self.widening.speed().1
+    }
+
+    fn rows_most(&self) -> usize {
+        self.widening.speed().0
+    }
+
+    fn view(&self, panel: usize) -> Panels<'_> {
+        Panels { k: self.k, numbers: self.panels_from(panel) }
+    }
+
+    unsafe fn product(&self, block: &Block<Panels>) {
+        // SAFETY: the caller's promise; the panels were packed for this level.
+        unsafe { product(self.widening, block) }
     }
 }
 
 /// # Safety
 /// - `a`: `m` rows of `k` elements; `c`: `m` rows of `n` elements, written here; overlaps nothing that is read.
-/// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; `bias` as long as the padded columns.
-/// - `addends`: null, or `m` addresses of `n` elements.
-unsafe fn product(widening: Widening, block: &Block) {
+/// - The panels were packed for this level; `bias` is as long as their padded columns. `addends`: null, or `m` addresses of `n` elements.
+unsafe fn product(widening: Widening, block: &Block<Panels>) {
     match widening.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promise; a `Widening` of this level exists only where the CPU has its instructions.
-        SimdLevel::Avx512 => unsafe { simd::avx512::product(block) },
+        SimdLevel::Avx512 => unsafe { simd::Avx512::product(block) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        SimdLevel::Avx2 => unsafe { simd::avx2::product(block) },
+        SimdLevel::Avx2 => unsafe { simd::Avx2::product(block) },
         _ => {
             let _ = block;
             unreachable!("no `Widening` of other levels is made")

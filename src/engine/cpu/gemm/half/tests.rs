@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Block, HalfMatrix, Widening, product};
+use super::{Block, HalfMatrix, Panels, Widening, product};
 use crate::engine::cpu::simd::Simd;
 
 const SHAPES: [(usize, usize, usize); 9] =
@@ -25,10 +25,9 @@ fn products_are_those_of_the_rounded_weights_and_rows_are_independent() {
                 let block = Block {
                     m,
                     n,
-                    k,
                     a: x[first * k..].as_ptr(),
                     a_stride: k,
-                    b: matrix.panels_from(0).as_ptr(),
+                    weights: Panels { k, numbers: matrix.panels_from(0) },
                     c: out.as_mut_ptr(),
                     c_stride: n + 1,
                     bias: bias.as_ptr(),

@@ -1,5 +1,6 @@
 //! What a micro-kernel of integer products works on, and which instructions multiply.
 
+use crate::engine::cpu::gemm::layer::Block;
 use crate::engine::cpu::simd::{Simd, SimdLevel};
 
 /// Instructions that multiply unsigned codes of activations by signed codes of weights, four at a time.
@@ -155,62 +156,45 @@ pub struct Scale {
     pub low: f32,
 }
 
-/// Operands of a product over `n` columns that begin a panel.
+/// Weights of a block, in the order of micro-kernels.
 #[derive(Clone, Copy)]
-pub struct Block<'b> {
-    /// Rows.
-    pub m: usize,
-    /// Columns.
-    pub n: usize,
+pub struct Codes<'b> {
     /// Of the inputs.
     pub ranges: &'b [Range],
     /// Groups of four codes in all ranges.
     pub quads: usize,
-    /// Quantised rows: a [`Scale`] per range, then the codes.
-    pub a: *const u8,
-    /// Bytes from row to row.
-    pub a_stride: usize,
     /// Packed panels `[quads][width][4]`, one behind the other.
-    pub b: *const i8,
+    pub codes: &'b [i8],
     /// Per range and column: factor of the sum of codes.
     pub scales: *const f32,
     /// Per range and column: factor of the row's `low`.
     pub lows: *const f32,
     /// Elements of `scales` and `lows` from range to range.
     pub padded: usize,
-    /// One per column, padded to whole vectors.
-    pub bias: *const f32,
-    /// Null, or for each of the `m` rows where its `n` addends lie.
-    pub addends: *const *const f32,
-    /// Result.
-    pub c: *mut f32,
-    /// Elements from row to row.
-    pub c_stride: usize,
-    /// Whether negative results become 0.
-    pub relu: bool,
 }
 
 /// Runs the micro-kernels of `dot`.
 ///
 /// # Safety
-/// - `a`: `m` rows, `a_stride` apart, aligned for f32, of one [`Scale`] per range and 4 · `quads` codes of at most [`Dot::levels`], quantised.
-/// - `b`: packed for the level of `dot`, columns padded to whole vectors in the last panel; `scales`, `lows` (per range) and `bias` as long.
+/// - `a`: `m` rows of one [`Scale`] per range and 4 · `quads` codes of at most [`Dot::levels`], quantised.
+/// - Codes are packed for the level of `dot`, columns padded to whole vectors in the last panel; `scales`, `lows` (per range) and `bias` are as
+///   long.
 /// - `c`: `m` rows of `n` elements, written here; overlaps nothing that is read. `addends`: null, or `m` addresses of `n` elements.
 /// - The ranges lie one behind the other within `quads`.
-pub unsafe fn product(dot: Dot, block: &Block) {
+pub unsafe fn product(dot: Dot, block: &Block<Codes>) {
     match dot.kind() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promise; a `Dot` of this kind exists only where the CPU has its instructions.
-        Kind::Avx512Vnni => unsafe { super::simd::avx512vnni::product(block) },
+        Kind::Avx512Vnni => unsafe { super::simd::Avx512Vnni::product(block) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx512 => unsafe { super::simd::avx512bw::product(block) },
+        Kind::Avx512 => unsafe { super::simd::Avx512::product(block) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::AvxVnni => unsafe { super::simd::avxvnni::product(block) },
+        Kind::AvxVnni => unsafe { super::simd::AvxVnni::product(block) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Kind::Avx2 => unsafe { super::simd::avx2::product(block) },
+        Kind::Avx2 => unsafe { super::simd::Avx2::product(block) },
         // SAFETY: the caller's promise.
         _ => unsafe { super::portable::product(block) },
     }

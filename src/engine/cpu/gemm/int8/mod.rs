@@ -22,17 +22,14 @@ mod tests;
 pub use block::{Dot, Geometry, Range};
 pub use observe::{Largest, Observe};
 pub use pack::{Int8Matrix, ranges, row_bytes};
-#[cfg(target_arch = "x86_64")]
-pub(super) use simd::{load_8, load_16, store_8, store_16};
 
 use std::sync::Arc;
 
-use super::{ADDENDS, Activation, UNIT_NS, Unit};
-use crate::engine::cpu::kernels::unary::sigmoid_in_place;
+use super::layer::{Block, Packed, PackedLinear};
 use crate::engine::cpu::memory::Place;
 use crate::engine::cpu::tile::Tile;
 
-use self::block::{Block, product};
+use self::block::{Codes, product};
 use self::quantize::quantize_row;
 
 /// Rows to codes and scales.
@@ -72,109 +69,57 @@ impl Quantize {
     }
 }
 
-/// A linear layer over quantised rows.
+/// A quantised matrix and what multiplies it.
 #[derive(Debug)]
-pub struct Int8Linear {
-    /// What [`Quantize`] made of the operand.
-    pub x: Place,
-    /// Result, `[inner][n]` per row.
-    pub out: Place,
-    /// The weights.
+pub struct Int8Weights {
+    /// The codes.
     pub matrix: Arc<Int8Matrix>,
     /// Instructions; of the matrix's level.
     pub dot: Dot,
-    /// Per column, padded as the matrix.
-    pub bias: Vec<f32>,
-    /// Added beside the bias: `[n]` per row, or `[inner][n]`.
-    pub addend: Option<Place>,
-    /// Of the result.
-    pub activation: Activation,
-    /// Rows of the product per row of the tile.
-    pub inner: usize,
 }
 
-impl Int8Linear {
-    /// Runs on all rows of the tile.
-    pub fn run(&self, tile: &Tile) {
-        self.block(tile, 0, self.matrix.panels());
+/// A linear layer over what [`Quantize`] made of its operand.
+pub type Int8Linear = PackedLinear<Int8Weights>;
+
+impl Packed for Int8Weights {
+    type View<'b> = Codes<'b>;
+
+    fn columns(&self) -> usize {
+        self.matrix.n
     }
 
-    /// Runs one unit of about [`UNIT_NS`] and says where the next one starts, if there is one, and about how many nanoseconds it took.
-    pub fn run_unit(&self, tile: &Tile, unit: Unit) -> (Option<Unit>, u64) {
-        let macs_per_ns = self.dot.macs_per_ns();
-        let budget = UNIT_NS * macs_per_ns;
-        let macs_per_row = ((self.matrix.quads * 4 + EPILOGUE * self.matrix.ranges.len()) * self.inner * self.matrix.panel).max(1);
-        let panels = self.matrix.panels();
-        if unit.row == 0 && macs_per_row * tile.rows <= budget {
-            let count = (budget / (macs_per_row * tile.rows)).min(panels - unit.panel);
-            self.block(tile, unit.panel, count);
-            let next = unit.panel + count;
-            return ((next < panels).then_some(Unit { panel: next, row: 0 }), (macs_per_row * tile.rows * count / macs_per_ns) as u64);
-        }
-        // One panel over some rows: in whole micro-kernels where that is possible.
-        let (rows, most) = (budget / macs_per_row, self.dot.rows());
-        let rows = if rows > most { rows - rows % most } else { most.min(rows.max(1)) };
-        let rows = rows.min(tile.rows - unit.row);
-        self.block(&tile.part(unit.row, rows), unit.panel, 1);
-        let next = if unit.row + rows < tile.rows {
-            Some(Unit { panel: unit.panel, row: unit.row + rows })
-        } else {
-            (unit.panel + 1 < panels).then_some(Unit { panel: unit.panel + 1, row: 0 })
-        };
-        (next, (macs_per_row * rows / macs_per_ns) as u64)
+    fn padded(&self) -> usize {
+        self.matrix.padded
     }
 
-    fn block(&self, tile: &Tile, panel: usize, panels: usize) {
-        let (matrix, column) = (&self.matrix, panel * self.matrix.panel);
-        let n = (panels * matrix.panel).min(matrix.n - column);
-        let (x, mut out) = (tile.source::<f32>(&self.x), tile.target::<f32>(&self.out));
-        let addends = self.addend.as_ref().map(|place| tile.source::<f32>(place));
-        let a_stride = if self.inner == 1 { self.x.stride * 4 } else { matrix.row_bytes() };
-        let c_stride = if self.inner == 1 { self.out.stride } else { matrix.n };
-        assert!(self.bias.len() == matrix.padded && matrix.row_bytes() * self.inner == self.x.len * 4, "operands of the layer");
-        // Rows of the tile that are one block: all of them, or each with its inner rows.
-        let (groups, m) = if self.inner == 1 { (1, tile.rows) } else { (tile.rows, self.inner) };
-        let mut addresses = [std::ptr::null(); ADDENDS];
-        for group in 0..groups {
-            for first in (0..m).step_by(ADDENDS) {
-                let rows = ADDENDS.min(m - first);
-                if let Some(addends) = &addends {
-                    for (at, address) in addresses[..rows].iter_mut().enumerate() {
-                        let (row, inner) = if self.inner == 1 { (first + at, 0) } else { (group, first + at) };
-                        let inner = if addends.width() == matrix.n { 0 } else { inner };
-                        *address = addends.row_ptr(row).wrapping_add(inner * matrix.n + column);
-                    }
-                }
-                let block = Block {
-                    m: rows,
-                    n,
-                    ranges: &matrix.ranges,
-                    quads: matrix.quads,
-                    a: x.row_ptr(group).cast::<u8>().wrapping_add(first * a_stride),
-                    a_stride,
-                    b: matrix.panels_from(panel).as_ptr(),
-                    scales: matrix.scales[column..].as_ptr(),
-                    lows: matrix.lows[column..].as_ptr(),
-                    padded: matrix.padded,
-                    bias: self.bias[column..].as_ptr(),
-                    addends: if addends.is_some() { addresses.as_ptr() } else { std::ptr::null() },
-                    c: out.row_ptr(group).wrapping_add(first * c_stride + column),
-                    c_stride,
-                    relu: self.activation == Activation::Relu,
-                };
-                // SAFETY: rows of `a` are those that `Quantize` wrote for these ranges, as long as was checked above, with codes for this `dot`;
-                // panels, factors and bias from `column` on are the matrix's, padded to whole vectors; rows of `c` are those of the place;
-                // addends are rows of their place, `n` elements from `column` on; the plan keeps `c` apart from what is read.
-                unsafe { product(self.dot, &block) };
-                if self.activation == Activation::Sigmoid {
-                    for row in 0..rows {
-                        // SAFETY: elements that `product` has just written.
-                        let values = unsafe { std::slice::from_raw_parts_mut(block.c.add(row * c_stride), n) };
-                        sigmoid_in_place(tile.simd, values);
-                    }
-                }
-            }
-        }
+    fn panel(&self) -> usize {
+        self.matrix.panel
+    }
+
+    fn row_elements(&self) -> usize {
+        self.matrix.row_bytes() / size_of::<f32>()
+    }
+
+    fn macs(&self) -> usize {
+        self.matrix.quads * 4 + EPILOGUE * self.matrix.ranges.len()
+    }
+
+    fn macs_per_ns(&self) -> usize {
+        self.dot.macs_per_ns()
+    }
+
+    fn rows_most(&self) -> usize {
+        self.dot.rows()
+    }
+
+    fn view(&self, panel: usize) -> Codes<'_> {
+        self.matrix.codes_from(panel)
+    }
+
+    unsafe fn product(&self, block: &Block<Codes>) {
+        // SAFETY: the caller's promise: rows of `a` are those that `Quantize` wrote for these ranges, with codes for this `dot`; the codes were
+        // packed for its level.
+        unsafe { product(self.dot, block) }
     }
 }
 

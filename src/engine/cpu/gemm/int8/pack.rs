@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::block::{Dot, Geometry, Range, Scale};
+use super::block::{Codes, Dot, Geometry, Range, Scale};
 use crate::engine::EngineError;
 use crate::engine::cpu::memory::Block;
 use crate::engine::cpu::simd::SimdLevel;
@@ -102,14 +102,17 @@ impl Int8Matrix {
         self.quads * self.padded * 4 + (self.scales.len() + self.lows.len()) * size_of::<f32>()
     }
 
-    /// Number of panels.
-    pub fn panels(&self) -> usize {
-        self.n.div_ceil(self.panel)
-    }
-
-    /// Packed codes from this panel on.
-    pub fn panels_from(&self, panel: usize) -> &[i8] {
-        &self.codes.as_slice()[(panel * self.panel).min(self.padded) * self.quads * 4..]
+    /// What micro-kernels see from this panel on.
+    pub fn codes_from(&self, panel: usize) -> Codes<'_> {
+        let column = (panel * self.panel).min(self.padded);
+        Codes {
+            ranges: &self.ranges,
+            quads: self.quads,
+            codes: &self.codes.as_slice()[column * self.quads * 4..],
+            scales: self.scales[column.min(self.scales.len())..].as_ptr(),
+            lows: self.lows[column.min(self.lows.len())..].as_ptr(),
+            padded: self.padded,
+        }
     }
 
     /// Bytes of a quantised row.

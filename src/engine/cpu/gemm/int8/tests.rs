@@ -1,8 +1,9 @@
 //! Products of codes against exact sums, and quantised layers against real ones.
 
-use super::block::{Block, Dot, Scale, product};
+use super::block::{Dot, Scale, product};
 use super::pack::{Int8Matrix, RANGE_MAX, ranges};
 use super::quantize::quantize_row;
+use crate::engine::cpu::gemm::layer::Block;
 use crate::engine::cpu::simd::Simd;
 
 struct Random(u64);
@@ -55,14 +56,9 @@ impl Layer {
         let block = Block {
             m,
             n,
-            ranges: &self.matrix.ranges,
-            quads: self.matrix.quads,
-            a: self.quantised[first * self.words_per_row..].as_ptr().cast(),
-            a_stride: self.words_per_row * 4,
-            b: self.matrix.panels_from(panel).as_ptr(),
-            scales: self.matrix.scales[column..].as_ptr(),
-            lows: self.matrix.lows[column..].as_ptr(),
-            padded: self.matrix.padded,
+            a: self.quantised[first * self.words_per_row..].as_ptr(),
+            a_stride: self.words_per_row,
+            weights: self.matrix.codes_from(panel),
             bias: self.bias[column..].as_ptr(),
             addends: if addends.is_empty() { std::ptr::null() } else { addends.as_ptr() },
             c: out.as_mut_ptr(),
@@ -191,7 +187,7 @@ fn a_row_does_not_depend_on_its_neighbours_nor_on_how_columns_are_cut() {
             for row in 0..rows {
                 assert_eq!(layer.run(row, 1, 0, None, false), all[row * n..(row + 1) * n], "{} {sizes:?} {n} {row}", dot.name());
             }
-            let last = layer.matrix.panels() - 1;
+            let last = n.div_ceil(layer.matrix.panel) - 1;
             let column = last * layer.matrix.panel;
             let expected: Vec<f32> = all.chunks(n).flat_map(|row| row[column..].to_vec()).collect();
             assert_eq!(layer.run(0, rows, last, None, false), expected);

@@ -1,7 +1,8 @@
 //! What is done with the numbers of rows, a few registers at a time: copied, summed, compared.
 
+use crate::engine::cpu::lanes::Lanes;
+
 use super::format::Format;
-use super::lanes::Lanes;
 
 /// A table as kernels see it: `rows` rows of `row_bytes` bytes from `base` on.
 #[derive(Clone, Copy)]

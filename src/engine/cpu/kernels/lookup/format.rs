@@ -1,8 +1,7 @@
 //! Row formats, as registers read them. [`crate::model::Table::value`] defines what they hold.
 
+use crate::engine::cpu::lanes::Lanes;
 use crate::model::Coding;
-
-use super::lanes::Lanes;
 
 /// Reads numbers of a row.
 pub trait Format: Copy {

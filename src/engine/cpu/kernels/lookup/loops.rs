@@ -2,13 +2,13 @@
 //! front to back, with the rows of tables that come next asked for ahead of time.
 
 use crate::batch::Starts;
+use crate::engine::cpu::lanes::Lanes;
 use crate::engine::cpu::tile::Tile;
 use crate::model::{Scope, ValueScope};
 
 use super::ahead::Ahead;
 use super::columns::{Bag, copy, max, sum};
 use super::format::Format;
-use super::lanes::Lanes;
 use super::part::Group;
 
 /// Bags of one id each.

@@ -1,12 +1,12 @@
 //! The loops of lookups, compiled for each kind of register, row format and width of rows; a plan picks one of them per table.
 
+use crate::engine::cpu::lanes::{Lanes, Plain};
 use crate::engine::cpu::simd::{Simd, SimdLevel};
 use crate::engine::cpu::tile::Tile;
 use crate::model::{Table, TableDType};
 
 use super::columns::copy;
 use super::format::{Coded, F32, Format, Half};
-use super::lanes::{Lanes, Plain};
 use super::loops;
 use super::part::{Group, Stored};
 

@@ -1,15 +1,12 @@
 //! Embedding lookups: rows of tables, read in whatever format they are stored, pooled per bag, straight into their places.
 //!
 //! All lookups of one scope are one step. Tables of a kind (format, width, pool) share one compiled loop, which keeps the sums of a bag in
-//! registers: `columns` says what is done with numbers, `format` what bytes mean, `lanes` how registers do it, `loops` in which order, `ahead`
+//! registers: `columns` says what is done with numbers, `format` what bytes mean, `cpu::lanes` how registers do it, `loops` in which order, `ahead`
 //! what is asked for before it is needed; `machine` compiles them for each instruction set.
 
 mod ahead;
 mod columns;
 mod format;
-mod lanes;
-#[cfg(target_arch = "x86_64")]
-mod lanes_x86;
 mod loops;
 mod machine;
 mod part;

@@ -18,6 +18,22 @@ unsafe fn first(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(FIRST.as_ptr().add(8 - count).cast()) }
 }
 
+/// The mask of the first `count` lanes, 8 at most.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn up_to_8(count: usize) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+}
+
+/// The mask of the first `count` lanes, 16 at most.
+#[inline(always)]
+fn up_to_16(count: usize) -> __mmask16 {
+    if count >= 16 { !0 } else { (1 << count) - 1 }
+}
+
 // SAFETY: AVX2, FMA and F16C; pointers are read and written as the functions say.
 unsafe impl Lanes for __m128 {
     const COUNT: usize = 4;
@@ -101,6 +117,11 @@ unsafe impl Lanes for __m128 {
         }
     }
     #[inline(always)]
+    unsafe fn add(self, addend: Self) -> Self {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm_add_ps(self, addend) }
+    }
+    #[inline(always)]
     unsafe fn mul(self, factor: Self) -> Self {
         // SAFETY: the caller has AVX2.
         unsafe { _mm_mul_ps(self, factor) }
@@ -145,6 +166,11 @@ unsafe impl Lanes for __m256 {
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         // SAFETY: the caller's promise; masked lanes are not read.
         unsafe { _mm256_maskload_ps(from, first(count)) }
+    }
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise; masked lanes are not read.
+        unsafe { if count >= 8 { _mm256_loadu_ps(from) } else { _mm256_maskload_ps(from, up_to_8(count)) } }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
@@ -205,6 +231,16 @@ unsafe impl Lanes for __m256 {
         }
     }
     #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise; masked lanes are not written.
+        unsafe { if count >= 8 { _mm256_storeu_ps(to, self) } else { _mm256_maskstore_ps(to, up_to_8(count), self) } };
+    }
+    #[inline(always)]
+    unsafe fn add(self, addend: Self) -> Self {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_add_ps(self, addend) }
+    }
+    #[inline(always)]
     unsafe fn mul(self, factor: Self) -> Self {
         // SAFETY: the caller has AVX2.
         unsafe { _mm256_mul_ps(self, factor) }
@@ -249,6 +285,11 @@ unsafe impl Lanes for __m512 {
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         // SAFETY: the caller's promise; masked lanes are not read.
         unsafe { _mm512_maskz_loadu_ps((1 << count) - 1, from) }
+    }
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_ps(up_to_16(count), from) }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
@@ -301,6 +342,16 @@ unsafe impl Lanes for __m512 {
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         // SAFETY: the caller's promise; masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(to, (1 << count) - 1, self) };
+    }
+    #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to, up_to_16(count), self) };
+    }
+    #[inline(always)]
+    unsafe fn add(self, addend: Self) -> Self {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_add_ps(self, addend) }
     }
     #[inline(always)]
     unsafe fn mul(self, factor: Self) -> Self {

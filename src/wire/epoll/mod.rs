@@ -5,12 +5,17 @@
 //! to the connection's own memory. A connection that has announced a frame larger than the scratch buffer reads straight into its own memory
 //! from then on.
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+mod readiness;
+mod receive;
 
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use self::readiness::{HANGUP, IN, OUT, READY_MAX, TimeoutKind, WAKE};
 use super::fifo::Fifo;
 use super::line::{HasLine, Line, Table};
 use super::region::Region;
+use super::shown::Shown;
 use super::{Close, ConnectionId, Event, SendFull, Waker, Wire, WireLimits};
 use crate::units::Span;
 
@@ -21,7 +26,7 @@ pub struct EpollWire {
     limits: WireLimits,
     table: Table<Link>,
     scratch: Box<[u8]>,
-    shown: Option<Shown>,
+    shown: Option<Shown<()>>,
     /// Connections with bytes to send on a socket that takes them.
     dirty: Fifo,
     /// Connections whose queue ran empty.
@@ -58,29 +63,6 @@ impl HasLine for Link {
     fn line_mut(&mut self) -> &mut Line {
         &mut self.line
     }
-}
-
-/// Which connection's bytes lie in the scratch buffer.
-struct Shown {
-    index: u32,
-    start: usize,
-    end: usize,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum TimeoutKind {
-    /// `epoll_pwait2`, Linux 5.11.
-    Nanoseconds,
-    /// `epoll_wait`.
-    Milliseconds,
-}
-
-/// What a receive gave.
-enum Taken {
-    Bytes(usize),
-    Nothing,
-    End,
-    Failed(i32),
 }
 
 impl EpollWire {
@@ -120,15 +102,6 @@ impl EpollWire {
         // Edge-triggered: the eventfd is never read, each write is an edge.
         wire.watch(wire.waker.as_raw_fd(), libc::EPOLLIN as u32 | libc::EPOLLET as u32, WAKE)?;
         Ok(wire)
-    }
-
-    fn watch(&self, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events, u64: data };
-        // SAFETY: `event` lives through the call.
-        match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 
     /// Sends what is queued where the socket takes it.
@@ -172,55 +145,6 @@ impl EpollWire {
         }
     }
 
-    /// Asks the kernel what is ready, waiting at most for `timeout` (`None`: for ever).
-    fn collect(&mut self, timeout: Option<Span>) -> io::Result<()> {
-        let count = match self.poll(timeout) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => return Err(error),
-        };
-        for at in 0..count {
-            let (events, data) = (self.ready[at].events, self.ready[at].u64);
-            if data == WAKE {
-                continue;
-            }
-            let id = ConnectionId { index: data as u32, generation: (data >> 32) as u32 };
-            let Some(link) = self.table.get_mut(id) else { continue };
-            if events & (IN | HANGUP) != 0 {
-                link.readable = true;
-                link.hangup |= events & HANGUP != 0;
-                self.attention.push(id.index);
-            }
-            if events & (OUT | HANGUP) != 0 {
-                link.writable = true;
-                if !link.line.outbox.is_empty() {
-                    self.dirty.push(id.index);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn poll(&mut self, timeout: Option<Span>) -> io::Result<usize> {
-        let (epoll, ready, max) = (self.epoll.as_raw_fd(), self.ready.as_mut_ptr(), READY_MAX as i32);
-        if let (Some(span), TimeoutKind::Nanoseconds) = (timeout, self.timeout_kind)
-            && span > Span::ZERO
-        {
-            let time = libc::timespec { tv_sec: (span.0 / 1_000_000_000) as i64, tv_nsec: (span.0 % 1_000_000_000) as i64 };
-            // SAFETY: `ready` has room for `max` events and `time` lives through the call; no signal mask.
-            let count = unsafe { libc::syscall(libc::SYS_epoll_pwait2, epoll, ready, max, &time, std::ptr::null::<libc::c_void>(), 0) };
-            match usize::try_from(count) {
-                Ok(count) => return Ok(count),
-                Err(_) if matches!(errno(), libc::ENOSYS | libc::EPERM) => self.timeout_kind = TimeoutKind::Milliseconds,
-                Err(_) => return Err(io::Error::last_os_error()),
-            }
-        }
-        let timeout_ms = timeout.map_or(-1, |span| i32::try_from(span.0.div_ceil(1_000_000)).unwrap_or(i32::MAX));
-        // SAFETY: `ready` has room for `max` events.
-        let count = unsafe { libc::epoll_wait(epoll, ready, max, timeout_ms) };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
-    }
-
     fn enter(&mut self, timeout: Option<Span>) -> io::Result<()> {
         self.settle();
         self.flush();
@@ -234,99 +158,12 @@ impl EpollWire {
 
     /// Moves what the shard left in the scratch buffer to the connection's own memory.
     fn settle(&mut self) {
-        if let Some(Shown { index, start, end }) = self.shown.take()
+        if let Some(Shown { index, start, end, .. }) = self.shown.take()
             && start < end
         {
             let kept = self.table.at(index).line.inbox.append(&self.scratch[start..end]);
             assert!(kept, "an empty inbox holds a scratch buffer");
         }
-    }
-
-    /// One look at a connection of this turn.
-    fn examine(&mut self, index: u32) -> Option<Event> {
-        if !self.table.is_live(index) {
-            return None;
-        }
-        let id = self.table.id(index);
-        let link = self.table.at(index);
-        if link.line.is_over() {
-            return Some(self.finish(index));
-        }
-        if link.line.close == Some(Close::AfterSends) {
-            return self.discard(index);
-        }
-        if !link.line.reading || link.line.ended {
-            return None;
-        }
-        if !link.readable {
-            return None;
-        }
-        let direct = link.large || !link.line.inbox.is_empty();
-        let (taken, wanted) = if direct {
-            let left = self.limits.receive_bytes_max.saturating_sub(link.line.inbox.len());
-            if left == 0 {
-                link.stalled = true;
-                return None;
-            }
-            let wanted = (link.line.inbox.need().saturating_sub(link.line.inbox.len()) + AHEAD_BYTES).min(left);
-            link.line.inbox.settle(wanted);
-            // SAFETY: `settle` made room for `wanted` bytes (the inbox is larger than `receive_bytes_max`) and nobody else writes there.
-            (unsafe { receive(link.line.fd(), link.line.inbox.space(), wanted) }, wanted)
-        } else {
-            // SAFETY: the scratch buffer is this long and shows nobody's bytes any more (`settle` ran).
-            (unsafe { receive(link.line.fd(), self.scratch.as_mut_ptr(), self.scratch.len()) }, self.scratch.len())
-        };
-        match taken {
-            Taken::Bytes(bytes) => {
-                link.readable = bytes == wanted || link.hangup;
-                if link.readable {
-                    self.attention.push(index);
-                }
-                if direct {
-                    link.line.inbox.filled(bytes);
-                    return link.line.is_worth_telling().then_some(Event::Received(id));
-                }
-                self.shown = Some(Shown { index, start: 0, end: bytes });
-                Some(Event::Received(id))
-            }
-            Taken::Nothing => {
-                link.readable = false;
-                None
-            }
-            Taken::End => {
-                link.readable = false;
-                link.line.ended = true;
-                Some(Event::Finished(id))
-            }
-            Taken::Failed(errno) => {
-                link.line.failed = Some(errno);
-                Some(self.finish(index))
-            }
-        }
-    }
-
-    /// A connection that closes after its sends: its input is thrown away until the peer closes too.
-    fn discard(&mut self, index: u32) -> Option<Event> {
-        let link = self.table.at(index);
-        if link.readable && !link.line.ended {
-            // SAFETY: the scratch buffer is this long and shows nobody's bytes any more.
-            match unsafe { receive(link.line.fd(), self.scratch.as_mut_ptr(), self.scratch.len()) } {
-                Taken::Bytes(_) => self.attention.push(index),
-                Taken::Nothing => link.readable = false,
-                Taken::End => link.line.ended = true,
-                Taken::Failed(errno) => link.line.failed = Some(errno),
-            }
-        }
-        let over = link.line.failed.is_some() || (link.line.half_closed && link.line.ended);
-        over.then(|| self.finish(index))
-    }
-
-    fn finish(&mut self, index: u32) -> Event {
-        let id = self.table.id(index);
-        let cause = self.table.at(index).line.cause();
-        // Closing the only descriptor takes the socket out of the epoll set.
-        self.table.remove(index);
-        Event::Closed(id, cause)
     }
 }
 
@@ -375,19 +212,14 @@ impl Wire for EpollWire {
     }
 
     fn received(&self, connection: ConnectionId) -> &[u8] {
-        match (self.table.open(connection), &self.shown) {
-            (Some(_), Some(shown)) if shown.index == connection.index => &self.scratch[shown.start..shown.end],
-            (Some(link), _) => link.line.inbox.bytes(),
-            (None, _) => &[],
-        }
+        self.table.received(connection, &self.shown, |shown| &self.scratch[shown.start..shown.end])
     }
 
     fn consume(&mut self, connection: ConnectionId, bytes: usize) {
         let Some(link) = self.table.open_mut(connection) else { return };
         match &mut self.shown {
-            Some(shown) if shown.index == connection.index => {
-                assert!(bytes <= shown.end - shown.start, "more consumed than received");
-                shown.start += bytes;
+            Some(shown) if shown.is_of(connection) => {
+                shown.consume(bytes);
                 link.line.inbox.set_need(0);
             }
             _ => link.line.inbox.consume(bytes),
@@ -413,24 +245,19 @@ impl Wire for EpollWire {
     }
 
     fn send(&mut self, connection: ConnectionId, bytes: &[u8]) -> Result<(), SendFull> {
-        let Some(link) = self.table.open_mut(connection) else { return Ok(()) };
-        link.line.outbox.push(bytes)?;
-        if link.writable {
+        if self.table.queue(connection, bytes)?.is_some_and(|link| link.writable) {
             self.dirty.push(connection.index);
         }
         Ok(())
     }
 
     fn unsent(&self, connection: ConnectionId) -> usize {
-        self.table.get(connection).map_or(0, |link| link.line.outbox.len())
+        self.table.unsent(connection)
     }
 
     fn close(&mut self, connection: ConnectionId, how: Close) {
-        let Some(link) = self.table.get_mut(connection) else { return };
-        if link.line.close != Some(Close::Now) {
-            link.line.close = Some(how);
-        }
-        if matches!(&self.shown, Some(shown) if shown.index == connection.index) {
+        let Some(link) = self.table.close(connection, how) else { return };
+        if self.shown.as_ref().is_some_and(|shown| shown.is_of(connection)) {
             self.shown = None;
         }
         // The end of the stream may have been read already.
@@ -450,42 +277,9 @@ impl Wire for EpollWire {
     }
 }
 
-/// One non-blocking receive.
-///
-/// # Safety
-/// - `into` .. `into + bytes` is writable and nobody else's during the call.
-unsafe fn receive(fd: RawFd, into: *mut u8, bytes: usize) -> Taken {
-    loop {
-        // SAFETY: the caller's promise.
-        let taken = unsafe { libc::recv(fd, into.cast(), bytes, libc::MSG_DONTWAIT) };
-        return match usize::try_from(taken) {
-            Ok(0) => Taken::End,
-            Ok(taken) => Taken::Bytes(taken),
-            Err(_) => match errno() {
-                libc::EINTR => continue,
-                libc::EAGAIN => Taken::Nothing,
-                errno => Taken::Failed(errno),
-            },
-        };
-    }
-}
-
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-const IN: u32 = libc::EPOLLIN as u32;
-const OUT: u32 = libc::EPOLLOUT as u32;
-const HANGUP: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
-
-/// `epoll_event.u64` of the waker; no connection has this index.
-const WAKE: u64 = u64::MAX;
-
-/// Ready descriptors taken per turn; more come next turn.
-const READY_MAX: usize = 256;
-
 /// Bytes read at once. Larger frames are read straight into the connection's memory.
 const SCRATCH_BYTES: usize = 64 << 10;
-
-/// How far beyond the frame under way a direct read may go: the next frame's start comes along, and a short read says that nothing is left.
-const AHEAD_BYTES: usize = 16 << 10;

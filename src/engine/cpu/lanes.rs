@@ -1,6 +1,6 @@
-//! Registers of f32 that rows of tables are read into: one body of a kernel serves every instruction set and width.
+//! Registers of f32: one body of a kernel serves every instruction set and width.
 //!
-//! Row formats are decoded on the way: bytes of a row become lanes without a stop in memory.
+//! Narrow formats are decoded on the way: bytes of a row become lanes without a stop in memory.
 
 use half::f16;
 
@@ -20,6 +20,12 @@ pub unsafe trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// `count` < `COUNT` floats, then zeros.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// `count` floats, `COUNT` at most, then zeros.
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { if count >= Self::COUNT { Self::load(from) } else { Self::load_first(from, count) } }
+    }
     /// `COUNT` f16.
     unsafe fn load_f16(from: *const u8) -> Self;
     /// `COUNT` bf16.
@@ -36,11 +42,19 @@ pub unsafe trait Lanes: Copy {
     unsafe fn store(self, to: *mut f32);
     /// Writes the first `count` < `COUNT`.
     unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// Writes the first `count`, `COUNT` at most.
+    #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { if count >= Self::COUNT { self.store(to) } else { self.store_first(to, count) } }
+    }
+    /// self + addend.
+    unsafe fn add(self, addend: Self) -> Self;
     /// self · factor.
     unsafe fn mul(self, factor: Self) -> Self;
     /// self / divisor.
     unsafe fn div(self, divisor: Self) -> Self;
-    /// The larger one of each lane.
+    /// The larger one of each lane; `other` where one is NaN.
     unsafe fn max(self, other: Self) -> Self;
     /// self · factor + addend, rounded as the level rounds: once with FMA, twice without.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
@@ -125,6 +139,10 @@ unsafe impl Lanes for Plain {
             // SAFETY: the caller's promise: `count` floats.
             unsafe { to.add(lane).write_unaligned(value) };
         }
+    }
+    #[inline(always)]
+    unsafe fn add(self, addend: Self) -> Self {
+        Plain::make(|lane| self.0[lane] + addend.0[lane])
     }
     #[inline(always)]
     unsafe fn mul(self, factor: Self) -> Self {

@@ -1,0 +1,1 @@
+"""What tools/make_bundles.py and tools/make_table_bundles.py are made of."""
