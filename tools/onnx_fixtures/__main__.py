@@ -1,11 +1,11 @@
 """Makes the ONNX files in tests/onnx, with rows whose outputs onnxruntime computed.
 
-    cd tools && python3 -m onnx_fixtures --out ../tests/onnx [--golden DIR] [--torch]
+    cd tools && python3 -m onnx_fixtures --out ../tests/onnx [--golden DIR] [--torch] [--boosted]
 
 Needs onnx, onnxruntime, numpy and safetensors. `ok/NAME.onnx` are imported, with `ok/NAME.safetensors` holding inputs and outputs by name;
 `refused/NAME.onnx` are refused, for the reason that tests/onnx_import.rs states, `engine/NAME.onnx` only because the engine computes
-something else than float64 arithmetic does. `--golden` also copies the files of trained models,
-`--torch` (needs torch and onnxscript) exports nn.EmbeddingBag.
+something else than float64 arithmetic does. `--golden` also copies the files of trained models, `--torch` (needs torch and onnxscript)
+exports nn.EmbeddingBag, `--boosted` (needs lightgbm, xgboost and onnxmltools) trains trees.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from .arithmetic import beyond_f32, curves, elementwise, integers, wrapping
 from .build import Fixtures
 from .lookups import by_row, lookups, written
 from .refusals import refusals
+from .missing import boosted, missing
 from .recurrent import recurrent
 from .shapes import products, sequences, shapes
 from .structure import structure
@@ -44,14 +45,17 @@ def main():
     arguments.add_argument("--out", type=pathlib.Path, required=True)
     arguments.add_argument("--golden", type=pathlib.Path)
     arguments.add_argument("--torch", action="store_true", help="also export the files that torch writes")
+    arguments.add_argument("--boosted", action="store_true", help="also train trees on rows with missing values")
     given = arguments.parse_args()
     to = Fixtures(given.out)
-    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, beyond_f32):
+    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, missing, beyond_f32):
         make(to)
     for make in (integers, curves, recurrent, by_row, written, versions):
         make(to)
     if given.torch:
         bags(to)
+    if given.boosted:
+        boosted(to)
     if given.golden:
         golden(to, given.golden)
 

@@ -12,6 +12,7 @@ pub mod interaction;
 pub mod layer_norm;
 pub mod lookup;
 pub mod matmul;
+pub mod mix;
 pub mod normalize;
 pub mod pad;
 pub mod pick;
@@ -54,6 +55,8 @@ pub enum Kernel {
     Interaction(interaction::Interaction),
     /// Product of two computed matrices.
     MatMul(matmul::MatMul),
+    /// Weighted sum of vectors.
+    Mix(mix::Mix),
     /// Two operands, broadcast, f32.
     BinaryF32(binary::Binary<f32>),
     /// Two operands, broadcast, i64.
@@ -92,6 +95,10 @@ pub enum Kernel {
 
 /// A kernel of its own.
 pub trait Generic: std::fmt::Debug + Send + Sync {
+    /// Scratch memory that it asks for while it runs.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
     /// Runs on all rows of the tile.
     fn run(&self, tile: &Tile);
 }
@@ -101,6 +108,7 @@ impl Kernel {
     pub fn scratch_bytes(&self) -> usize {
         match self {
             Kernel::Interaction(kernel) => kernel.scratch_bytes(),
+            Kernel::Generic(kernel) => kernel.scratch_bytes(),
             _ => 0,
         }
     }
@@ -119,6 +127,7 @@ impl Kernel {
             Kernel::HalfLinear(kernel) => kernel.run(tile),
             Kernel::Interaction(kernel) => kernel.run(tile),
             Kernel::MatMul(kernel) => kernel.run(tile),
+            Kernel::Mix(kernel) => kernel.run(tile),
             Kernel::BinaryF32(kernel) => kernel.run(tile),
             Kernel::BinaryI64(kernel) => kernel.run(tile),
             Kernel::Fm(kernel) => kernel.run(tile),

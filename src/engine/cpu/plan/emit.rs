@@ -15,6 +15,7 @@ use crate::engine::cpu::kernels::fm::Fm;
 use crate::engine::cpu::kernels::input::{Dense, DensePart, Integer, Length};
 use crate::engine::cpu::kernels::interaction::{Blocks, Interaction};
 use crate::engine::cpu::kernels::matmul::{MatMul, MatMulShape};
+use crate::engine::cpu::kernels::mix::Mix;
 use crate::engine::cpu::kernels::normalize::{AxisView, BatchNorm, L2Norm, Softmax};
 use crate::engine::cpu::kernels::reduce::Sum;
 use crate::engine::cpu::kernels::unary::{Cast, Unary, UnaryF32, UnaryI64};
@@ -23,6 +24,7 @@ use crate::engine::cpu::program::Step;
 use crate::engine::cpu::walk::{Dim, Walk, broadcast, row_major};
 use crate::model::{DType, Model, ValueScope};
 
+use super::origins::Piece;
 use super::place::Placing;
 use super::task::{PlanValue, Task, ValueIndex, Work};
 
@@ -120,6 +122,12 @@ impl Emitter<'_, '_> {
                 self.push(Kernel::HalfLinear(kernel), 0.0);
             }
             Work::MatMul { a, b, transpose_a, transpose_b } => self.matmul(*a, *b, *transpose_a, *transpose_b, out),
+            Work::Mix { weights, softmax, vectors } => {
+                let mut place = |piece: &Piece| self.places.of(piece.value).part(piece.first, piece.len, size_of::<f32>());
+                let kernel = Mix { weights: place(weights), softmax: *softmax, vectors: vectors.iter().map(place).collect(), out };
+                let exponentials = if *softmax { 10.0 } else { 0.0 };
+                self.push(Kernel::Mix(kernel), 10.0 + exponentials + (vectors.len() as f32) * len * NS_PACKED);
+            }
             Work::Binary { op, a, b } => self.binary(*op, *a, *b, out),
             Work::Chain { leaves, steps } => self.chain(leaves, steps, out),
             Work::Fm { x, sums } => {

@@ -1,11 +1,11 @@
 //! Nodes to tasks: dead code out, constants computed, small patterns folded.
 
-use std::borrow::Cow;
+mod layer;
+
 use std::collections::HashMap;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
-use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::engine::cpu::program::{Hoist, Options};
@@ -13,8 +13,7 @@ use crate::engine::cpu::simd::Simd;
 use crate::model::{DType, Model, Node, Op, Operand, Scope, TensorId, UnaryFn, ValueId, ValueScope};
 
 use super::constant::{Constant, evaluate};
-use super::task::{Note, PlanValue, Task, ValueIndex, Work};
-use super::weights::LayerMatrix;
+use super::task::{PlanValue, Task, ValueIndex, Work};
 
 /// What lowering gives.
 pub struct Lowered<'a> {
@@ -122,19 +121,6 @@ pub(super) struct Lowering<'a> {
     lowered: Lowered<'a>,
     /// Nodes that became part of an earlier task.
     absorbed: Vec<bool>,
-}
-
-/// A linear layer under construction: what follows it may be folded in.
-struct Layer<'a> {
-    x: ValueIndex,
-    out: ValueIndex,
-    matrix: LayerMatrix<'a>,
-    /// Factor per column, from a batch norm.
-    scale: Option<Vec<f64>>,
-    bias: Vec<f64>,
-    activation: Activation,
-    /// What was folded in.
-    notes: Vec<Note>,
 }
 
 impl<'a> Lowering<'a> {
@@ -322,122 +308,6 @@ impl<'a> Lowering<'a> {
         let at = |tensor: Option<TensorId>, at: usize, default: f64| tensor.map_or(default, |tensor| f64::from(self.tensor(tensor)[at]));
         let scale = var.iter().enumerate().map(|(i, &var)| at(weight, i, 1.0) / (f64::from(var) + eps).sqrt()).collect();
         (scale, (0..var.len()).map(|i| at(bias, i, 0.0)).collect())
-    }
-
-    fn linear(&mut self, out: ValueIndex, x: ValueIndex, weight: TensorId, bias: Option<TensorId>) -> Result<(), EngineError> {
-        let tensor = self.model.weights.tensor(weight);
-        let (n, k) = (tensor.shape[0], tensor.shape[1]);
-        if self.value(out).scope == ValueScope::Constant {
-            let weight = self.add_constant(vec![n, k], DType::F32, Constant::of_tensor(tensor));
-            let product = self.add_value(self.value(out).shape.clone(), DType::F32, ValueScope::Constant);
-            self.push(product, Work::MatMul { a: x, b: weight, transpose_a: false, transpose_b: true })?;
-            let Some(bias) = bias else {
-                return self.push(out, Work::View { x: product, first: 0 });
-            };
-            let bias = self.add_constant(vec![n], DType::F32, Constant::of_tensor(self.model.weights.tensor(bias)));
-            return self.push(out, Work::Binary { op: BinaryOp::Add, a: product, b: bias });
-        }
-        let weights = self.tensor(weight);
-        let bias = bias.map_or(vec![0.0; n], |bias| self.tensor(bias).iter().map(|&bias| f64::from(bias)).collect());
-        let matrix = LayerMatrix::by_column(weights, k, n);
-        self.layer(Layer { x, out, matrix, scale: None, bias, activation: Activation::None, notes: Vec::new() })
-    }
-
-    /// A product with a constant matrix is a linear layer; anything else is computed per row.
-    fn matmul(&mut self, out: ValueIndex, a: ValueIndex, b: ValueIndex, transpose_a: bool, transpose_b: bool) -> Result<(), EngineError> {
-        let (left, right) = (self.value(a), self.value(b));
-        let rows_lie = !transpose_a || left.shape.len() < 2;
-        let one_matrix = right.shape.len() < 2 || right.shape[..right.shape.len() - 2].iter().all(|&size| size == 1);
-        if !rows_lie || !one_matrix || left.scope == ValueScope::Constant || self.value(out).len() == 0 {
-            return self.push(out, Work::MatMul { a, b, transpose_a, transpose_b });
-        }
-        let Some(Constant::F32(weights)) = self.lowered.constants.get(&b).cloned() else {
-            return self.push(out, Work::MatMul { a, b, transpose_a, transpose_b });
-        };
-        let (k, n) = match right.shape.as_slice() {
-            [k] => (*k, 1),
-            [.., n, k] if transpose_b => (*k, *n),
-            [.., k, n] => (*k, *n),
-            [] => unreachable!("the shape pass refuses scalars in a matrix product"),
-        };
-        let matrix = match (weights, transpose_b || right.shape.len() == 1) {
-            (Cow::Borrowed(weights), true) => LayerMatrix::by_column(weights, k, n),
-            (Cow::Borrowed(weights), false) => LayerMatrix::by_column(weights, n, k).transposed(),
-            (Cow::Owned(weights), true) => LayerMatrix::computed(k, n, |at, column| weights[column * k + at]),
-            (Cow::Owned(weights), false) => LayerMatrix::computed(k, n, |at, column| weights[at * n + column]),
-        };
-        self.layer(Layer { x: a, out, matrix, scale: None, bias: vec![0.0; n], activation: Activation::None, notes: Vec::new() })
-    }
-
-    /// Folds what follows into the layer, as long as nobody else reads what lies between.
-    fn layer(&mut self, mut layer: Layer<'a>) -> Result<(), EngineError> {
-        while layer.activation == Activation::None && self.uses.count[layer.out] == 1 {
-            let Some(reader) = self.uses.reader[layer.out] else { break };
-            if !self.fold(&mut layer, &self.model.graph.nodes[reader]) {
-                break;
-            }
-            self.absorbed[reader] = true;
-            layer.notes.push(Note::Fused(self.model.graph.nodes[reader].op.name().to_owned()));
-            layer.out = index(self.model.graph.nodes[reader].out);
-        }
-        let Layer { x, out, matrix, scale, bias, activation, notes } = layer;
-        let matrix = match scale {
-            None => matrix,
-            Some(scale) => matrix.scaled(&scale),
-        };
-        if self.value(out).len() > 0 {
-            let work = Work::Linear { x, matrix, bias: to_f32(&bias), addend: None, activation };
-            self.lowered.tasks.push(Task { out, work, notes });
-        }
-        Ok(())
-    }
-
-    /// Whether `node`, the only reader of the layer's output, became part of the layer.
-    fn fold(&self, layer: &mut Layer, node: &Node) -> bool {
-        match &node.op {
-            Op::Add { a, b } => {
-                let other = if *a == Operand::Value(ValueId(layer.out as u32)) { b } else { a };
-                let Some(addend) = self.per_column(*other, layer.matrix.n) else { return false };
-                // One number per column, or one: the sum has no more elements than the product.
-                debug_assert_eq!(self.value(index(node.out)).len(), self.value(layer.out).len());
-                layer.bias.iter_mut().zip(addend).for_each(|(bias, addend)| *bias += addend);
-                true
-            }
-            Op::BatchNorm { axis, mean, var, weight, bias, eps, .. } if axis + 1 == self.value(layer.out).shape.len() => {
-                let (scale, addend) = self.batch_norm(*var, *weight, *bias, *eps);
-                for (column, bias) in layer.bias.iter_mut().enumerate() {
-                    *bias = (*bias - f64::from(self.tensor(*mean)[column])) * scale[column] + addend[column];
-                }
-                layer.scale = Some(match layer.scale.take() {
-                    None => scale,
-                    Some(before) => before.iter().zip(scale).map(|(before, scale)| before * scale).collect(),
-                });
-                true
-            }
-            Op::Relu { .. } => {
-                layer.activation = Activation::Relu;
-                true
-            }
-            Op::Sigmoid { .. } => {
-                layer.activation = Activation::Sigmoid;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// A constant operand as one number per column of an `[.., n]` value, if it is that.
-    fn per_column(&self, operand: Operand, n: usize) -> Option<Vec<f64>> {
-        let id = match operand {
-            Operand::Scalar(scalar) => return Some(vec![scalar; n]),
-            Operand::Value(id) => index(id),
-        };
-        let Some(Constant::F32(values)) = self.lowered.constants.get(&id) else { return None };
-        let last = self.value(id).shape.last().copied().unwrap_or(1);
-        if values.len() != last || (last != n && last != 1) {
-            return None;
-        }
-        Some((0..n).map(|column| f64::from(values[if last == 1 { 0 } else { column }])).collect())
     }
 }
 

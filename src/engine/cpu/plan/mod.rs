@@ -22,6 +22,7 @@ mod passes;
 mod place;
 mod precision;
 mod report;
+mod strides;
 mod task;
 mod weights;
 mod work;

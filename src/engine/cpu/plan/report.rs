@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::engine::cpu::program::TILE_ROWS;
 use crate::model::{DType, Model, ValueScope};
 
+use super::generic::Generic;
 use super::lower::Lowered;
 use super::task::{Note, PlanValue, Task, ValueIndex, Work};
 use super::work::{self, PlanWork};
@@ -110,6 +111,7 @@ fn describe(model: &Model, lowered: &Lowered, task: &Task, kernels: usize) -> Pl
 fn why_generic(task: &Task, out: &PlanValue, lowered: &Lowered) -> Option<&'static str> {
     let other_scope = |x: &ValueIndex| lowered.values[*x].scope != out.scope;
     Some(match &task.work {
+        Work::Generic(Generic::Attention(_)) => return None,
         Work::Generic(_) => "a kernel of its own; no pass looks into it",
         Work::MatMul { .. } => "a product of two computed values, in no pattern that has a kernel",
         Work::Concat { xs, .. } if xs.iter().any(other_scope) => "parts of the context or constants are copied beside the candidates'",

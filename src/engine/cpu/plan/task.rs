@@ -140,6 +140,12 @@ pub enum Work<'a> {
         transpose_a: bool,
         transpose_b: bool,
     },
+    /// Weighted sum of vectors as long as the result; `softmax`: of the weights' softmax.
+    Mix {
+        weights: Piece,
+        softmax: bool,
+        vectors: Vec<Piece>,
+    },
     Binary {
         op: BinaryOp,
         a: ValueIndex,
@@ -226,6 +232,7 @@ impl Work<'_> {
             Work::MatMul { a, b, .. } | Work::Binary { a, b, .. } => vec![*a, *b],
             Work::Concat { xs, .. } => xs.clone(),
             Work::Interaction { vectors, .. } => vectors.iter().map(|vector| vector.value).collect(),
+            Work::Mix { weights, vectors, .. } => std::iter::once(weights).chain(vectors).map(|piece| piece.value).collect(),
             Work::Chain { leaves, .. } => leaves.clone(),
             Work::Generic(generic) => generic.inputs(),
             Work::Linear { x, addend, .. } | Work::Int8Linear { x, addend, .. } | Work::HalfLinear { x, addend, .. } => {

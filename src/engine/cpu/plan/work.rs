@@ -6,15 +6,17 @@
 use serde::Serialize;
 
 use crate::engine::cpu::gemm::Activation;
+use crate::engine::cpu::kernels::attention::AttentionShape;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::chain::ChainOp;
 use crate::engine::cpu::kernels::gru::GruLayer;
 use crate::engine::cpu::kernels::trees::TreeNode;
 use crate::engine::cpu::kernels::unary::UnaryF32;
 use crate::engine::cpu::kernels::window::PoolFn;
-use crate::model::{DType, DenseTransform, FeatureKind, GruKind, Model, Pool, TableId};
+use crate::model::{DenseTransform, FeatureKind, GruKind, Model, Pool, TableId};
 
 use super::generic::Generic;
+use super::generic::attention::Hiding;
 use super::task::{PlanValue, Task, ValueIndex, Work};
 
 /// Work of a task for one row.
@@ -80,6 +82,7 @@ impl Count<'_> {
             Work::View { .. } | Work::Slice { .. } | Work::Gather { .. } => made,
             Work::Generic(Generic::Pick { index, .. } | Generic::TakeAlong { index, .. }) => made + self.bytes(*index),
             Work::Interaction { vectors, dim, .. } => f32s(vectors.len() * dim),
+            Work::Mix { weights, vectors, .. } => f32s(weights.len + vectors.iter().map(|vector| vector.len).sum::<usize>()),
             work => {
                 let room = if let Work::Generic(generic) = work { generic.room() } else { None };
                 let mut inputs = work.inputs();
@@ -132,6 +135,10 @@ impl Count<'_> {
                     [] => 1,
                 };
                 flops(2 * inner as u64 * made)
+            }
+            Work::Mix { softmax, vectors, .. } => {
+                let count = vectors.len() as u64;
+                flops(2 * count * made + if *softmax { 5 * count } else { 0 })
             }
             Work::Binary { op, .. } => flops(binary(*op) * made),
             Work::Unary { function, .. } => flops(unary(*function) * made),
@@ -192,13 +199,11 @@ impl Count<'_> {
                 };
                 flops(planes * shape.products() as u64 + divided)
             }
-            Generic::Attention { q, k, mask, causal, .. } => {
-                let ([.., rows, values], [.., width], [.., keys, _]) = (self.shape(self.out), self.shape(*q), self.shape(*k)) else {
-                    unreachable!("the shape pass checked that these are matrices")
-                };
-                let pairs: usize = (0..*rows).map(|row| if *causal { (*keys).min(row + 1) } else { *keys }).sum();
+            Generic::Attention(attention) => {
+                let AttentionShape { rows, keys, width, values, causal, .. } = attention.shape;
+                let pairs: usize = (0..rows).map(|row| if causal { keys.min(row + 1) } else { keys }).sum();
                 let matrices = made.checked_div((rows * values) as u64).unwrap_or(0);
-                let added = mask.is_some_and(|mask| self.values[mask].dtype == DType::F32);
+                let added = attention.mask.as_ref().is_some_and(|mask| mask.hiding == Hiding::Added);
                 // A score: product, scale, mask, softmax; its share of the values.
                 flops(matrices * pairs as u64 * (2 * width + 1 + usize::from(added) + 5 + 2 * values) as u64)
             }
@@ -287,14 +292,14 @@ fn gru(layer: &GruLayer) -> PlanWork {
     let product = 2 * 3 * hidden;
     let (r, z) = (1 + unary(UnaryF32::Sigmoid), 1 + unary(UnaryF32::Sigmoid));
     // With the inputs' part and a tanh: the bias, scaled by r; or r before the product.
-    let n = if layer.bias.is_some() { 4 } else { 3 };
+    let n = if layer.reset_after { 4 } else { 3 };
     // 1 − z, its product, a multiply-add.
     let next = match layer.kind {
         GruKind::Gru | GruKind::Agru => 4,
         GruKind::Augru => 5,
     };
-    let numbers = layer.weights.len() + layer.bias.as_ref().map_or(0, Vec::len);
-    weighted(layer.steps as u64 * hidden * (product + r + z + n + next), f32s(numbers))
+    let numbers = if layer.reset_after { 3 * layer.hidden + 1 } else { 3 * layer.hidden };
+    weighted(layer.steps as u64 * hidden * (product + r + z + n + next), f32s(layer.hidden * numbers))
 }
 
 /// Comparisons on the way from all roots to a leaf, if each holds in half of the cases.

@@ -1,5 +1,6 @@
 //! The engine against an independent f64 evaluation, on every instruction set of this machine.
 
+mod attention;
 mod batches;
 mod builder;
 mod families;
@@ -7,8 +8,10 @@ mod generic;
 mod guarantees;
 mod interaction;
 mod kernels;
+mod mixtures;
 mod oracle;
 mod passes;
+mod products;
 mod random;
 mod tables;
 mod work;

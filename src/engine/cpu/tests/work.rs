@@ -56,6 +56,20 @@ fn attention(model: &mut ModelBuilder, mask: Option<ValueId>, causal: bool) -> V
     model.op(Op::Sdpa { q, k, v, mask, scale: 0.5, causal })
 }
 
+fn gated(model: &mut ModelBuilder, softmax: bool) -> ValueId {
+    let (gate, experts) = (array(model, &[1, 3]), array(model, &[3, 8]));
+    let gate = if softmax { model.op(Op::Softmax { x: gate, axis: 1 }) } else { gate };
+    model.op(Op::MatMul { a: gate, b: experts, transpose_a: false, transpose_b: false })
+}
+
+#[test]
+fn mixtures_count_their_vectors_and_a_softmax() {
+    check(&[
+        ("three vectors of eight, weighted", "mix", |model| gated(model, false), [48, 140, 0, 0]),
+        ("the weights' softmax too", "mix", |model| gated(model, true), [48 + 15, 140, 0, 0]),
+    ]);
+}
+
 #[test]
 fn attention_counts_every_pair_of_query_and_key() {
     // A pair: a product of 4 (8), scale (1), softmax (5), 4 values weighted (8). Four arrays of 20.

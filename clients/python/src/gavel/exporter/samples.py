@@ -78,13 +78,8 @@ class Samples:
         reader = lambda name: rules.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
         for block, feature in zip(self.assignment.blocks, self.manifest):
             name = feature["name"]
-            if feature["kind"] == "dense" and feature.get("transform"):
-                leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
-                flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1).astype(np.float64)
-                raw = np.expm1(flat[:, at]).astype(np.float32)
-                flat[:, at] = np.log1p(np.maximum(raw.astype(np.float64), 0))
-                self.rows[leaf.name] = flat.reshape(self.rows[leaf.name].shape)
-                self.raw[name] = raw
+            if feature["kind"] == "dense":
+                self.apply_number_rules(block, feature, examples)
             if feature["kind"] != "sparse" or not ({"hash", "missing", "out_of_range"} & set(feature)):
                 continue
             read, size = reader(name), tables[feature["table"]]["rows"]
@@ -119,6 +114,24 @@ class Samples:
                 found = [np.array([read.row(feature, int(i)) for i in x], dtype=ids[0].dtype) for x in raw]
                 self.bags[block.bag.name] = (found, weights)
                 self.raw[name] = raw
+
+    def apply_number_rules(self, block, feature, examples):
+        name, transform, nan = feature["name"], feature.get("transform"), feature.get("nan")
+        leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
+        flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1)
+        if nan is None and np.isnan(flat[:, at]).any():
+            remedy = f'gavel.Dense({name!r}, nan="keep") hands NaN on to the model, nan=NUMBER replaces it'
+            raise ExportError(f"feature {name}: the inputs hold NaN, and it has no rule for that", remedy)
+        if transform is None and nan is None:
+            return
+        raw = (np.expm1(flat[:, at].astype(np.float64)) if transform else flat[:, at]).astype(np.float32)
+        if isinstance(nan, dict):
+            # Some of the rows that are made up miss the number; of the examples those that come so.
+            raw[examples:][self.rng.random(raw[examples:].shape) < 0.1] = np.nan
+        flat = flat.astype(np.float64 if transform else flat.dtype)
+        flat[:, at] = rules.Features({"features": [feature], "tables": []}, {}, {name: raw}).dense(name)
+        self.rows[leaf.name] = flat.reshape(self.rows[leaf.name].shape)
+        self.raw[name] = raw
 
     def features(self):
         """What a client sends: feature -> array, or (flat ids, lengths[, weights])."""

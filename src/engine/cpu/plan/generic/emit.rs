@@ -1,12 +1,12 @@
 //! Generic tasks to kernels.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::ops::Range;
 
 use crate::engine::cpu::kernels::Kernel;
-use crate::engine::cpu::kernels::attention::{Attention, AttentionShape, Mask, MaskPlace};
+use crate::engine::cpu::kernels::attention::{Attention, Mask, MaskPlace};
 use crate::engine::cpu::kernels::fold::{Fold, FoldFn};
-use crate::engine::cpu::kernels::gru::Gru;
+use crate::engine::cpu::kernels::gru::{Gru, StatePart};
 use crate::engine::cpu::kernels::layer_norm::LayerNorm;
 use crate::engine::cpu::kernels::normalize::AxisView;
 use crate::engine::cpu::kernels::pad::Pad;
@@ -24,10 +24,11 @@ use crate::engine::cpu::walk::{Dim, Walk, broadcast, row_major};
 use crate::model::DType;
 
 use super::Generic;
+use super::attention::Hiding;
 
-impl Emitter<'_, '_> {
+impl<'p> Emitter<'_, 'p> {
     /// The kernel of a generic task whose result lies in `out`.
-    pub(in crate::engine::cpu::plan) fn generic(&mut self, generic: &Generic, out: Place) {
+    pub(in crate::engine::cpu::plan) fn generic(&mut self, generic: &'p Generic, out: Place) {
         let len = out.len as f32;
         match generic {
             Generic::Compare { cmp, a, b } => {
@@ -119,16 +120,22 @@ impl Emitter<'_, '_> {
                 let ns = 10.0 + len * kernel.taps() as f32 * NS_ELEMENT;
                 self.put(kernel, ns);
             }
-            Generic::Attention { q, k, v, mask, scale, causal, room } => {
-                self.attention([*q, *k, *v], *mask, *scale, *causal, *room, out);
-            }
-            Generic::Gru { gates, first, length, attention, room, layer } => {
+            Generic::Attention(attention) => self.attention(attention, out),
+            Generic::Gru { gates, first, length, attention, weights, bias, layer } => {
                 let mut place = |value: &Option<ValueIndex>| value.map(|value| self.places.of(value));
                 let (first, length, attention) = (place(first), place(length), place(attention));
-                let (gates, scratch) = (self.places.of(*gates), self.places.of(*room));
-                let per_step = (3 * layer.hidden * layer.hidden) as f32 * NS_MAC + layer.hidden as f32 * 4.0 * NS_EXP;
+                let (gates, hidden) = (self.places.of(*gates), layer.hidden);
+                let mut part = |columns: Range<usize>, bias: &[f32]| {
+                    let start = columns.start;
+                    let weights = self.packer.add(hidden, columns.len(), move |k, n| weights[(start + n) * hidden + k]);
+                    let mut bias = bias.to_vec();
+                    bias.resize(weights.padded, 0.0);
+                    StatePart { weights, bias }
+                };
+                let (of_rz, of_n) = (part(0..2 * hidden, &[]), part(2 * hidden..3 * hidden, bias));
+                let per_step = (3 * hidden * hidden) as f32 * NS_PRODUCT + hidden as f32 * 4.0 * NS_EXP;
                 let ns = 10.0 + layer.steps as f32 * per_step;
-                self.put(Gru { gates, first, length, attention, out, scratch, layer: Arc::clone(layer) }, ns);
+                self.put(Gru { gates, first, length, attention, out, of_rz, of_n, layer: *layer }, ns);
             }
             Generic::Trees { x, room, nodes, roots, leaves } => {
                 let (x, sums) = (self.places.of(*x), self.places.of(*room));
@@ -182,40 +189,30 @@ impl Emitter<'_, '_> {
         }
     }
 
-    fn attention(&mut self, [q, k, v]: [ValueIndex; 3], mask: Option<ValueIndex>, scale: f32, causal: bool, room: ValueIndex, out: Place) {
-        fn matrix(shape: &[usize]) -> (&[usize], [usize; 2]) {
-            let (lead, last) = shape.split_at(shape.len() - 2);
-            (lead, [last[0], last[1]])
-        }
-        let (lead, [rows, values]) = matrix(&self.values[self.task.out].shape);
-        let ((q_lead, [_, width]), (k_lead, [keys, _]), (v_lead, _)) =
-            (matrix(&self.values[q].shape), matrix(&self.values[k].shape), matrix(&self.values[v].shape));
-        // The mask's axes as those of the scores, the last two apart.
-        let scores: Vec<usize> = [lead, &[rows, keys]].concat();
-        let mask_strides = mask.map_or(vec![0; scores.len()], |mask| broadcast(&self.values[mask].shape, &scores));
-        let scaled = |strides: Vec<usize>, size: usize| strides.into_iter().map(|stride| stride * size).collect::<Vec<_>>();
-        let strides = [
-            scaled(row_major(lead), rows * values),
-            scaled(broadcast(q_lead, lead), rows * width),
-            scaled(broadcast(k_lead, lead), keys * width),
-            scaled(broadcast(v_lead, lead), keys * values),
-            mask_strides[..lead.len()].to_vec(),
-        ];
-        let dim = |axis: usize| Dim { size: lead[axis], strides: std::array::from_fn(|operand| strides[operand][axis]) };
-        let walk = Walk::new(None, &(0..lead.len()).map(dim).collect::<Vec<_>>());
-        let mask = mask.map_or(Mask::None, |mask| {
-            let (row_step, key_step) = (mask_strides[lead.len()], mask_strides[lead.len() + 1]);
-            let place = MaskPlace { place: self.places.of(mask), row_step, key_step };
-            if self.values[mask].dtype == DType::I64 { Mask::Truth(place) } else { Mask::Added(place) }
+    fn attention(&mut self, attention: &super::attention::Attention, out: Place) {
+        let mut from = |value: ValueIndex, first: usize| {
+            let place = self.places.of(value);
+            place.part(first, place.len - first, self.values[value].element_bytes())
+        };
+        let [q, k, v] = [attention.q, attention.k, attention.v].map(|(value, first)| from(value, first));
+        let room = from(attention.room, 0);
+        let mask = attention.mask.as_ref().map_or(Mask::None, |mask| {
+            let place = MaskPlace { place: from(mask.value, mask.first), row_step: mask.row_step, key_step: mask.key_step };
+            match mask.hiding {
+                Hiding::Added => Mask::Added(place),
+                Hiding::Truth { hides_zero, score } => Mask::Truth { place, hides_zero, score },
+            }
         });
-        let shape = AttentionShape { rows, keys, width, values, scale, causal };
-        let queries = lead.iter().product::<usize>() * rows;
-        let ns = 10.0 + (queries * keys) as f32 * ((width + values) as f32 * NS_MAC + 2.0 * NS_EXP);
-        let (q, k, v, scores) = (self.places.of(q), self.places.of(k), self.places.of(v), self.places.of(room));
-        self.put(Attention { q, k, v, out, mask, scores, walk, shape }, ns);
+        let shape = attention.shape;
+        let heads: usize = attention.lead.iter().map(|dim| dim.size).product();
+        let scores = (heads * shape.rows * shape.keys) as f32;
+        let ns = 10.0 + scores * ((shape.width + shape.values) as f32 * NS_MAC + NS_EXP);
+        self.put(Attention { q, k, v, out, mask, room, walk: Walk::new(None, &attention.lead), shape }, ns);
     }
 }
 
-/// Rough costs in nanoseconds, as in [`crate::engine::cpu::plan::emit`]: a multiply-add of a short vector product, a step down a tree.
+/// Rough costs in nanoseconds, as in [`crate::engine::cpu::plan::emit`]: a multiply-add of a short vector product or of all rows'
+/// product with packed weights, a step down a tree.
 const NS_MAC: f32 = 0.1;
+const NS_PRODUCT: f32 = 0.03;
 const NS_BRANCH: f32 = 4.0;

@@ -1,9 +1,8 @@
 //! Ops that become one kernel each: no pass looks into them. [`lower`] makes them of graph nodes, [`emit`] makes kernels of them.
 
+pub mod attention;
 mod emit;
 mod lower;
-
-use std::sync::Arc;
 
 use crate::engine::cpu::kernels::fold::FoldFn;
 use crate::engine::cpu::kernels::gru::GruLayer;
@@ -12,6 +11,8 @@ use crate::engine::cpu::kernels::window::{PoolFn, Shape};
 use crate::model::{Comparison, LogicFn, TableId};
 
 use super::task::ValueIndex;
+
+use self::attention::Attention;
 
 /// What such a task does. Shapes are those of the values. `room` is a value of the planner's own that nothing else touches.
 #[derive(Debug)]
@@ -97,23 +98,16 @@ pub enum Generic {
         x: ValueIndex,
         shape: Shape,
     },
-    Attention {
-        q: ValueIndex,
-        k: ValueIndex,
-        v: ValueIndex,
-        mask: Option<ValueIndex>,
-        scale: f32,
-        causal: bool,
-        room: ValueIndex,
-    },
-    /// `gates`: the inputs' part.
+    Attention(Box<Attention>),
+    /// `gates`: the inputs' part. `weights`: of the state, `[3 · hidden][hidden]`; `bias`: of the state's part of n, none or `[hidden]`.
     Gru {
         gates: ValueIndex,
         first: Option<ValueIndex>,
         length: Option<ValueIndex>,
         attention: Option<ValueIndex>,
-        room: ValueIndex,
-        layer: Arc<GruLayer>,
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        layer: GruLayer,
     },
     Trees {
         x: ValueIndex,
@@ -128,8 +122,10 @@ impl Generic {
     /// Memory that it works in, if it has some: nothing that it is given.
     pub fn room(&self) -> Option<ValueIndex> {
         match self {
-            Generic::Attention { room, .. } | Generic::Gru { room, .. } | Generic::Trees { room, .. } => Some(*room),
-            Generic::Compare { .. }
+            Generic::Attention(attention) => Some(attention.room),
+            Generic::Trees { room, .. } => Some(*room),
+            Generic::Gru { .. }
+            | Generic::Compare { .. }
             | Generic::Logic { .. }
             | Generic::Not { .. }
             | Generic::Where { .. }
@@ -154,9 +150,9 @@ impl Generic {
             Generic::Where { cond, a, b } => vec![*cond, *a, *b],
             Generic::Pick { x, index, .. } | Generic::TakeAlong { x, index, .. } => vec![*x, *index],
             Generic::Embedding { index, .. } => vec![*index],
-            Generic::Attention { q, k, v, mask, room, .. } => [*q, *k, *v, *room].into_iter().chain(*mask).collect(),
-            Generic::Gru { gates, first, length, attention, room, .. } => {
-                [Some(*gates), Some(*room), *first, *length, *attention].into_iter().flatten().collect()
+            Generic::Attention(attention) => attention.inputs(),
+            Generic::Gru { gates, first, length, attention, .. } => {
+                [Some(*gates), *first, *length, *attention].into_iter().flatten().collect()
             }
             Generic::Trees { x, room, .. } => vec![*x, *room],
             Generic::Not { x }

@@ -5,6 +5,7 @@
 //! must each be a run of `dim` elements of one value. So stacks, concatenations, reshapes and transposes of any order will do, and
 //! vectors are read where they were computed instead of being copied into a matrix first.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::engine::EngineError;
@@ -36,7 +37,7 @@ pub fn run(lowered: &mut Lowered, _: &Model, options: &Options) -> Result<(), En
                 Ok(product) => {
                     products.insert(task.out, product);
                 }
-                Err(reason) => task.notes.push(Note::Generic(reason.to_owned())),
+                Err(reason) => task.notes.push(Note::Generic(reason.into_owned())),
             }
             // If nothing else reads the product, it is dropped in the end.
             rewriter.put(task);
@@ -72,18 +73,27 @@ struct Product {
 
 impl Product {
     /// If it is one, and its rows are its columns too; otherwise why not.
-    fn new(rewriter: &Rewriter, out: ValueIndex, operands: [ValueIndex; 2], transposed: [bool; 2]) -> Result<Product, &'static str> {
+    fn new(rewriter: &Rewriter, out: ValueIndex, operands: [ValueIndex; 2], transposed: [bool; 2]) -> Result<Product, Cow<'static, str>> {
         let shape = &rewriter.value(out).shape;
-        let [.., rows, columns] = shape[..] else { return Err("a product with a vector") };
+        let [.., rows, columns] = shape[..] else { return Err("a computed matrix times a vector: nothing to share between rows".into()) };
         if rows * columns != rewriter.value(out).len() {
-            return Err("a batch of products per row");
+            return Err("a batch of products per row".into());
         }
         if rewriter.value(out).scope != ValueScope::Candidate {
-            return Err("computed once per request");
+            return Err("computed once per request".into());
+        }
+        if rows != columns {
+            return Err(match rows.min(columns) {
+                1 => "a computed matrix times a vector: nothing to share between rows".into(),
+                _ => "not a product of vectors with themselves".into(),
+            });
         }
         let dim = rewriter.value(operands[0]).len() / rows.max(1);
-        if dim == 0 || rows > VECTORS_MAX || columns > VECTORS_MAX {
-            return Err("too many vectors for one interaction");
+        if dim == 0 {
+            return Err("vectors without elements".into());
+        }
+        if rows > VECTORS_MAX {
+            return Err(format!("a product of {rows} vectors; an interaction takes at most {VECTORS_MAX}").into());
         }
         let sides = [(rows, transposed[0]), (columns, !transposed[1])];
         let mut found: Vec<Vec<Piece>> = Vec::new();
@@ -105,7 +115,7 @@ impl Product {
         vectors.sort_by_key(|&vector| (rewriter.value(vector.value).scope, vector));
         vectors.dedup();
         if !right.iter().all(|vector| vectors.contains(vector)) || right.len() != left.len() {
-            return Err("not a product of vectors with themselves");
+            return Err("not a product of vectors with themselves".into());
         }
         let index = |list: &[Piece]| list.iter().map(|vector| vectors.iter().position(|other| other == vector)).collect::<Option<Vec<_>>>();
         let (Some(left), Some(right)) = (index(left), index(right)) else { unreachable!("all of them are in the list") };

@@ -1,14 +1,18 @@
 //! Passes: each rewrites the tasks of a lowered graph, between [`super::lower`] and [`super::place`]. To add one, add a file and a line to
 //! [`PASSES`].
 
+mod attention;
 mod chain;
 mod fm;
 mod hoist;
 mod interaction;
+mod mix;
 mod parts;
+mod projections;
 mod rewriter;
 mod siblings;
 mod sums;
+mod transposes;
 mod unbroadcast;
 
 use crate::engine::EngineError;
@@ -27,10 +31,14 @@ pub struct Pass {
 
 /// All passes, in order.
 const PASSES: &[Pass] = &[
+    Pass { wanted: |options| options.fuse, run: attention::run },
+    Pass { wanted: |options| options.fuse, run: mix::run },
     Pass { wanted: |options| options.fuse, run: interaction::run },
     Pass { wanted: |options| options.fuse, run: unbroadcast::run },
+    Pass { wanted: |options| options.fuse, run: transposes::run },
     Pass { wanted: |options| options.fuse, run: parts::run },
     Pass { wanted: |options| options.fuse, run: siblings::run },
+    Pass { wanted: |options| options.fuse, run: projections::run },
     Pass { wanted: |options| options.hoist != Hoist::Nothing, run: hoist::run },
     Pass { wanted: |options| options.fuse, run: fm::run },
     Pass { wanted: |options| options.hoist != Hoist::Nothing, run: sums::run },

@@ -76,7 +76,9 @@ impl<'l, 'a> Makers<'l, 'a> {
 
     fn last_axis(&self, value: ValueIndex, k: usize, found: &mut Vec<(Source, usize)>) {
         match self.by_value.get(&value).map(|task| &task.work) {
-            Some(Work::Concat { xs, axis }) if axis + 1 == self.lowered.values[value].shape.len() => {
+            Some(Work::Concat { xs, axis })
+                if axis + 1 == self.lowered.values[value].shape.len() && self.lowered.values[value].shape.last() == Some(&k) =>
+            {
                 let size = |x: ValueIndex| self.lowered.values[x].shape.last().copied().unwrap_or(1);
                 found.extend(xs.iter().map(|&x| (Source::Value(x), size(x))));
             }
