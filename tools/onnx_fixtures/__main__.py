@@ -20,6 +20,7 @@ from .build import Fixtures
 from .lookups import by_row, lookups, written
 from .missing import boosted, missing
 from .refusals import refusals
+from .missing import boosted, missing
 from .recurrent import recurrent
 from .shapes import products, sequences, shapes
 from .structure import structure
@@ -48,7 +49,7 @@ def main():
     arguments.add_argument("--boosted", action="store_true", help="also train trees on rows with missing values")
     given = arguments.parse_args()
     to = Fixtures(given.out)
-    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, beyond_f32):
+    for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, missing, beyond_f32):
         make(to)
     for make in (integers, curves, recurrent, by_row, written, versions, missing):
         make(to)
