@@ -20,7 +20,6 @@ from .build import Fixtures
 from .lookups import by_row, lookups, written
 from .missing import boosted, missing
 from .refusals import refusals
-from .missing import boosted, missing
 from .recurrent import recurrent
 from .shapes import products, sequences, shapes
 from .structure import structure
@@ -51,7 +50,7 @@ def main():
     to = Fixtures(given.out)
     for make in (elementwise, wrapping, shapes, products, sequences, lookups, structure, trees, refusals, missing, beyond_f32):
         make(to)
-    for make in (integers, curves, recurrent, by_row, written, versions, missing):
+    for make in (integers, curves, recurrent, by_row, written, versions):
         make(to)
     if given.torch:
         bags(to)

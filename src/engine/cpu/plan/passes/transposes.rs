@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::engine::EngineError;
-use crate::engine::cpu::plan::constant::Constant;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::engine::cpu::program::Options;
@@ -129,7 +128,7 @@ fn move_behind<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
         Work::Sum { x, axes } if let Some(moved) = turned.get(x) => {
             let work = sum(rewriter, moved, axes).unwrap_or(Work::Sum { x: *x, axes: axes.clone() });
             rewriter.put(Task { work, ..task });
-            return None;
+            None
         }
         _ => elementwise(rewriter, turned, task),
     }
@@ -138,7 +137,8 @@ fn move_behind<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
 /// Where a view of whole elements of the first axis starts, counted in such elements.
 fn leading(from: &[usize], to: &[usize], first: usize) -> Option<usize> {
     let inner = from.iter().skip(1).product::<usize>().max(1);
-    (from.len() == to.len() && from.len() > 1 && from[1..] == to[1..] && from[0] != to[0] && first % inner == 0).then_some(first / inner)
+    (from.len() == to.len() && from.len() > 1 && from[1..] == to[1..] && from[0] != to[0] && first.is_multiple_of(inner))
+        .then_some(first / inner)
 }
 
 /// Elements of one axis of a turned value.
@@ -260,7 +260,7 @@ fn before(rewriter: &mut Rewriter, turned: &HashMap<ValueIndex, Turned>, moved: 
         return None;
     }
     let name = rewriter.name(operand);
-    let constant = rewriter.lowered.constants.get(&operand).map(Constant::clone);
+    let constant = rewriter.lowered.constants.get(&operand).cloned();
     let view = rewriter.add_value(moved.shape_before(&shape), value.scope, name);
     match constant {
         Some(constant) => drop(rewriter.lowered.constants.insert(view, constant)),
