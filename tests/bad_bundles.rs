@@ -285,6 +285,16 @@ fn wrong_manifests() {
              in range. Remove the key",
         ),
         (
+            "nan word",
+            ("/features/0/nan", json!("skip")),
+            "DIR/manifest.json: features[0].nan: \"skip\"; expected one of \"error\", \"keep\". Choose one of them",
+        ),
+        (
+            "nan number",
+            ("/features/0/nan", json!(0)),
+            "DIR/manifest.json: features[0].nan: 0; expected \"error\", \"keep\" or {\"value\": x}. Correct the value",
+        ),
+        (
             "nan rule",
             ("/features/0/nan", json!({"value": 1e300})),
             "DIR/manifest.json: features[0].nan.value: 1e300; expected a number that f32 holds. Correct the value",

@@ -114,7 +114,7 @@ pub mod status {
     pub const OUT_OF_RANGE: u8 = 2;
     /// A missing id was replaced or left out by the feature's rule.
     pub const MISSING: u8 = 4;
-    /// A NaN was replaced by the feature's rule.
+    /// A NaN was replaced, or handed on to the graph, by the feature's rule.
     pub const NAN: u8 = 8;
     /// A score of the row is NaN or infinite.
     pub const NOT_FINITE: u8 = 16;

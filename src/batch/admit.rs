@@ -344,11 +344,13 @@ impl<'l, 'a> Writer<'l, 'a> {
 fn treat(run: &DenseRun, values: &mut [f32], row_status: &mut u8) -> Result<(), Fault> {
     for value in values {
         if value.is_nan() {
+            *row_status |= status::NAN;
             match run.nan {
                 NanRule::Error => return Err(FaultKind::ValueNan.at(run.feature)),
                 NanRule::Value(replacement) => *value = replacement,
+                // The transform would make a number of it: the maximum of NaN and 0 is 0.
+                NanRule::Keep => continue,
             }
-            *row_status |= status::NAN;
         }
         if run.transform == DenseTransform::Log1pClamp0 {
             *value = value.max(0.0).ln_1p();

@@ -156,6 +156,20 @@ fn dense_rules() {
     assert_eq!((slot.rows(), slot.segments().len()), (2, 1), "a refused request leaves nothing behind");
 }
 
+/// NaN that is kept passes the transform, which would make 0 of it, and is reported.
+#[test]
+fn kept_nan() {
+    for transform in [DenseTransform::None, DenseTransform::Log1pClamp0] {
+        let mut slot = slot(&[dense("a", Scope::Candidate, 2, transform, NanRule::Keep)]);
+        let block = f32s(&[0.0, f32::NAN, -f32::NAN, 0.0, 0.0, 0.0]);
+        put(&mut slot, &Request { candidate: Blocks { dense: &block, ..Blocks::default() }, candidates: 3, ..Request::default() })
+            .expect("admitted");
+        let nan: Vec<bool> = slot.run().0.candidates.dense.iter().map(|value| value.is_nan()).collect();
+        assert_eq!(nan, [false, true, true, false, false, false], "{transform:?}");
+        assert_eq!(slot.status(0), [status::NAN, status::NAN, 0], "{transform:?}");
+    }
+}
+
 /// Two requests with everything: variable and fixed bags, weights, integers, a mask, bids, both scopes.
 #[test]
 fn rows_lie_where_the_engine_looks() {

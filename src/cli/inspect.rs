@@ -154,8 +154,10 @@ fn feature_row(model: &Model, feature: &Feature) -> Vec<String> {
             if *transform == DenseTransform::Log1pClamp0 {
                 rules.push("log1p_clamp0".into());
             }
-            if let NanRule::Value(value) = nan {
-                rules.push(format!("nan={value}"));
+            match nan {
+                NanRule::Error => {}
+                NanRule::Value(value) => rules.push(format!("nan={value}")),
+                NanRule::Keep => rules.push("nan=keep".into()),
             }
             ("dense", format!("{range} f32"), String::new(), "")
         }

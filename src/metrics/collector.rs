@@ -75,7 +75,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         ),
         counters(
             "rules_fired_total",
-            "Values of requests that a rule of the model replaced.",
+            "Values of requests that a rule of the model replaced, left out or handed on as NaN.",
             models.iter().flat_map(|(label, totals)| {
                 Rule::ALL.into_iter().zip(&totals.rules).map(|(rule, &n)| (model_labels(label, Some(("rule", rule.name()))), n as f64))
             }),

@@ -16,7 +16,7 @@ use crate::units::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModelSlot(pub(super) u16);
 
-/// A rule of the model that replaced a value of a request.
+/// A rule of the model that replaced a value of a request, left it out or handed it on as NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// An id at or above its table's rows.

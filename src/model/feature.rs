@@ -45,6 +45,8 @@ pub enum NanRule {
     Error,
     /// Replaced by this value (before the transform); the status byte says so.
     Value(f32),
+    /// Handed on: the graph reads NaN, whatever the transform; the status byte says so.
+    Keep,
 }
 
 /// The missing value (all ones).

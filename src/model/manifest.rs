@@ -414,9 +414,9 @@ fn row_rule(at: &At<'_>, table: &TableSpec) -> Result<Option<u32>, Box<Fault>> {
 fn nan_rule(object: &Object<'_>) -> Result<NanRule, Box<Fault>> {
     let Some(at) = object.optional("nan") else { return Ok(NanRule::Error) };
     if matches!(at.json, Json::Text(_)) {
-        return choice(&at, &[("error", NanRule::Error)]);
+        return choice(&at, &[("error", NanRule::Error), ("keep", NanRule::Keep)]);
     }
-    let rule = at.object().map_err(|_| at.wrong("\"error\" or {\"value\": x}"))?;
+    let rule = at.object().map_err(|_| at.wrong("\"error\", \"keep\" or {\"value\": x}"))?;
     let value_at = rule.required("value")?;
     let value = value_at.number()? as f32;
     rule.finish()?;

@@ -20,7 +20,7 @@ use crate::model::{FeatureRows, Model};
 
 pub use ops::run as run_node;
 pub use row::{Bag, Entry, RowInputs};
-pub use rules::{Refused, admit};
+pub use rules::{Refused, admit, hashed};
 pub use tensor::{Data, Tensor};
 
 /// Scores of one row, in the order of the model's outputs.

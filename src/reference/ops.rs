@@ -110,7 +110,7 @@ pub fn run(model: &Model, op: &Op, out: &Value, values: &[Tensor], row: &RowInpu
             let x = value(x);
             each(&|index| {
                 let norm = line(index, *axis, shape[*axis]).map(|index| x.at(&index).powi(2)).sum::<f64>().sqrt();
-                x.at(index) / norm.max(*eps)
+                x.at(index) / elementwise::max(norm, *eps)
             })
         }
         Op::LayerNorm { x, axes, weight: scale, bias, eps } => {

@@ -50,6 +50,7 @@ fn dense(value: f32, nan: NanRule, transform: DenseTransform) -> Result<f64, Str
     let value = match nan {
         NanRule::Error if value.is_nan() => return Err("NaN".into()),
         NanRule::Value(other) if value.is_nan() => other,
+        NanRule::Keep if value.is_nan() => return Ok(f64::NAN),
         _ => value,
     };
     Ok(match transform {
@@ -84,7 +85,8 @@ fn table_row(feature: &Feature, id: i64) -> Result<Option<u32>, String> {
     Ok(Some(row).filter(|row| Some(*row) != *padding))
 }
 
-fn hashed(hash: &Hash, id: u64) -> u32 {
+/// `add + fn(id) % mod`: the row of an id that a feature hashes.
+pub fn hashed(hash: &Hash, id: u64) -> u32 {
     let value = match hash.function {
         HashFn::Identity => id,
         HashFn::Fnv1a64 => fnv1a64(id),
@@ -158,6 +160,10 @@ mod tests {
     fn dense_values() {
         assert_eq!(dense(f32::NAN, NanRule::Error, DenseTransform::None), Err("NaN".into()));
         assert_eq!(dense(f32::NAN, NanRule::Value(1.0), DenseTransform::Log1pClamp0), Ok(2_f64.ln()));
+        for transform in [DenseTransform::None, DenseTransform::Log1pClamp0] {
+            assert!(dense(f32::NAN, NanRule::Keep, transform).is_ok_and(f64::is_nan), "{transform:?}");
+        }
+        assert_eq!(dense(1.0, NanRule::Keep, DenseTransform::Log1pClamp0), Ok(2_f64.ln()));
         assert_eq!(dense(-5.0, NanRule::Error, DenseTransform::Log1pClamp0), Ok(0.0));
         assert_eq!(dense(0.5, NanRule::Error, DenseTransform::None), Ok(0.5));
     }

@@ -60,7 +60,11 @@ fn check(layout: &Layout, slot: &mut Slot, taken: &[Sent]) {
 /// `lengths`: of each row, the ids that were sent for each bag.
 fn check_rows(layout: &ScopeLayout, rows: &Rows<'_>, lengths: impl ExactSizeIterator<Item = Vec<usize>>) {
     assert_eq!(rows.count, lengths.len());
-    assert!(rows.dense.len() == rows.count * layout.dense_width && rows.dense.iter().all(|value| !value.is_nan()), "dense values");
+    assert_eq!(rows.dense.len(), rows.count * layout.dense_width, "dense values");
+    for run in layout.dense.iter().filter(|run| run.nan != NanRule::Keep) {
+        let values = rows.dense.chunks_exact(layout.dense_width).flat_map(|row| &row[run.column..][..run.width]);
+        assert!(values.copied().all(|value| !value.is_nan()), "NaN where no rule keeps it");
+    }
     assert!(rows.weights.iter().all(|weight| !weight.is_nan()), "weights");
     assert_eq!(rows.weights.len(), if layout.weighted { rows.ids.len() } else { 0 });
     assert_eq!(rows.ints.len(), rows.count * layout.int_width);
@@ -242,6 +246,7 @@ fn all_kinds(scope: Scope, id_type: IdType) -> Vec<Feature> {
     vec![
         dense(scope, 2, NanRule::Error, DenseTransform::None),
         dense(scope, 1, NanRule::Value(0.5), DenseTransform::Log1pClamp0),
+        dense(scope, 1, NanRule::Keep, DenseTransform::Log1pClamp0),
         with(2, |_| {}),
         with(0, |kind| {
             if let FeatureKind::Sparse { weighted, missing, .. } = kind {

@@ -19,7 +19,7 @@ def rows(n=12, seed=0):
 
 def export(model, example, tmp_path, **options):
     torch.manual_seed(0)
-    report = gavel.export(model.eval(), example, out=tmp_path / "bundle", name="m", selftest_rows=32, **options)
+    report = gavel.export(model.eval(), example, out=tmp_path / "bundle", overwrite=True, name="m", selftest_rows=32, **options)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     return report, manifest, {f["name"]: f for f in manifest["features"]}
 
@@ -94,6 +94,50 @@ def test_dense_rules(tmp_path):
     features = [gavel.Dense("count", columns=0, transform="log1p_clamp0", nan=0.0)]
     _, _, found = export(Packed(), packed_rows(), tmp_path, features=features)
     assert found["count"]["transform"] == "log1p_clamp0" and found["count"]["nan"] == {"value": 0.0}
+    stored = load_file(tmp_path / "bundle" / "selftest.safetensors")
+    assert np.isnan(stored["in.count"]).any()
+
+
+class Imputed(nn.Module):
+    """What is missing is seen, and replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, x):
+        missing = torch.isnan(x)
+        return torch.sigmoid(self.linear(torch.cat([torch.where(missing, 0.25, x), missing.float()], 1)))
+
+
+def rows_with_nan():
+    x = torch.as_tensor(rows().normal(size=(12, 2)).astype(np.float32))
+    x[1, 0] = x[4, 1] = x[7] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize("transform", [None, "log1p_clamp0"])
+def test_nan_is_kept(transform, tmp_path):
+    _, _, found = export(Imputed(), rows_with_nan().abs(), tmp_path, features=[gavel.Dense("x", nan="keep", transform=transform)])
+    assert found["x"]["nan"] == "keep"
+    assert np.isnan(load_file(tmp_path / "bundle" / "selftest.safetensors")["in.x"]).sum() >= 4
+
+
+def test_nan_is_replaced(tmp_path):
+    _, _, found = export(nn.Linear(2, 1), rows_with_nan(), tmp_path, features=[gavel.Dense("x", input="input", nan=0.1)])
+    assert found["x"]["nan"] == {"value": float(np.float32(0.1))}
+
+
+def test_kept_nan_reaches_the_graph():
+    manifest = {"features": [{"name": "x", "nan": "keep", "transform": "log1p_clamp0"}], "tables": []}
+    features = gavel.rules.Features(manifest, {}, {"x": [np.nan, 0.0]})
+    assert np.isnan(features.dense("x")).tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("nan,words", [(None, 'nan="keep"'), ("drop", "use \"keep\""), (float("nan"), "use \"keep\""), (1e300, "f32")])
+def test_refused_nan_rules(nan, words, tmp_path):
+    with pytest.raises(gavel.ExportError, match=words):
+        export(Imputed(), rows_with_nan(), tmp_path, features=[gavel.Dense("x", nan=nan)])
 
 
 REFUSALS = [

@@ -535,6 +535,37 @@ def torch_recurrent():
     return enliven(Gru4Rec()), torch.as_tensor(np.random.default_rng(8).integers(0, 50, (24, 5))), {}
 
 
+class LastItem(nn.Module):
+    """The last item of a history, by its length; the hour and the day of timestamps; weighted tags; an encoder over padded steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.items, self.hours, self.days = nn.Embedding(50, 8, padding_idx=0), nn.Embedding(24, 4), nn.Embedding(7, 4)
+        self.tags = nn.EmbeddingBag(20, 8, mode="sum")
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, norm=nn.LayerNorm(8))
+        norm = nn.utils.parametrizations.weight_norm
+        self.head = nn.Sequential(norm(nn.Linear(6 * 8 + 8 + 8 + 8, 8)), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, history, length, timestamp, tags, starts, weights):
+        x = self.items(history)
+        x = self.encoder(x, src_key_padding_mask=history == 0)
+        parts = [x.flatten(1), x[torch.arange(len(x)), length - 1], self.tags(tags, starts, weights)]
+        parts += [self.hours(timestamp // 3600 % 24), self.days(timestamp // 86400 % 7)]
+        return torch.sigmoid(self.head(torch.cat(parts, 1))).squeeze()
+
+
+@entry("torch.last_item")
+def torch_last_item():
+    rng, n = np.random.default_rng(9), 24
+    length, tags = rng.integers(1, 7, n), rng.integers(0, 4, n)
+    history = np.where(np.arange(6) < length[:, None], rng.integers(1, 50, (n, 6)), 0)
+    starts = np.concatenate([[0], np.cumsum(tags)[:-1]])
+    weights = rng.random(tags.sum()).astype(np.float32)
+    rows = (history, length, rng.integers(1_600_000_000, 1_900_000_000, n), rng.integers(0, 20, tags.sum()), starts, weights)
+    return enliven(LastItem()), tuple(map(torch.as_tensor, rows)), {}
+
+
 # The run.
 
 
@@ -546,7 +577,7 @@ def run(name, out, binary, options):
     try:
         torch.manual_seed(0)
         model, example, more = build()
-        report = gavel.export(model, example, out=out / name.replace(".", "_"), name=name, **more, **options)
+        report = gavel.export(model, example, out=out / name.replace(".", "_"), overwrite=True, name=name, **more, **options)
     except gavel.ExportError as error:
         return "REFUSED", str(error), time.time() - began
     except Exception:

@@ -179,7 +179,7 @@ fn report(outputs: &Outputs, requests: usize, elapsed: Duration) {
     eprintln!("{rows} rows in {requests} requests, {:.0} rows/s", rows as f64 / seconds);
     let ruled = outputs.ruled_rows();
     if ruled > 0 {
-        eprintln!("note: in {ruled} rows a rule of the model replaced a missing, unknown or NaN value (see status)");
+        eprintln!("note: in {ruled} rows a rule of the model decided about a missing, unknown or NaN value (see status)");
     }
     if outputs.refused_rows() > 0 {
         eprintln!("note: {} rows have no scores", outputs.refused_rows());

@@ -86,7 +86,7 @@ impl Outputs {
         self.refused.iter().map(|refused| refused.rows).sum()
     }
 
-    /// Rows in which a rule of the model replaced a value.
+    /// Rows in which a rule of the model decided about a value.
     pub fn ruled_rows(&self) -> usize {
         let rules = gavel_protocol::status::OUT_OF_RANGE | gavel_protocol::status::MISSING | gavel_protocol::status::NAN;
         self.status.iter().filter(|&&status| status & rules != 0).count()

@@ -5,10 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use serde_json::json;
+
 use super::constant::Const;
 use super::error::{ImportError, problem};
 use super::graph::Converted;
 use super::ir::{Arg, IrId, Kind, Node, live};
+use super::missing;
 use super::names::{Names, plain};
 use super::rules::{FeatureRule, KindRule, Placed, Rules};
 use super::value::Atom;
@@ -68,6 +71,8 @@ pub struct Feature {
     pub rule: FeatureRule,
     /// Ids below this are legal where it is an integer feature that selects rows.
     pub bound: Option<usize>,
+    /// It is dense, and all that reads it deals with NaN.
+    pub takes_nan: bool,
 }
 
 impl Feature {
@@ -138,6 +143,13 @@ pub fn plan(graph: &Converted, rules: &Rules, names: &mut Names) -> Result<Plan,
     let tables = lookup_tables(nodes, &mut plan, names);
     for input in 0..graph.inputs.len() {
         plan_input(graph, input, &uses, &placed, &tables, &mut plan, rules)?;
+    }
+    let takes_nan = missing::taken(graph, &plan.live);
+    for feature in plan.features.iter_mut().filter(|feature| feature.kind == FeatureKind::Dense) {
+        feature.takes_nan = !takes_nan[feature.input][feature.start..feature.end].contains(&false);
+        if feature.takes_nan && feature.rule.nan.is_none() {
+            feature.rule.nan = Some(json!("keep"));
+        }
     }
     Ok(plan)
 }
@@ -354,7 +366,7 @@ fn plan_input(
         }
         let bound = bound(graph, plan, input, start, end);
         plan.feature_of[input][start..end].fill(Some(plan.features.len()));
-        plan.features.push(Feature { name, input, start, end, kind, rule, bound });
+        plan.features.push(Feature { name, input, start, end, kind, rule, bound, takes_nan: false });
     }
     Ok(())
 }

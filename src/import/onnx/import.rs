@@ -260,15 +260,23 @@ fn compare(options: &Options, emitted: &Emitted, scores: &[Vec<f64>], expected: 
                     found,
                     expected: *wanted,
                     allowed: options.tolerance.allowed(*wanted),
-                    remedy: "The outputs are of another model or of other rows, or the importer is wrong: please report it. --atol and --rtol set \
-                             the allowed difference"
-                        .into(),
+                    remedy: remedy(emitted),
                 });
             }
             worst = worst.max((found - wanted).abs());
         }
     }
     Ok(worst)
+}
+
+/// What may be wrong where outputs differ.
+fn remedy(emitted: &Emitted) -> String {
+    let ruled: Vec<String> = emitted.plan.features.iter().flat_map(|feature| feature.rule.given(&feature.name)).collect();
+    let rules = match ruled.is_empty() {
+        true => "or the importer is wrong: please report it".into(),
+        false => format!("or a rule of features.toml gives the graph other values than it was run on ({})", ruled.join(", ")),
+    };
+    format!("The outputs are of another model or of other rows, {rules}. --atol and --rtol set the allowed difference")
 }
 
 fn report(graph: &Converted, emitted: &Emitted, rows: &Rows, expected: Expected) -> Report {
@@ -292,11 +300,16 @@ fn report(graph: &Converted, emitted: &Emitted, rows: &Rows, expected: Expected)
             (start, end) => format!("{}[{start}:{end}]", input.name),
         };
         let scope = json["scope"].as_str().unwrap_or_default().to_owned();
-        FeatureLine { name: feature.name.clone(), kind, scope, width: feature.width(), table, from }
+        let keeps_nan = json["nan"] == "keep";
+        FeatureLine { name: feature.name.clone(), kind, scope, width: feature.width(), table, from, keeps_nan }
     });
     let mut notes = graph.notes.clone();
     if !plan.unused.is_empty() {
         notes.push(format!("no score needs the inputs {}: they are no features", plan.unused.join(", ")));
+    }
+    if !rows.raw.is_empty() {
+        let names = rows.raw.join(", ");
+        notes.push(format!("the selftest holds values of {names} that the features' rules map onto those of the rows' file"));
     }
     if !rows.ignored.is_empty() {
         notes.push(format!("tensors of the rows' file that are neither inputs nor outputs: {}", rows.ignored.join(", ")));

@@ -31,6 +31,8 @@ pub struct FeatureLine {
     pub table: Option<String>,
     /// Columns of the graph's input.
     pub from: String,
+    /// NaN is handed on to the graph.
+    pub keeps_nan: bool,
 }
 
 /// The report.
@@ -81,7 +83,8 @@ impl fmt::Display for Report {
         writeln!(f, "features     {}", self.features.len())?;
         for line in &self.features {
             let table = line.table.as_ref().map_or(String::new(), |table| format!(", table {table}"));
-            writeln!(f, "  {}: {} {}, width {}{table} (input {})", line.name, line.scope, line.kind, line.width, line.from)?;
+            let nan = if line.keeps_nan { ", NaN is kept" } else { "" };
+            writeln!(f, "  {}: {} {}, width {}{table}{nan} (input {})", line.name, line.scope, line.kind, line.width, line.from)?;
         }
         for (name, kind) in &self.outputs {
             writeln!(f, "output       {name}: {kind}")?;

@@ -1,4 +1,5 @@
-//! Rows for the selftest: from a file, under the names of the graph's inputs or of the features; or made up.
+//! Rows for the selftest: from a file, under the names of the graph's inputs (what the graph was run on) or of the features (what requests
+//! carry); or made up.
 
 use std::f64::consts::TAU;
 use std::path::Path;
@@ -22,6 +23,8 @@ pub struct Rows {
     pub expected: Option<Vec<Vec<f64>>>,
     /// Tensors of the file that nobody asked for.
     pub ignored: Vec<String>,
+    /// Features whose values are not the file's, but some that the rules map onto them.
+    pub raw: Vec<String>,
 }
 
 /// Values of a feature.
@@ -45,12 +48,14 @@ impl Rows {
         let mut used = Vec::new();
         let mut count: Option<usize> = None;
         let mut columns = Vec::new();
+        let mut raw = Vec::new();
         for feature in &emitted.plan.features {
             let input = &graph.inputs[feature.input];
-            let (tensor, width, start) = match (tensors.tensor(&feature.name), tensors.tensor(&input.name)) {
-                (Some(tensor), _) if feature.name != input.name => (tensor, feature.width(), 0),
-                (_, Some(tensor)) => (tensor, input.len(), feature.start),
-                (Some(tensor), None) => (tensor, feature.width(), 0),
+            let own = tensors.tensor(&feature.name).filter(|_| feature.name != input.name);
+            let of_input = own.is_none();
+            let (tensor, width, start) = match (own, tensors.tensor(&input.name)) {
+                (Some(tensor), _) => (tensor, feature.width(), 0),
+                (None, Some(tensor)) => (tensor, input.len(), feature.start),
                 (None, None) => {
                     let what = format!("no tensor {:?} and no tensor {:?}", input.name, feature.name);
                     return Err(fault("rows".into(), problem(what, "Save the graph's inputs under their names, or values per feature")));
@@ -68,23 +73,36 @@ impl Rows {
             if *count.get_or_insert(rows) != rows {
                 return Err(fault(place(), problem(format!("{rows} rows, other tensors have others"), "Save the same rows everywhere")));
             }
-            let column = column(&tensor, feature, width, start).map_err(|problem| fault(place(), problem))?;
+            let mut column = column(&tensor, feature, width, start).map_err(|problem| fault(place(), problem))?;
+            if of_input && !feature.changes().is_empty() {
+                let of_feature = |problem| fault(format!("{}, feature {:?}", place(), feature.name), problem);
+                column = feature.raw(column).map_err(of_feature)?;
+                raw.push(feature.name.clone());
+            }
             columns.push(column);
         }
         let count = count.unwrap_or(0);
         let expected = expected(&tensors, graph, emitted, count, &mut used).map_err(|(place, problem)| fault(place, problem))?;
         let ignored = tensors.names().filter(|name| !used.iter().any(|used| used == name)).map(str::to_owned).collect();
-        Ok(Rows { count, columns, expected, ignored })
+        Ok(Rows { count, columns, expected, ignored, raw })
     }
 
-    /// Made-up rows: ids in range, numbers of a normal distribution. The same at every import. `calm`: small numbers.
+    /// Made-up rows: ids in range, numbers of a normal distribution, one in eight missing where the graph deals with that. The same at every
+    /// import. `calm`: small numbers.
     pub fn made_up(emitted: &Emitted, calm: bool) -> Rows {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let mut columns = Vec::new();
         for feature in &emitted.plan.features {
             let len = MADE_UP * feature.width();
             columns.push(match feature.kind {
-                FeatureKind::Dense => Column::Dense((0..len).map(|_| random.normal(if calm { 0.1 } else { 1.0 }) as f32).collect()),
+                FeatureKind::Dense => {
+                    let missing = feature.takes_nan && feature.rule.nan.as_ref().is_some_and(|rule| rule == "keep");
+                    let mut number = || match missing && random.below(8) == 0 {
+                        true => f32::NAN,
+                        false => random.normal(if calm { 0.1 } else { 1.0 }) as f32,
+                    };
+                    Column::Dense((0..len).map(|_| number()).collect())
+                }
                 FeatureKind::Integer => {
                     let bound = feature.bound.unwrap_or(if calm { 2 } else { 4 });
                     Column::Ids((0..len).map(|_| random.below(bound)).collect())
@@ -95,7 +113,7 @@ impl Rows {
                 }
             });
         }
-        Rows { count: MADE_UP, columns, expected: None, ignored: Vec::new() }
+        Rows { count: MADE_UP, columns, expected: None, ignored: Vec::new(), raw: Vec::new() }
     }
 }
 

@@ -56,6 +56,24 @@ pub struct FeatureRule {
     pub nan: Option<Json>,
 }
 
+impl FeatureRule {
+    /// The rules that may change values of the feature `name`, as `hash of name`.
+    pub(super) fn given(&self, name: &str) -> Vec<String> {
+        let rules = [
+            ("hash", &self.hash),
+            ("padding", &self.padding),
+            ("missing", &self.missing),
+            ("out_of_range", &self.out_of_range),
+            ("transform", &self.transform),
+            ("nan", &self.nan),
+        ];
+        let changes = |rule: &Json| !matches!(rule.as_str(), Some("keep" | "error" | "none"));
+        let kind = self.kind.map(|_| "kind");
+        let rules = rules.into_iter().filter(|(_, rule)| rule.as_ref().is_some_and(changes)).map(|(key, _)| key);
+        kind.into_iter().chain(rules).map(|key| format!("{key} of {name}")).collect()
+    }
+}
+
 /// The kind that a person wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -19,6 +19,7 @@ def export(
     features=None,
     out="bundle",
     *,
+    overwrite=False,
     name=None,
     description=None,
     output_names=None,
@@ -30,12 +31,13 @@ def export(
     labels=None,
     atol=None,
 ):
-    """Writes the bundle of a trained model into the folder `out` and gives a Report.
+    """Writes the bundle of a trained model into the folder `out`, new or empty, and gives a Report.
 
     model           a torch.nn.Module whose rows do not depend on each other; it is exported as it is in eval mode
     example_inputs  what forward takes: a tensor, a dict, a KeyedJaggedTensor, or a tuple of arguments; a few real rows, every id in range
     features        names and rules of inputs: a list of gavel.Dense, Sparse, Integer and Jagged; the rest is named after forward's
                     arguments, the columns that deepctr-torch knows, or the keys of torchrec's collections
+    overwrite       True: a bundle that is in `out` already is replaced
     name            the model's name (default: of its class)
     output_names, output_kinds
                     one per output column; kinds are "probability", "logit" and "value"
@@ -57,13 +59,14 @@ def export(
     return run(
         model,
         example_inputs,
-        features or [],
-        out,
+        features=features,
+        out=out,
+        overwrite=overwrite,
         name=name,
         description=description,
         output_names=output_names,
         output_kinds=output_kinds,
-        context=list(context),
+        context=context,
         tables=tables,
         selftest_rows=selftest_rows,
         selftest_inputs=selftest_inputs,

@@ -40,10 +40,11 @@ class Features:
     def dense(self, name):
         feature = self.features[name]
         x = np.asarray(self.inputs[name], dtype=np.float64).reshape(self.rows, -1)
-        if np.isnan(x).any():
-            if "value" not in (feature.get("nan") or {} if isinstance(feature.get("nan"), dict) else {}):
-                raise InputError(f"feature {name} holds NaN")
-            x = np.where(np.isnan(x), feature["nan"]["value"], x)
+        rule = feature.get("nan", "error")
+        if rule == "error" and np.isnan(x).any():
+            raise InputError(f"feature {name} holds NaN")
+        if isinstance(rule, dict):
+            x = np.where(np.isnan(x), rule["value"], x)
         return np.log1p(np.maximum(x, 0)) if feature.get("transform") == "log1p_clamp0" else x
 
     def integer(self, name):

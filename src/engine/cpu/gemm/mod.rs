@@ -249,6 +249,42 @@ impl Linear {
     }
 }
 
+/// `c` = `a` · `matrix` + `bias`, rows `[k]` of `a` and `[n]` of `c` one behind the other; a row does not depend on the others. `bias`: as long as
+/// the matrix's padded columns.
+pub fn rows_product(tile: &Tile, matrix: &Matrix, bias: &[f32], a: &[f32], c: &mut [f32]) {
+    let Matrix { k, n, .. } = *matrix;
+    let m = c.len() / n.max(1);
+    assert!(a.len() == m * k && c.len() == m * n && bias.len() == matrix.padded, "as many rows in as out, and a padded bias");
+    let mut chunk = 0;
+    while chunk < matrix.chunks() {
+        let chunks = matrix.chunks_from(chunk, matrix.chunks() - chunk);
+        chunk += chunks.columns.len().div_ceil(matrix.panel);
+        let block = Block {
+            m,
+            n: chunks.columns.len(),
+            k: chunks.k.len(),
+            a: a.as_ptr().wrapping_add(chunks.k.start),
+            a_stride: k,
+            b: tile.packed[chunks.elements.clone()].as_ptr(),
+            c: c.as_mut_ptr().wrapping_add(chunks.columns.start),
+            c_stride: n,
+            resume: chunks.k.start > 0,
+            finish: (chunks.k.end == k).then(|| Finish {
+                bias: bias[chunks.columns.start..].as_ptr(),
+                addends: std::ptr::null(),
+                relu: false,
+            }),
+        };
+        // SAFETY: `m` rows of both slices, and a bias for all columns, as checked; `b` holds the panels of these columns; `c` is borrowed alone.
+        unsafe {
+            match matrix.is_narrow() {
+                true => narrow::product(tile.simd, &block),
+                false => product(tile.simd, &block),
+            }
+        }
+    }
+}
+
 /// # Safety
 /// - `a`: `m` rows of `k` elements, `c`: `m` rows of `n` elements, written here; `c` overlaps nothing else that is read.
 /// - `b`: packed for this level, `k` rows of `n` columns padded to whole vectors in the last panel; a bias as long as the padded columns.

@@ -198,17 +198,23 @@ fn block<M: MulAdd, const ROWS: usize>(
             for (element, keys) in packed.chunks_exact(LANES).enumerate() {
                 for (sums, query) in sums.iter_mut().zip(&queries) {
                     let x = query[element];
-                    sums.iter_mut().zip(keys).for_each(|(sum, &key)| *sum = M::mul_add(x, key, *sum));
+                    for (sum, &key) in sums.iter_mut().zip(keys) {
+                        *sum = M::mul_add(x, key, *sum);
+                    }
                 }
             }
             for (at, sums) in sums.iter().enumerate() {
-                scores[at * padded + panel * LANES..][..LANES].iter_mut().zip(sums).for_each(|(score, sum)| *score = sum * scale);
+                for (score, sum) in scores[at * padded + panel * LANES..][..LANES].iter_mut().zip(sums) {
+                    *score = sum * scale;
+                }
             }
         }
     } else {
         for (at, query) in queries.iter().enumerate() {
             let scores = &mut scores[at * padded..][..keys];
-            scores.iter_mut().enumerate().for_each(|(key, score)| *score = math::dot::<M>(query, &k[key * k_step..][..width]) * scale);
+            for (key, score) in scores.iter_mut().enumerate() {
+                *score = math::dot::<M>(query, &k[key * k_step..][..width]) * scale;
+            }
         }
     }
     let mut factors = [0.0f32; ROWS];
@@ -245,9 +251,13 @@ fn hide(shape: &AttentionShape, row: usize, mask: Masking<'_>, scores: &mut [f32
         Masking::Added { mask, row_step, key_step } => {
             let mask = &mask[row * row_step..];
             if key_step == 1 {
-                scores[..keys].iter_mut().zip(mask).for_each(|(score, mask)| *score += mask);
+                for (score, mask) in scores[..keys].iter_mut().zip(mask) {
+                    *score += mask;
+                }
             } else {
-                scores[..keys].iter_mut().enumerate().for_each(|(key, score)| *score += mask[key * key_step]);
+                for (key, score) in scores[..keys].iter_mut().enumerate() {
+                    *score += mask[key * key_step];
+                }
             }
         }
     }
@@ -269,7 +279,9 @@ fn weigh<M: MulAdd>(shape: &AttentionShape, scores: &mut [f32]) -> f32 {
         scores.fill(if lost { f32::NAN } else { 0.0 });
         return 1.0;
     }
-    scores.iter_mut().for_each(|score| *score = elementary::exp::<M>(*score - most));
+    for score in scores.iter_mut() {
+        *score = elementary::exp::<M>(*score - most);
+    }
     1.0 / math::sum(scores)
 }
 
@@ -292,13 +304,17 @@ fn mix<M: MulAdd, const ROWS: usize, const COLUMNS: usize>(
         for (at, sums) in sums.iter_mut().enumerate() {
             let weight = weights[at * padded + key];
             if weight != 0.0 || shape.nan_without_keys {
-                sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum = M::mul_add(weight, value, *sum));
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = M::mul_add(weight, value, *sum);
+                }
             }
         }
     }
     for (at, (sums, factor)) in sums.iter().zip(factors).enumerate() {
         let out = &mut out[(row + at) * out_step + columns.start..][..COLUMNS];
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum * factor;
+        }
     }
     COLUMNS
 }

@@ -184,22 +184,30 @@ multiversion! {
 
 #[inline(always)]
 fn mul_add_body<M: MulAdd>(a: &[f32], b: &[f32], c: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(a).zip(b).zip(c).for_each(|(((out, &a), &b), &c)| *out = M::mul_add(a, b, c));
+    for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+        *out = M::mul_add(a, b, c);
+    }
 }
 
 #[inline(always)]
 fn scale_add_body<M: MulAdd>(a: &[f32], b: f32, c: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(a).zip(c).for_each(|((out, &a), &c)| *out = M::mul_add(a, b, c));
+    for ((out, &a), &c) in out.iter_mut().zip(a).zip(c) {
+        *out = M::mul_add(a, b, c);
+    }
 }
 
 #[inline(always)]
 fn mul_shift_body<M: MulAdd>(a: &[f32], b: &[f32], c: f32, out: &mut [f32]) {
-    out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out = M::mul_add(a, b, c));
+    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+        *out = M::mul_add(a, b, c);
+    }
 }
 
 #[inline(always)]
 fn scale_shift_body<M: MulAdd>(a: &[f32], b: f32, c: f32, out: &mut [f32]) {
-    out.iter_mut().zip(a).for_each(|(out, &a)| *out = M::mul_add(a, b, c));
+    for (out, &a) in out.iter_mut().zip(a) {
+        *out = M::mul_add(a, b, c);
+    }
 }
 
 /// Elements of a strip: results of all steps together stay below the first-level cache.

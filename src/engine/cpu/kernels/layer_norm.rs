@@ -52,7 +52,11 @@ fn layer_norm_body<M: MulAdd>(norm: &LayerNorm, x: &[f32], out: &mut [f32]) {
                 }
             }
             (Some(weight), None) => out.iter_mut().zip(weight).for_each(|(out, &weight)| *out = *out * scale * weight),
-            (None, Some(bias)) => out.iter_mut().zip(bias).for_each(|(out, &bias)| *out = M::mul_add(*out, scale, bias)),
+            (None, Some(bias)) => {
+                for (out, &bias) in out.iter_mut().zip(bias) {
+                    *out = M::mul_add(*out, scale, bias);
+                }
+            }
             (None, None) => out.iter_mut().for_each(|out| *out *= scale),
         }
     }

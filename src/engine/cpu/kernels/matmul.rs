@@ -97,9 +97,13 @@ fn product_body<M: MulAdd>(shape: MatMulShape, a: &[f32], b: &[f32], out: &mut [
         for j in 0..k {
             let a = if contiguous_a { a[i * k + j] } else { a[j * m + i] };
             if contiguous_b {
-                out.iter_mut().enumerate().for_each(|(column, out)| *out = M::mul_add(a, b[column * k + j], *out));
+                for (column, out) in out.iter_mut().enumerate() {
+                    *out = M::mul_add(a, b[column * k + j], *out);
+                }
             } else {
-                out.iter_mut().zip(&b[j * n..][..n]).for_each(|(out, &b)| *out = M::mul_add(a, b, *out));
+                for (out, &b) in out.iter_mut().zip(&b[j * n..][..n]) {
+                    *out = M::mul_add(a, b, *out);
+                }
             }
         }
     }

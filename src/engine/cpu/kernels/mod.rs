@@ -95,6 +95,10 @@ pub enum Kernel {
 
 /// A kernel of its own.
 pub trait Generic: std::fmt::Debug + Send + Sync {
+    /// Scratch memory that it asks for while it runs.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
     /// Runs on all rows of the tile.
     fn run(&self, tile: &Tile);
 }
@@ -104,6 +108,7 @@ impl Kernel {
     pub fn scratch_bytes(&self) -> usize {
         match self {
             Kernel::Interaction(kernel) => kernel.scratch_bytes(),
+            Kernel::Generic(kernel) => kernel.scratch_bytes(),
             _ => 0,
         }
     }

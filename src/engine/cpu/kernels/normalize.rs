@@ -107,7 +107,9 @@ fn softmax_body<M: MulAdd>(view: AxisView, x: &[f32], out: &mut [f32]) {
     for (x, out) in x.chunks_exact(view.block()).zip(out.chunks_exact_mut(view.block())) {
         if view.inner == 1 {
             let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-            out.iter_mut().zip(x).for_each(|(out, &x)| *out = math::exp::<M>(x - max));
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = math::exp::<M>(x - max);
+            }
             let sum = math::sum(out);
             out.iter_mut().for_each(|out| *out /= sum);
             continue;
@@ -150,7 +152,9 @@ fn batch_norm_body<M: MulAdd>(norm: &BatchNorm, x: &[f32], out: &mut [f32]) {
         }
         for (at, (x, out)) in x.chunks_exact(view.inner).zip(out.chunks_exact_mut(view.inner)).enumerate() {
             let (mean, scale, bias) = (norm.mean[at], norm.scale[at], norm.bias[at]);
-            out.iter_mut().zip(x).for_each(|(out, &x)| *out = M::mul_add(x - mean, scale, bias));
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = M::mul_add(x - mean, scale, bias);
+            }
         }
     }
 }

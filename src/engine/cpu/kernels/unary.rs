@@ -121,39 +121,39 @@ multiversion! {
 
 #[inline(always)]
 fn sigmoid_body<M: MulAdd>(values: &mut [f32]) {
-    values.iter_mut().for_each(|value| *value = math::sigmoid::<M>(*value));
+    for value in values {
+        *value = math::sigmoid::<M>(*value);
+    }
 }
 
 #[inline(always)]
 fn unary_body<M: MulAdd>(function: UnaryF32, x: &[f32], out: &mut [f32]) {
-    let pairs = out.iter_mut().zip(x);
     match function {
-        UnaryF32::Relu => pairs.for_each(|(out, &x)| *out = if x < 0.0 { 0.0 } else { x }),
-        UnaryF32::Sigmoid => pairs.for_each(|(out, &x)| *out = math::sigmoid::<M>(x)),
-        UnaryF32::Clamp { min, max } => pairs.for_each(|(out, &x)| {
+        UnaryF32::Relu => each(x, out, |x| if x < 0.0 { 0.0 } else { x }),
+        UnaryF32::Sigmoid => each(x, out, math::sigmoid::<M>),
+        UnaryF32::Clamp { min, max } => each(x, out, |x| {
             let x = if x < min { min } else { x };
-            *out = if x > max { max } else { x };
+            if x > max { max } else { x }
         }),
-        UnaryF32::Square => pairs.for_each(|(out, &x)| *out = x * x),
-        UnaryF32::Sqrt => pairs.for_each(|(out, &x)| *out = x.sqrt()),
+        UnaryF32::Square => each(x, out, |x| x * x),
+        UnaryF32::Sqrt => each(x, out, f32::sqrt),
         UnaryF32::Function(function) => function_body::<M>(function, x, out),
     }
 }
 
 #[inline(always)]
 fn function_body<M: MulAdd>(function: UnaryFn, x: &[f32], out: &mut [f32]) {
-    let pairs = out.iter_mut().zip(x);
     match function {
-        UnaryFn::Abs => pairs.for_each(|(out, &x)| *out = x.abs()),
-        UnaryFn::Exp => pairs.for_each(|(out, &x)| *out = elementary::exp::<M>(x)),
-        UnaryFn::Log => pairs.for_each(|(out, &x)| *out = elementary::log::<M>(x)),
-        UnaryFn::Sqrt => pairs.for_each(|(out, &x)| *out = x.sqrt()),
-        UnaryFn::Tanh => pairs.for_each(|(out, &x)| *out = elementary::tanh::<M>(x)),
-        UnaryFn::Erf => pairs.for_each(|(out, &x)| *out = elementary::erf::<M>(x)),
-        UnaryFn::Floor => pairs.for_each(|(out, &x)| *out = x.floor()),
+        UnaryFn::Abs => each(x, out, f32::abs),
+        UnaryFn::Exp => each(x, out, elementary::exp::<M>),
+        UnaryFn::Log => each(x, out, elementary::log::<M>),
+        UnaryFn::Sqrt => each(x, out, f32::sqrt),
+        UnaryFn::Tanh => each(x, out, elementary::tanh::<M>),
+        UnaryFn::Erf => each(x, out, elementary::erf::<M>),
+        UnaryFn::Floor => each(x, out, f32::floor),
         // NaN fails both comparisons and stays.
-        UnaryFn::Sign => pairs.for_each(|(out, &x)| {
-            *out = if x > 0.0 {
+        UnaryFn::Sign => each(x, out, |x| {
+            if x > 0.0 {
                 1.0
             } else if x < 0.0 {
                 -1.0
@@ -161,16 +161,25 @@ fn function_body<M: MulAdd>(function: UnaryFn, x: &[f32], out: &mut [f32]) {
                 x
             }
         }),
-        UnaryFn::Softplus => pairs.for_each(|(out, &x)| *out = elementary::softplus::<M>(x)),
+        UnaryFn::Softplus => each(x, out, elementary::softplus::<M>),
         UnaryFn::Sin => circular(x, out, elementary::sin, f64::sin),
         UnaryFn::Cos => circular(x, out, elementary::cos, f64::cos),
+    }
+}
+
+/// `out[i] = function(x[i])` in a plain loop: `Iterator::for_each` may be compiled as a function of its own, without the level's instructions, and
+/// every fused product in it is a call into a library then.
+#[inline(always)]
+fn each(x: &[f32], out: &mut [f32], function: impl Fn(f32) -> f32) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = function(x);
     }
 }
 
 /// `near` for all, then `far` where numbers are too large for it.
 #[inline(always)]
 fn circular(x: &[f32], out: &mut [f32], near: impl Fn(f32) -> f32, far: fn(f64) -> f64) {
-    out.iter_mut().zip(x).for_each(|(out, &x)| *out = near(x));
+    each(x, out, near);
     // Of NaN and infinities both make NaN.
     if x.iter().any(|x| x.abs() > elementary::CIRCLE_MAX) {
         let large = out.iter_mut().zip(x).filter(|(_, x)| x.abs() > elementary::CIRCLE_MAX);

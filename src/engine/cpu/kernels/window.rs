@@ -213,9 +213,13 @@ fn conv_body<M: MulAdd>(conv: &Conv, x: &[f32], out: &mut [f32]) {
                 conv.shape.runs(|tap, run, from, step| {
                     let (weight, out) = (weights[tap], &mut out[run]);
                     if step == 1 {
-                        out.iter_mut().zip(&x[from..]).for_each(|(out, &x)| *out = M::mul_add(weight, x, *out));
+                        for (out, &x) in out.iter_mut().zip(&x[from..]) {
+                            *out = M::mul_add(weight, x, *out);
+                        }
                     } else {
-                        out.iter_mut().zip(x[from..].iter().step_by(step)).for_each(|(out, &x)| *out = M::mul_add(weight, x, *out));
+                        for (out, &x) in out.iter_mut().zip(x[from..].iter().step_by(step)) {
+                            *out = M::mul_add(weight, x, *out);
+                        }
                     }
                 });
             }

@@ -55,11 +55,11 @@ pub fn evaluate<'a>(
     let out = &values[task.out];
     let mut places = ConstantsOnly { values, constants, block: ConstantBlock::default(), out: (task.out, 0) };
     places.out.1 = places.block.reserve(out.len() * out.element_bytes());
-    let mut steps = Vec::new();
+    let (mut steps, mut packer) = (Vec::new(), Packer::new(simd));
     if out.len() > 0 {
-        // What depends on weights alone is never a packed product.
-        emit(task, values, &mut places, &mut Packer::new(simd), layout, model, &mut steps);
+        emit(task, values, &mut places, &mut packer, layout, model, &mut steps);
     }
+    let packed = packer.pack()?;
     let at = places.out.1;
     let mut block = places.block.into_block("constants")?;
     let none = Rows {
@@ -83,7 +83,7 @@ pub fn evaluate<'a>(
         tile_row: 0,
         inputs: Inputs { contexts: none, candidates: none, row_context: &[], segments: &[] },
         weights: &model.weights,
-        packed: &[],
+        packed: packed.as_slice(),
         memory: Memory {
             constants: memory,
             contexts: std::ptr::null_mut(),

@@ -292,14 +292,14 @@ fn gru(layer: &GruLayer) -> PlanWork {
     let product = 2 * 3 * hidden;
     let (r, z) = (1 + unary(UnaryF32::Sigmoid), 1 + unary(UnaryF32::Sigmoid));
     // With the inputs' part and a tanh: the bias, scaled by r; or r before the product.
-    let n = if layer.bias.is_some() { 4 } else { 3 };
+    let n = if layer.reset_after { 4 } else { 3 };
     // 1 − z, its product, a multiply-add.
     let next = match layer.kind {
         GruKind::Gru | GruKind::Agru => 4,
         GruKind::Augru => 5,
     };
-    let numbers = layer.weights.len() + layer.bias.as_ref().map_or(0, Vec::len);
-    weighted(layer.steps as u64 * hidden * (product + r + z + n + next), f32s(numbers))
+    let numbers = if layer.reset_after { 3 * layer.hidden + 1 } else { 3 * layer.hidden };
+    weighted(layer.steps as u64 * hidden * (product + r + z + n + next), f32s(layer.hidden * numbers))
 }
 
 /// Comparisons on the way from all roots to a leaf, if each holds in half of the cases.

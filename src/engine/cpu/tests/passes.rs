@@ -135,3 +135,107 @@ fn attention_layers_multiply_repeated_inputs_once() {
         agrees(&model);
     }
 }
+
+/// A Dice activation over the channels of a sequence, as torch writes it: channels to the middle, batch norm, gate, back.
+fn dice(model: &mut ModelBuilder, x: ValueId, perm: &[usize]) -> ValueId {
+    let channels = *model.shape(x).last().expect("an axis");
+    let middle = model.op(Op::Transpose { x, perm: perm.to_vec() });
+    let axis = perm.iter().position(|&axis| axis + 1 == perm.len()).expect("the last axis");
+    let [mean, weight, bias] = [0.3; 3].map(|scale| model.tensor(&[channels], scale));
+    let var = model.tensor_of(&[channels], TensorData::F32((0..channels).map(|at| 0.5 + at as f32 / 7.0).collect()));
+    let normed = model.op(Op::BatchNorm { x: middle, axis, mean, var, weight: Some(weight), bias: Some(bias), eps: 1e-5 });
+    let gate = model.op(Op::Sigmoid { x: normed });
+    let mut shape = vec![1; perm.len()];
+    shape[axis] = channels;
+    let alpha = model.tensor(&shape, 0.4);
+    let alpha = model.op_as(Op::Const { tensor: alpha }, shape, DType::F32);
+    let rest = model.op(Op::Sub { a: Operand::Scalar(1.0), b: value(gate) });
+    let rest = model.op(Op::Mul { a: value(alpha), b: value(rest) });
+    let rest = model.op(Op::Mul { a: value(rest), b: value(middle) });
+    let kept = model.op(Op::Mul { a: value(gate), b: value(middle) });
+    let sum = model.op(Op::Add { a: value(rest), b: value(kept) });
+    let mut back = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(to, &from)| back[from] = to);
+    model.op(Op::Transpose { x: sum, perm: back })
+}
+
+#[test]
+fn transposes_around_elementwise_ops_vanish() {
+    for (shape, perm) in [(vec![7usize, 5], vec![1usize, 0]), (vec![3, 4, 6], vec![2, 0, 1]), (vec![2, 5, 3], vec![0, 2, 1])] {
+        let mut model = ModelBuilder::new(31);
+        let feature = model.dense(Scope::Candidate, shape.iter().product::<usize>() as u32);
+        let x = model.op(Op::Dense { features: vec![feature] });
+        let x = model.op_as(Op::Reshape { x }, shape.clone(), DType::F32);
+        let x = model.linear(x, 9);
+        let x = dice(&mut model, x, &perm);
+        let x = model.linear(x, 1);
+        let total = sum_all(&mut model, x);
+        let model = model.finish(&[total]);
+        let program = Program::for_level(&model, Simd::detect()).expect("memory");
+        let report = program.report().tasks.iter().map(|task| task.op.clone()).collect::<Vec<_>>();
+        assert!(!report.iter().any(|op| op == "transpose"), "{report:?}");
+        agrees(&model);
+    }
+}
+
+#[test]
+fn a_transpose_that_somebody_reads_in_its_order_stays() {
+    let mut model = ModelBuilder::new(33);
+    let feature = model.dense(Scope::Candidate, 12);
+    let x = model.op(Op::Dense { features: vec![feature] });
+    let x = model.op_as(Op::Reshape { x }, vec![3, 4], DType::F32);
+    let turned = model.op(Op::Transpose { x, perm: vec![1, 0] });
+    // Along the turned axes; an operand that is not turned; and one whose own turn is another.
+    let soft = model.op(Op::Softmax { x: turned, axis: 0 });
+    let square = model.op(Op::Mul { a: value(turned), b: value(turned) });
+    let other = model.op(Op::Add { a: value(square), b: value(soft) });
+    let row = model.tensor(&[3], 0.5);
+    let row = model.op_as(Op::Const { tensor: row }, vec![3], DType::F32);
+    let shifted = model.op(Op::Add { a: value(square), b: value(row) });
+    let both = model.op(Op::Mul { a: value(shifted), b: value(other) });
+    let back = model.op(Op::Transpose { x: both, perm: vec![1, 0] });
+    let y = model.linear(back, 2);
+    let total = sum_all(&mut model, y);
+    let total = model.op(Op::Mul { a: value(total), b: Operand::Scalar(0.05) });
+    let model = model.finish(&[total]);
+    agrees(&model);
+}
+
+/// A compressed interaction network as einsum and a convolution with one tap write it. Source: Lian et al. 2018, arXiv:1803.05170.
+#[test]
+fn outer_products_are_made_in_the_order_that_the_layer_reads() {
+    let mut model = ModelBuilder::new(35);
+    let (fields, dim) = (5usize, 6usize);
+    let feature = model.dense(Scope::Candidate, (fields * dim) as u32);
+    let flat = model.op(Op::Dense { features: vec![feature] });
+    let x0 = model.op_as(Op::Reshape { x: flat }, vec![fields, dim], DType::F32);
+    let (mut x, mut ends) = (x0, Vec::new());
+    for width in [7usize, 4] {
+        let before = model.shape(x)[0];
+        let a = model.op(Op::Transpose { x, perm: vec![1, 0] });
+        let a = model.op_as(Op::Reshape { x: a }, vec![dim, before, 1], DType::F32);
+        let b = model.op(Op::Transpose { x: x0, perm: vec![1, 0] });
+        let b = model.op_as(Op::Reshape { x: b }, vec![dim, 1, fields], DType::F32);
+        let outer = model.op(Op::Mul { a: value(a), b: value(b) });
+        let outer = model.op(Op::Transpose { x: outer, perm: vec![1, 2, 0] });
+        let outer = model.op_as(Op::Reshape { x: outer }, vec![before * fields, dim], DType::F32);
+        let turned = model.op(Op::Transpose { x: outer, perm: vec![1, 0] });
+        let layer = model.linear(turned, width);
+        let layer = model.op(Op::Transpose { x: layer, perm: vec![1, 0] });
+        let layer = model.op(Op::Relu { x: layer });
+        // Half of it goes on, half to the end.
+        let half = model.shape(layer)[0] / 2;
+        x = model.op_as(Op::Slice { x: layer, axis: 0, start: 0, end: half, step: 1 }, vec![half, dim], DType::F32);
+        let len = model.shape(layer)[0] - half;
+        ends.push(model.op_as(Op::Slice { x: layer, axis: 0, start: half, end: half + len, step: 1 }, vec![len, dim], DType::F32));
+    }
+    let joined = model.op(Op::Concat { xs: ends, axis: 0 });
+    let sums = model.op(Op::ReduceSum { x: joined, axes: vec![1], keep: false });
+    let y = model.linear(sums, 1);
+    let model = model.finish(&[y]);
+    let program = Program::for_level(&model, Simd::detect()).expect("memory");
+    let left: Vec<_> = program.report().tasks.iter().filter(|task| task.op == "transpose").map(|task| (&task.value, &task.shape)).collect();
+    // Of the fields' vectors alone.
+    assert!(left.len() <= 1, "{left:?}");
+    agrees(&model);
+}

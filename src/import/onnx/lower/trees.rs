@@ -21,7 +21,7 @@ const DAMAGED: &str = "The file is damaged: convert the model again";
 enum Branch {
     /// Row of the leaves.
     Leaf(usize),
-    /// Where to go: feature, threshold, mode as in the bundle, NaN goes to yes, children.
+    /// Where to go: feature, threshold, mode as in the bundle, NaN goes to yes by a flag of its own, children.
     Split { feature: i64, threshold: f64, mode: i64, missing_yes: bool, yes: usize, no: usize },
 }
 
@@ -47,6 +47,9 @@ fn rounded(x: f64, up: bool) -> f32 {
     }
 }
 
+/// The mode of !=.
+const NOT_EQUAL: i64 = 6;
+
 fn mode_of(word: &str) -> Checked<i64> {
     Ok(match word {
         "LEAF" => 0,
@@ -55,7 +58,7 @@ fn mode_of(word: &str) -> Checked<i64> {
         "BRANCH_GTE" => 3,
         "BRANCH_GT" => 4,
         "BRANCH_EQ" => 5,
-        "BRANCH_NEQ" => 6,
+        "BRANCH_NEQ" => NOT_EQUAL,
         other => return Err(problem(format!("the branch {other:?}"), "Convert the model with numeric splits")),
     })
 }
@@ -223,6 +226,8 @@ impl Forest {
             let (row, threshold) = match self.branches[at] {
                 Branch::Leaf(leaf) => ([leaf as i64, 0, 0, 0, 0], 0.0),
                 Branch::Split { feature, threshold, mode, missing_yes, yes, no } => {
+                    // The comparison itself decides first: of NaN, only != holds.
+                    let missing_yes = missing_yes || mode == NOT_EQUAL;
                     if index(feature) >= features {
                         return Err(problem(format!("a split on feature {feature} of {features}"), DAMAGED));
                     }

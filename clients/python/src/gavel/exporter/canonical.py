@@ -27,10 +27,18 @@ def operator(*names):
 
 
 class RowNumbers:
-    """start + step * (number of the row) for each row: what arange(batch) makes. Only offsets of bags may use it."""
+    """start + step * (number of the row) for each row: what arange(batch) makes. Offsets of bags may use it, and x[arange(batch), i].
 
-    def __init__(self, start, step, extra=0):
-        self.start, self.step, self.extra = start, step, extra
+    `dims`: as of a Value; `extra`: how many numbers there are beyond the rows.
+    """
+
+    def __init__(self, start, step, dims=(Row(),), extra=0):
+        self.start, self.step, self.dims, self.extra = start, step, tuple(dims), extra
+
+    @property
+    def plain(self):
+        """Whether these are the numbers of the rows themselves."""
+        return self.start == 0 and self.step == 1 and self.extra == 0 and Row() in self.dims
 
 
 class Ids:
@@ -40,10 +48,40 @@ class Ids:
         self.leaf, self.role = leaf, role
 
 
+ROW_NUMBERS = "the number of a row in its batch is used as data"
+ROW_NUMBERS_REMEDY = (
+    "rows come in any order and number: leave the row's number out; "
+    "to pick an element of each row write x[torch.arange(len(x)), i] or x.gather(1, i)"
+)
+
 # Bits of integers that wrap, and the operators that can make them (sums of torch are int64).
 BITS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32}
-WRAPPING = {"add", "sub", "rsub", "mul", "pow", "square", "neg"}
+WRAPPING = {"add", "sub", "rsub", "mul", "pow", "square", "neg", "bitwise_left_shift", "__lshift__"}
 KINDS = {"float64": "f", "float32": "f", "float16": "f", "bfloat16": "f", "bool": "b"}
+
+
+def foreign(error):
+    """An ExportError for what a translator did not foresee."""
+    said = str(error).strip().partition("\n")[0]
+    return ExportError(
+        f"this use of the operation has no counterpart in a bundle ({type(error).__name__}{': ' + said if said else ''})",
+        "write this part of the model with other operations, or in another form of the same",
+    )
+
+
+def fixed(x):
+    """Whether arguments hold nothing that depends on the inputs or on the number of rows."""
+    if isinstance(x, (list, tuple)):
+        return all(map(fixed, x))
+    if isinstance(x, Value):
+        return x.constant and x.row is None
+    return x is None or isinstance(x, (bool, int, float, str))
+
+
+def values_in(x):
+    if isinstance(x, (list, tuple)):
+        return [v for item in x for v in values_in(item)]
+    return [x] if isinstance(x, Value) else []
 
 
 def kind_of(dtype):
@@ -55,7 +93,7 @@ class Canonicaliser:
         """`inputs`: node name -> Value, Ids or what else stands for the input."""
         self.trace, self.inputs, self.graph = trace, inputs, Graph()
         self.env, self.node = {}, None
-        self.warnings = []
+        self.warnings, self.halves = [], False  # halves: whether casts to half precision were left out
 
     def run(self):
         """Walks the trace; gives the outputs: list of (name, Value)."""
@@ -66,6 +104,8 @@ class Canonicaliser:
                 self.env[node.name] = self.visit(node)
             except ExportError as error:
                 raise error.at(node.op, node.module or "(the model itself)", node.source) from error
+            except Exception as error:
+                raise foreign(error).at(node.op, node.module or "(the model itself)", node.source) from error
         return [(name, self.as_value(self.env[ref.node] if isinstance(ref, Ref) else ref)) for name, ref in self.trace.outputs]
 
     def visit(self, node):
@@ -84,7 +124,7 @@ class Canonicaliser:
             made = self.resolve(node.args["of"])
             return made if isinstance(made, (Value, Ids)) else made[node.args["index"]]
         a = {key: self.resolve(x) for key, x in node.args.items()}
-        value = self.handler(node.op)(self, node, a)
+        value = self.translated(node, a)
         if isinstance(value, Value) and node.op.split(".")[1:2] and node.op.split(".")[1].rstrip("_") in WRAPPING:
             value = self.wrapped(value, node.dtype)
         if isinstance(value, Value) and node.shape is not None and not same_shape(value.dims, node.shape):
@@ -92,6 +132,29 @@ class Canonicaliser:
                 f"the exporter made shape {list(value.dims)} where torch has {list(node.shape)}",
                 "this is a fault of the exporter: report it with the model",
             )
+        if isinstance(value, RowNumbers) and not value.extra and node.shape is not None and not same_shape(value.dims, node.shape):
+            raise ExportError(ROW_NUMBERS, ROW_NUMBERS_REMEDY)
+        return value
+
+    def translated(self, node, a):
+        """What the operator makes. Of weights alone torch itself makes it, where the bundle has no such operation."""
+        if not fixed(list(a.values())):
+            return self.handler(node.op)(self, node, a)
+        try:
+            return self.handler(node.op)(self, node, a)
+        except Exception:
+            if self.trace.evaluate is None:
+                raise
+            made = self.trace.evaluate(node.name)
+            if made is None:
+                raise
+        origin = frozenset().union(*(v.term.origin for v in values_in(list(a.values()))))
+        made = [None if x is None else self.evaluated(x, origin) for x in (made if isinstance(made, list) else [made])]
+        return made[0] if node.shape is not None else made
+
+    def evaluated(self, array, origin):
+        value = self.constant(array, literal=False)
+        value.term.origin = origin
         return value
 
     def wrapped(self, value, dtype):
@@ -136,9 +199,7 @@ class Canonicaliser:
         if isinstance(x, Value):
             return x
         if isinstance(x, (RowNumbers,)):
-            raise ExportError(
-                "the number of a row in its batch is used as data", "rows come in any order and number: leave the row's number out"
-            )
+            raise ExportError(ROW_NUMBERS, ROW_NUMBERS_REMEDY)
         if isinstance(x, (Rows, Unknown)):
             raise ExportError(f"the size of the batch ({x}) is used as data", "a row's score must not depend on how many rows are scored")
         if isinstance(x, Ids):

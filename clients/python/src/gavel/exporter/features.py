@@ -8,6 +8,8 @@ Columns that are always used together become one feature.
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .. import interpreter
 from .errors import ExportError
 from .reads import Reads
@@ -34,6 +36,15 @@ class Block:
     bag: object = None
     weighted: bool = False
     weights: list = field(default_factory=list)
+
+
+def nan_rule(name, nan):
+    """As in a manifest: "keep", or a number that takes NaN's place."""
+    if nan == "keep":
+        return nan
+    if isinstance(nan, str) or not abs(nan) <= float(np.finfo(np.float32).max):
+        raise ExportError(f"feature {name}: nan {nan!r}", 'use "keep", a number that f32 holds, or None to refuse NaN')
+    return {"value": float(np.float32(nan))}
 
 
 def live_steps(steps, outputs):
@@ -249,7 +260,7 @@ class Assignment(Uses, Reads):
                 if getattr(spec, "transform", None):
                     one["transform"] = spec.transform
                 if getattr(spec, "nan", None) is not None:
-                    one["nan"] = {"value": float(spec.nan)}
+                    one["nan"] = nan_rule(block.name, spec.nan)
             elif block.kind == "integer":
                 if any(abs(int(self.sample(c).max(initial=0))) >= 2**31 for c in block.columns):
                     one["id_type"] = "u64"

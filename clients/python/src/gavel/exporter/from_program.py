@@ -22,8 +22,10 @@ def trace_of(program, batch, prefix="model."):
     nodes, constants, outputs = [], {}, []
     values = program.state_dict | program.constants
 
+    rows = same_rows(batch)
+
     def size(x):
-        return size_of(x, batch)
+        return size_of(x, rows)
 
     def argument(x):
         if isinstance(x, torch.fx.Node):
@@ -69,33 +71,73 @@ def trace_of(program, batch, prefix="model."):
             else:
                 node.op = getattr(fx.target, "__name__", str(fx.target))
                 if node.size is None and value is not None:
-                    raise ExportError(
-                        f"the traced model holds {node.op}, a piece of control flow",
-                        "take torch.cond, loops over tensors and the like out of forward",
-                        module=node.module,
-                        source=node.source,
-                    )
+                    raise control_flow(fx, prefix)
+        elif fx.op == "get_attr":
+            # A piece of the model as an argument of an operation that decides whether, or how often, to run it.
+            raise control_flow(next(iter(fx.users), fx), prefix)
         else:
-            raise ExportError(f"the traced model holds a node of kind {fx.op}", "this is a fault of the exporter: report it with the model")
+            raise ExportError(
+                f"the traced model holds a node of kind {fx.op}",
+                "write this part of the model with plain operations on tensors",
+                op=fx.name,
+                module=node.module,
+                source=node.source,
+            )
         nodes.append(node)
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        changed = [plain_name(name.removeprefix(prefix)) for name in changed]
+        changed = changed[:3] + [f"and {len(changed) - 3} more"] * (len(changed) > 3)
         raise ExportError(
             f"forward changes {', '.join(changed)}", "a served model keeps no state: let forward change neither buffers nor inputs"
         )
     return Trace(nodes, constants, user, outputs)
 
 
-def size_of(x, batch):
-    """A size as int, Rows or Unknown."""
+CONTROL_FLOW = {"cond": "torch.cond", "while_loop": "torch.while_loop", "map_impl": "a map over rows", "scan": "a scan"}
+
+
+def control_flow(fx, prefix):
+    """An ExportError for an operation that runs pieces of the model, such as torch.cond."""
+    name = getattr(fx.target, "__name__", str(fx.target))
+    if name in CONTROL_FLOW:
+        reason = f"the model holds {CONTROL_FLOW[name]}: which operations run would depend on the data"
+        remedy = "compute both sides and choose with torch.where(condition, a, b); give loops a fixed number of steps"
+    else:
+        reason = f"{name} has no counterpart in a bundle" + (" (torch.vmap makes it)" if name.endswith("_batch_dim") else "")
+        remedy = "write this part of the model with plain operations on whole batches"
+    return ExportError(
+        reason,
+        remedy,
+        op=name,
+        module=module_of(fx, prefix) or "(the model itself)",
+        source=next(filter(None, map(source_of, [fx, *fx.all_input_nodes])), None),
+    )
+
+
+def same_rows(batch):
+    """Every expression that is the number of rows in terms of one of them: (that one, symbol -> what it is)."""
+    batch = sorted(batch, key=str)
+    if not batch:
+        return None, {}
+    same = {}
+    for expression in batch[1:]:
+        symbols = list(expression.free_symbols)
+        if len(symbols) == 1 and (expression - symbols[0]).is_number and symbols[0] not in batch[0].free_symbols:
+            same[symbols[0]] = batch[0] - (expression - symbols[0])
+    return batch[0], same
+
+
+def size_of(x, rows):
+    """A size as int, Rows or Unknown. `rows`: as same_rows gives them."""
     node = getattr(x, "node", None)
     if node is None:
         return int(x)
-    expression = node.expr
+    expression, (batch, same) = node.expr, rows
     if expression.is_number:
         return int(expression)
-    for rows in batch:
-        factor = expression / rows
+    if batch is not None:
+        factor = expression.subs(same) / batch
         factor = factor if factor.is_number else factor.expand().simplify()
         if factor.is_number and factor.is_integer:
             return Rows(int(factor))
@@ -132,6 +174,6 @@ def source_of(fx):
     """The innermost line of code outside of torch itself."""
     frames = FRAME.findall(fx.meta.get("stack_trace") or "")
     for file, line, function in reversed(frames):
-        if "/torch/" not in file and "/gavel/exporter/" not in file:
+        if "/torch/" not in file and "/gavel/exporter/" not in file and not file.startswith("<"):
             return f"{file}:{line} in {function}"
     return None

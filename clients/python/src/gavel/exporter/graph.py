@@ -15,6 +15,7 @@ from .. import interpreter
 from .errors import ExportError
 
 ELEMENTS_MAX, RANK_MAX = 1 << 20, 8
+INTEGER_MAX = 1 << 53  # of the integers that a manifest states
 
 
 class Term:
@@ -54,6 +55,7 @@ class Graph:
         self.same = {}
         self.by_name = {}
         self.names = set()
+        self.numbers = set()  # tensors of the model that became numbers of steps
         self.place = ""  # prefix of new names: the module under way
 
     # Names and tensors.
@@ -121,7 +123,7 @@ class Graph:
 
     def const_step(self, term):
         array = term.array
-        if array.size and (array == array.flat[0]).all() and term.source is None:
+        if array.size and (array == array.flat[0]).all() and term.source is None and stated(array):
             step = {"op": "fill", "value": to_number(array.flat[0], term.dtype), "shape": list(array.shape), "dtype": term.dtype}
             return self.add(step, [], array.shape, term.dtype, "fill").name
         name = self.tensor(term, self.hint("const"))
@@ -179,6 +181,7 @@ class Graph:
             if is_literal(r) and key in ("a", "b") and op in NUMERIC
         }
         if len(scalar) < len([k for k in reads if k in ("a", "b")]):
+            self.numbers.update(*(reads[key].origin for key in scalar))
             reads = reads | scalar
         shape, dtype = self.infer(step, reads, arrays)
         if op in NUMERIC:
@@ -449,7 +452,14 @@ NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1, "pow": 1}
 
 def is_literal(x):
     """A constant that may be written as a number of the manifest."""
-    return isinstance(x, Term) and x.constant and x.array.size == 1 and not x.shape and x.source is None and not np.isnan(x.array).any()
+    if not (isinstance(x, Term) and x.constant and x.array.size == 1 and not x.shape and x.source is None):
+        return False
+    return stated(x.array)
+
+
+def stated(array):
+    """Whether a number can stand in a manifest: no NaN, and integers that JSON's readers hold."""
+    return not np.isnan(array).any() and (array.dtype.kind == "f" or bool((np.abs(array.astype(np.float64)) <= INTEGER_MAX).all()))
 
 
 def is_neutral(y, neutral, x):

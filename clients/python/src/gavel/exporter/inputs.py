@@ -4,6 +4,7 @@ Every leaf has rows (its first dimension), or belongs to a jagged feature: ids o
 KeyedJaggedTensor.
 """
 
+import dataclasses
 import inspect
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ class Leaf:
     feature: str | None = None
     start: int = 0
     shape: tuple = ()
+    stack: str | None = None  # the matrix [features, n] that it is a row of
 
     @property
     def columns(self):
@@ -52,13 +54,16 @@ class Inputs:
     `results`: paths of the tensors that forward returned when it was traced."""
 
     def __init__(self, model, example, specs=()):
-        if isinstance(example, dict) and named_arguments(model, example):
-            example = tuple(example[name] for name in named_arguments(model, example))
+        self.keywords = named_arguments(model, example) if isinstance(example, dict) else None
+        if self.keywords:
+            example = tuple(example[name] for name in self.keywords)
+        if hasattr(example, "_fields"):
+            example = (example,)
         if not isinstance(example, tuple):
             example = tuple(example) if isinstance(example, list) and takes(model, len(example)) else (example,)
         self.likely_rows = next((len(x) for x in example if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() > 1), None)
         self.specs = list(specs)
-        self.arguments = self._named(model, tuple(example))
+        self.arguments = list(zip(self.keywords, example)) if self.keywords else self._named(model, tuple(example))
         self.leaves, self.bags, self.build, self.results = [], {}, [], []
         self.last_offset = any(getattr(m, "include_last_offset", False) for m in model.modules())
         found = []
@@ -102,21 +107,28 @@ class Inputs:
             value = value.detach().cpu()
             value = value.float() if value.is_floating_point() else value
             if self._by_feature(value):
-                return ("stack", None, [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)])
+                recipes = [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)]
+                for leaf in found[-len(recipes) :]:
+                    leaf.stack = path
+                return ("stack", None, recipes)
             found.append(Leaf(path, value))
             return ("leaf", len(found) - 1)
         if type(value).__name__ == "KeyedJaggedTensor":
             return self._flatten_keyed(path, value, found)
         if isinstance(value, dict):
             return ("dict", type(value), {key: self._flatten(f"{path}.{key}", item, found) for key, item in value.items()})
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+            return ("dataclass", type(value), {key: self._flatten(f"{path}.{key}", item, found) for key, item in held.items()})
         if isinstance(value, (list, tuple)):
-            parts = [self._flatten(f"{path}.{i}", item, found) for i, item in enumerate(value)]
+            names = getattr(value, "_fields", range(len(value)))
+            parts = [self._flatten(f"{path}.{name}", item, found) for name, item in zip(names, value)]
             return ("named" if hasattr(value, "_fields") else "list", type(value), parts)
         if value is None or isinstance(value, (bool, int, float, str)):
             return ("static", value)
         raise ExportError(
             f"the example input {path} is a {type(value).__name__}",
-            "pass tensors, dicts and lists of tensors, or torchrec's KeyedJaggedTensor",
+            "pass tensors, dicts, dataclasses and lists of tensors, or torchrec's KeyedJaggedTensor",
         )
 
     def _by_feature(self, value):
@@ -182,10 +194,15 @@ class Inputs:
                     f"the example input {leaf.name} is a scalar", "pass numbers that are fixed as Python numbers, others as [batch]"
                 )
         flat = [leaf for leaf in rest if leaf.data.dim() == 1 and not leaf.floating]
-        sizes = [len(leaf.data) for leaf in rest if leaf not in flat] + [
+        offsets = [leaf for leaf in flat if starts(leaf.data)]
+        bags = any(isinstance(m, torch.nn.EmbeddingBag) for m in model.modules())
+        # Vectors that are as long as ids of bags may be the weights of these.
+        lengths = {len(leaf.data) for leaf in flat if not any(leaf is o for o in offsets)} if bags and offsets else set()
+        lengths -= {len(leaf.data) - d for leaf in offsets for d in (0, self.last_offset)}
+        beside = [leaf for leaf in rest if leaf.floating and leaf.data.dim() == 1 and len(leaf.data) in lengths]
+        sizes = [len(leaf.data) for leaf in rest if not any(leaf is x for x in flat + beside)] + [
             len(leaf.data) for leaf in leaves if leaf.role.startswith("padded")
         ]
-        offsets = [leaf for leaf in flat if starts(leaf.data)]
         if sizes:
             self.rows = max(set(sizes), key=sizes.count)
         elif offsets and len(offsets) < len(flat):
@@ -197,18 +214,23 @@ class Inputs:
         offsets = [leaf for leaf in offsets if len(leaf.data) in (self.rows, self.rows + 1)]
         ids = [leaf for leaf in odd if not any(leaf is o for o in offsets)]
         others = [leaf for leaf in flat if not any(leaf is o for o in offsets)]
-        if len(offsets) == len(others) and any(isinstance(m, torch.nn.EmbeddingBag) for m in model.modules()):
+        if len(offsets) == len(others) and bags:
             ids = others  # also where each bag happens to hold one id
         elif not ids:
             offsets = []
         if ids and len(ids) != len(offsets):
             raise ExportError(
                 f"the inputs {', '.join(leaf.name for leaf in ids)} are no [batch] tensors of {self.rows} rows",
-                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)]",
+                "say what belongs together: features=[gavel.Jagged(name, input=IDS, offsets=OFFSETS)]; where ids have weights, "
+                "with weights=WEIGHTS",
             )
         weights = [leaf for leaf in rest if leaf.floating and leaf.data.dim() == 1 and len(leaf.data) != self.rows]
-        for i, (one, start) in enumerate(zip(ids, offsets)):
-            self._pair(one.name, one, start, weights[i] if i < len(weights) else None, None)
+        for one, start in zip(ids, offsets):
+            of = next((leaf for leaf in weights if len(leaf.data) == len(one.data)), None)
+            weights = [leaf for leaf in weights if leaf is not of]
+            self._pair(one.name, one, start, of, None)
+        if not self.rows:
+            raise ExportError("the example inputs have no rows", "pass a few real rows")
         for leaf in leaves:
             if leaf.role == "rows" and len(leaf.data) != self.rows:
                 raise ExportError(
@@ -257,9 +279,10 @@ class Inputs:
                 out.append(torch.as_tensor(np.concatenate([[0], ends if bag.last_offset else ends[:-1]]).astype(dtype)))
         return out
 
-    def original(self, tensors, flat):
-        """The arguments of the user's forward from the flat model's. `flat`: True while tracing (KeyedJaggedTensors stay padded)."""
-        return [self._rebuild(recipe, tensors, flat) for _, recipe in self.build]
+    def call(self, model, tensors, flat):
+        """What the user's forward returns for the flat model's arguments. `flat`: True while tracing (KeyedJaggedTensors stay padded)."""
+        made = [self._rebuild(recipe, tensors, flat) for _, recipe in self.build]
+        return model(**dict(zip(self.keywords, made))) if self.keywords else model(*made)
 
     def _rebuild(self, recipe, tensors, flat):
         kind = recipe[0]
@@ -270,6 +293,8 @@ class Inputs:
         if kind == "dict":
             made = {key: self._rebuild(item, tensors, flat) for key, item in recipe[2].items()}
             return made if recipe[1] is dict else recipe[1](made)
+        if kind == "dataclass":
+            return recipe[1](**{key: self._rebuild(item, tensors, flat) for key, item in recipe[2].items()})
         if kind == "stack":
             return torch.stack([self._rebuild(item, tensors, flat) for item in recipe[2]])
         if kind in ("list", "named"):
@@ -304,18 +329,18 @@ class Inputs:
 
 
 def named_arguments(model, example):
-    """forward's arguments, if a dict of examples holds them by name."""
+    """forward's arguments, if a dict of examples holds them by name; in forward's order."""
     try:
-        parameters = [
-            p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        parameters = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):
         return None
-    names = [p.name for p in parameters]
-    given = [name for name in names if name in example]
-    required = [p.name for p in parameters if p.default is p.empty]
-    fits = set(given) == set(example) and set(required) <= set(given) and given == names[: len(given)]
-    return given if fits and given else None
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    given = [p.name for p in named if p.name in example]
+    others = [key for key in example if key not in given]
+    if others and not any(p.kind == p.VAR_KEYWORD for p in parameters) or not all(isinstance(key, str) for key in others):
+        return None
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return given + others if set(required) <= set(given) else None
 
 
 def takes(model, count):
@@ -349,7 +374,7 @@ class Flat(torch.nn.Module):
         self.model, self.inputs = model, inputs
 
     def forward(self, *tensors):
-        made = self.model(*self.inputs.original(tensors, True))
+        made = self.inputs.call(self.model, tensors, True)
         # Kept outside of this module: tracing puts a module's own attributes back.
         self.inputs.results, out = [], []
         flatten_outputs("", made, self.inputs.results, out)
@@ -363,9 +388,12 @@ def flatten_outputs(path, value, names, out):
     elif isinstance(value, dict):
         for key, item in value.items():
             flatten_outputs(f"{path}.{key}" if path else str(key), item, names, out)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            flatten_outputs(f"{path}.{field.name}" if path else field.name, getattr(value, field.name), names, out)
     elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            flatten_outputs(f"{path}.{i}" if path else str(i), item, names, out)
+        for name, item in zip(getattr(value, "_fields", range(len(value))), value):
+            flatten_outputs(f"{path}.{name}" if path else str(name), item, names, out)
     elif value is None or isinstance(value, (bool, int, float, str)):
         pass
     else:

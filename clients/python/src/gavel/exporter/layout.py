@@ -88,14 +88,16 @@ def axes_of(dims):
 
 
 def same_shape(dims, shape):
-    """Whether dims are what the trace says."""
+    """Whether dims are what the trace says, as far as it knows."""
     if len(dims) != len(shape):
         return False
     for d, s in zip(dims, shape):
+        if isinstance(s, Unknown):
+            continue
         if isinstance(d, Row):
             if s != Rows(d.outer * d.inner):
                 return False
-        elif d != s and not isinstance(s, Unknown):
+        elif d != s:
             return False
     return True
 

@@ -128,9 +128,11 @@ def rounded(c, node, a):
     x = c.as_value(a["self"])
     if x.kind != "f":
         return x
-    up = unary(c, "floor", binary(c, "add", x, 0.5))
-    tie = logical(c, "and", binary_compare(c, "eq", binary(c, "sub", up, x), 0.5), binary_compare(c, "ne", binary(c, "mod", up, 2.0), 0.0))
-    return where(c, tie, binary(c, "sub", up, 1.0), up)
+    down = unary(c, "floor", x)
+    rest = binary(c, "sub", x, down)  # exact, where x + 0.5 is not
+    half = binary(c, "add", down, binary(c, "mod", down, 2.0))
+    up = where(c, binary_compare(c, "gt", rest, 0.5), binary(c, "add", down, 1.0), half)
+    return where(c, binary_compare(c, "lt", rest, 0.5), down, up)
 
 
 @operator("bucketize.Tensor", "searchsorted.Tensor")
@@ -169,6 +171,10 @@ def mul(c, node, a):
 def div(c, node, a):
     x, y = c.as_value(a["self"]), c.as_value(a["other"])
     mode = "floor" if "floor_divide" in node.op else a.get("rounding_mode")
+    if mode is not None and x.kind != "f" and y.kind != "f":
+        from .ops_integers import floor_divided, truncated
+
+        return (floor_divided if mode == "floor" else truncated)(c, x, y)
     out = binary(c, "div", x, y, "f")
     if mode is None:
         return out
@@ -176,7 +182,7 @@ def div(c, node, a):
         out = where(c, binary_compare(c, "lt", out, 0.0), negative(c, unary(c, "floor", negative(c, out))), unary(c, "floor", out))
     else:
         out = unary(c, "floor", out)
-    return out if x.kind == "f" or y.kind == "f" else c.to_kind(out, "i")
+    return out
 
 
 @operator("remainder")
@@ -188,7 +194,9 @@ def remainder(c, node, a):
 def fmod(c, node, a):
     x, y = c.as_value(a["self"]), c.as_value(a["other"])
     if x.kind != "f" and y.kind != "f":
-        raise ExportError("fmod of integers has no counterpart in a bundle", "use torch.remainder")
+        from .ops_integers import truncated
+
+        return binary(c, "sub", x, binary(c, "mul", truncated(c, x, y), y))
     size = unary(c, "abs", y)
     x = c.to_kind(x, "f")
     return binary(c, "mul", unary(c, "sign", x), binary(c, "mod", unary(c, "abs", x), size))
@@ -203,8 +211,11 @@ def power(c, node, a):
         return binary(c, "mul", base, base) if base.kind != "f" else binary(c, "pow", base, 2.0, "f")
     if not isinstance(exponent, Value) and exponent == 0.5:
         return unary(c, "sqrt", base)
-    out = binary(c, "pow", base, exponent, "f")
-    return out if base.kind == "f" or c.as_value(exponent).kind == "f" else c.to_kind(out, "i")
+    if base.kind != "f" and c.as_value(exponent).kind != "f":
+        from .ops_integers import raised
+
+        return raised(c, base, exponent)
+    return binary(c, "pow", base, exponent, "f")
 
 
 @operator("maximum", "minimum", "max.other", "min.other", "fmax", "fmin")
@@ -262,6 +273,11 @@ def logic(c, node, a):
     name = node.op.split(".")[1].strip("_")
     values = [c.as_value(a["self"]), c.as_value(a["other"])]
     if "logical" not in name and any(v.kind != "b" for v in values):
+        from .ops_integers import masked
+
+        rest = masked(c, *values) if "and" in name else None
+        if rest is not None:
+            return rest
         raise ExportError("bitwise arithmetic of integers has no counterpart in a bundle", "use comparisons and logical operations")
     return logical(c, name.split("_")[-1], *values)
 

@@ -1,5 +1,7 @@
 """Normalisation, convolution, pooling, padding."""
 
+import numpy as np
+
 from .canonical import operator
 from .errors import ExportError
 from .layout import Row, Value, shape_of, touches_rows
@@ -156,7 +158,7 @@ def adaptive_pool(c, node, a):
 def pad(c, node, a):
     x, pads = c.as_value(a["self"]), list(a["pad"])
     if a.get("mode", "constant") != "constant":
-        raise ExportError(f"padding of mode {a['mode']} has no counterpart in a bundle", "pad with a constant")
+        return mirrored(c, x, pads, a["mode"])
     value = a.get("value") or 0
     before, after = [0] * len(x.term.shape), [0] * len(x.term.shape)
     out = x
@@ -172,7 +174,7 @@ def pad(c, node, a):
     if not any(before + after):
         return out
     if x.kind != "f":
-        raise ExportError("padding of integers has no counterpart in a bundle", "concatenate zeros instead")
+        return padded_integers(c, x, pads, int(value))
     term = c.graph.emit("pad", {"in": out.term}, pads=before + after, value=value if value else None)
     dims = list(out.dims)
     for dim, d in enumerate(out.dims):
@@ -180,6 +182,36 @@ def pad(c, node, a):
             axis = out.axes(dim)[0]
             dims[dim] = d + before[axis] + after[axis]
     return Value(term, dims, "f")
+
+
+def mirrored(c, x, pads, mode):
+    """Padding with elements of the tensor itself."""
+    for i in range(len(pads) // 2):
+        dim, (front, back) = x.rank - 1 - i, pads[2 * i : 2 * i + 2]
+        x.axis(dim, "pads")
+        size = x.dims[dim]
+        places = np.arange(-front, size + back)
+        if mode == "replicate":
+            places = places.clip(0, size - 1)
+        elif mode == "circular":
+            places = places % size
+        elif mode == "reflect":
+            places = size - 1 - np.abs(size - 1 - np.abs(places))
+        else:
+            raise ExportError(f"padding of mode {mode} has no counterpart in a bundle", "pad with a constant")
+        x = gather_const(c, x, dim, places.tolist())
+    return x
+
+
+def padded_integers(c, x, pads, value):
+    for i in range(len(pads) // 2):
+        dim, (front, back) = x.rank - 1 - i, pads[2 * i : 2 * i + 2]
+        x = c.slice(x, dim, max(-front, 0), x.dims[dim] + min(back, 0)) if front < 0 or back < 0 else x
+        beside = lambda n: c.expand(c.as_value(value, "i"), x.dims[:dim] + (n,) + x.dims[dim + 1 :], "padding")
+        parts = [beside(front)] if front > 0 else []
+        parts += [Value(x.term, x.dims, "i")] + ([beside(back)] if back > 0 else [])
+        x = c.concat(parts, dim)
+    return x
 
 
 @operator("unfold")

@@ -4,7 +4,7 @@ import numpy as np
 
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
-from .layout import Row, Value, shape_of, touches_rows
+from .layout import Row, Value, reshaped, same_shape, shape_of, touches_rows
 from .ops_plumbing import IdsList, dims_of
 from .trace import Rows, Unknown
 
@@ -12,8 +12,8 @@ from .trace import Rows, Unknown
 @operator("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias", "_reshape_copy")
 def reshape(c, node, a):
     x = a.get("self", a.get("input"))
-    if isinstance(x, RowNumbers):
-        raise ExportError("the number of a row in its batch is used as data", "leave the row's number out")
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, reshaped(x.dims, node.shape, "a reshape"))
     if isinstance(x, Ids):
         return x
     x = c.as_value(x)
@@ -25,6 +25,8 @@ def reshape(c, node, a):
 @operator("squeeze", "unsqueeze")
 def squeeze(c, node, a):
     x = a["self"]
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, reshaped(x.dims, node.shape, "a reshape"))
     if isinstance(x, Ids):
         return x
     return c.reshape(c.as_value(x), node.shape, "a reshape")
@@ -60,7 +62,10 @@ def transpose(c, node, a):
 
 @operator("expand", "expand_as", "broadcast_to")
 def expand(c, node, a):
-    x = c.as_value(a["self"])
+    x = a["self"]
+    if isinstance(x, RowNumbers) and not x.extra:
+        return RowNumbers(x.start, x.step, dims_of(c, node))
+    x = c.as_value(x)
     return c.expand(x, dims_of_like(c, node, x), "expand")
 
 
@@ -108,8 +113,8 @@ def repeat_interleave(c, node, a):
     x, n, dim = c.as_value(a["self"]), a.get("repeats"), a.get("dim")
     if not isinstance(n, int):
         n = c.array(n, "the repeats of repeat_interleave").reshape(-1)
-        if len(set(n.tolist())) != 1:
-            raise ExportError("repeat_interleave with different repeats", "repeat each element equally often")
+        if dim is not None and len(set(n.tolist())) != 1:
+            return gather_const(c, x, dim, np.repeat(np.arange(len(n)), n).tolist())
         n = int(n[0])
     if dim is None:
         raise touches_rows("flattens")
@@ -140,8 +145,11 @@ def named_stack(c, node, a):
     name = node.op.split(".")[1]
     if name == "column_stack":
         values = [c.unsqueeze(x, 1) if x.rank == 1 else x for x in values]
-    elif name != "hstack":
-        raise ExportError(f"{name} has no counterpart", "use torch.cat or torch.stack with a dim")
+    elif name == "dstack":
+        values = [c.unsqueeze(c.unsqueeze(x, 0), 2) if x.rank == 1 else c.unsqueeze(x, 2) if x.rank == 2 else x for x in values]
+        return c.concat(values, 2)
+    elif name == "vstack":
+        return c.concat([c.unsqueeze(x, 0) if x.rank == 1 else x for x in values], 0)
     return c.concat(values, 0 if values[0].rank == 1 else 1)
 
 
@@ -167,8 +175,14 @@ def split(c, node, a):
             at += piece.factor
         return out
     if name == "tensor_split":
-        raise ExportError("tensor_split has no counterpart in a bundle", "use torch.split")
-    if "chunk" in name:
+        count = a.get("sections", a.get("tensor_indices_or_sections"))
+        cuts = a.get("indices")
+        if count is not None:
+            count = int(c.array(count, "the sections of a split").reshape(())) if isinstance(count, Value) else count
+            cuts = np.cumsum([d // count + (i < d % count) for i in range(count)]).tolist()[:-1]
+        ends = [0, *(slice(None, cut).indices(d)[1] for cut in cuts), d]
+        size = [max(end - start, 0) for start, end in zip(ends, ends[1:])]
+    elif "chunk" in name:
         size = -(-d // a["chunks"])
     else:
         size = a.get("split_size", a.get("split_sizes", a.get("sizes")))
@@ -208,7 +222,10 @@ def slice_(c, node, a):
     if isinstance(x, Ids):
         return x
     if isinstance(x, RowNumbers):
-        return x
+        whole = dim == 0 and a.get("start") in (None, 0) and a.get("step", 1) == 1
+        if whole and (node.shape is None or same_shape((Row(),), node.shape)):
+            return RowNumbers(x.start, x.step)  # also the offsets of bags without the end of the last
+        c.as_value(x)
     x = c.as_value(x)
     start = a.get("start")
     end = start + a["length"] if "narrow" in node.op else a.get("end")
@@ -220,11 +237,12 @@ def slice_(c, node, a):
     return c.slice(x, dim, start, end, a.get("step", 1) or 1)
 
 
-@operator("flip")
+@operator("flip", "fliplr", "flipud")
 def flip(c, node, a):
     x = c.as_value(a["self"])
-    for dim in a["dims"]:
-        x = gather_const(c, x, dim, list(reversed(range(x.dims[x.dim(dim)] if not isinstance(x.dims[x.dim(dim)], Row) else 0))))
+    for dim in a.get("dims", [1 if ".fliplr." in node.op else 0]):
+        x.axis(dim, "turns around")
+        x = gather_const(c, x, dim, list(reversed(range(x.dims[x.dim(dim)]))))
     return x
 
 
@@ -254,22 +272,25 @@ def gather_const(c, x, dim, indices):
 def index_select(c, node, a):
     x, index = c.as_value(a["self"]), c.as_value(a["index"])
     if x.constant and not index.constant:
-        return lookup_constant(c, x, index, a["dim"])
+        return lookup_constant(c, x, index, a["dim"], False)
     return gather_const(c, x, a["dim"], c.array(index, "the index of index_select").tolist())
 
 
-def lookup_constant(c, x, index, dim):
+def lookup_constant(c, x, index, dim, wraps):
     from .ops_lookup import take
 
-    return take(c, x, index, dim)
+    return take(c, x, index, dim, wraps)
 
 
 @operator("diagonal")
 def diagonal(c, node, a):
-    x = c.as_value(a["self"])
-    i, j = x.dim(a.get("dim1", 0)), x.dim(a.get("dim2", 1))
+    return diagonal_of(c, c.as_value(a["self"]), a.get("dim1", 0), a.get("dim2", 1), a.get("offset", 0))
+
+
+def diagonal_of(c, x, i, j, offset):
+    i, j = x.dim(i), x.dim(j)
     x.axis(i, "takes the diagonal of"), x.axis(j, "takes the diagonal of")
-    rows, cols, offset = x.dims[i], x.dims[j], a.get("offset", 0)
+    rows, cols = x.dims[i], x.dims[j]
     picks = [r * cols + r + offset for r in range(rows) if 0 <= r + offset < cols]
     rest = [d for d in range(x.rank) if d not in (i, j)]
     moved = c.permute(x, rest + [i, j])
@@ -281,16 +302,22 @@ def diagonal(c, node, a):
 def index(c, node, a):
     """x[.., i, j, ..]: fixed indices pick elements; indices of the request itself look up."""
     x, indices = c.as_value(a["self"]), a["indices"]
+    if any(isinstance(i, RowNumbers) for i in indices):
+        from .row_picks import of_each_row
+
+        return of_each_row(c, x, indices)
     given = [d for d, i in enumerate(indices) if i is not None]
     values = [c.as_value(indices[d]) for d in given]
     if any(v.kind == "b" for v in values):
-        if all(v.constant for v in values) and len(values) == 1 and values[0].rank == 1:
-            values = [c.constant(np.nonzero(values[0].term.array)[0])]
+        if len(values) == 1 and values[0].constant and values[0].row is None:
+            # A fixed mask over several dimensions stands for as many fixed indices.
+            given = list(range(given[0], given[0] + values[0].rank))
+            values = [c.constant(i) for i in np.nonzero(values[0].term.array)]
         else:
             raise ExportError("a mask picks elements: the result's size depends on data", "use torch.where or multiply with the mask")
     if not all(v.constant for v in values):
         if len(values) == 1:
-            return lookup_constant(c, x, values[0], given[0])
+            return lookup_constant(c, x, values[0], given[0], True)
         raise ExportError("several indices that depend on the inputs", "use torch.gather along one dimension")
     arrays = np.broadcast_arrays(*[v.term.array for v in values])
     if given != list(range(given[0], given[0] + len(given))):
@@ -310,58 +337,19 @@ def index(c, node, a):
     return Value(c.graph.reshape(picked.term, shape_of(dims)), dims, x.kind)
 
 
+@operator("masked_select")
+def masked_select(c, node, a):
+    """The elements under a fixed mask, row by row: a list of elements, whole rows after each other."""
+    x, mask = c.as_value(a["self"]), c.as_value(a["mask"])
+    if not mask.constant or mask.row is not None or x.row != 0 or mask.rank > x.rank - 1:
+        raise ExportError("a mask picks elements: the result's size depends on data", "use torch.where or multiply with the mask")
+    full = np.broadcast_to(mask.term.array != 0, x.dims[1:])
+    flat = Value(c.graph.reshape(x.term, (full.size,)), (x.dims[0], full.size), x.kind)
+    picked = gather_const(c, flat, 1, np.nonzero(full.ravel())[0].tolist())
+    return Value(picked.term, (Row(1, picked.dims[1]),) if picked.dims[1] > 1 else (Row(),), x.kind)
+
+
 @operator("meshgrid")
 def meshgrid(c, node, a):
     arrays = [c.array(x, "a grid") for x in a["tensors"]]
     return [c.constant(x) for x in np.meshgrid(*arrays, indexing=a.get("indexing", "ij"))]
-
-
-@operator("copy")
-def copy(c, node, a):
-    return c.expand(c.as_value(a["src"]), list(c.as_value(a["self"]).dims), "copy")
-
-
-@operator("index_put", "_unsafe_index_put")
-def index_put(c, node, a):
-    """x[mask] = value."""
-    from .ops_elementwise import binary, where
-
-    x, indices, value = c.as_value(a["self"]), a["indices"], c.as_value(a["values"])
-    given = [c.as_value(i) for i in indices if i is not None]
-    if len(given) != 1 or given[0].kind != "b" or indices[0] is None or value.term.shape not in ((), (1,)):
-        raise ExportError("an assignment to picked elements", "assign to slices, or use torch.where")
-    mask = given[0]
-    while mask.rank < x.rank:
-        mask = c.unsqueeze(mask, mask.rank)
-    value = c.to_kind(c.reshape(value, []), x.kind)
-    return where(c, mask, binary(c, "add", x, value) if a.get("accumulate") else value, x)
-
-
-@operator("slice_scatter", "select_scatter")
-def scatter(c, node, a):
-    """x with a slice replaced: what functionalised assignments to slices become."""
-    x, src, dim = c.as_value(a["self"]), c.as_value(a["src"]), a.get("dim", 0)
-    dim = x.dim(dim)
-    d = x.dims[dim]
-    if "select" in node.op:
-        start = a["index"] % d if not isinstance(d, Row) else None
-        end, step, src = (start + 1 if start is not None else None), 1, c.unsqueeze(src, dim)
-        if start is None:
-            raise touches_rows("writes one row of")
-    else:
-        start, end, step = a.get("start") or 0, a.get("end"), a.get("step", 1)
-        if isinstance(d, Row):
-            if start == 0 and (end is None or end == Rows(d.outer * d.inner) or isinstance(end, int) and end >= 2**62) and step == 1:
-                return src
-            raise touches_rows("writes some rows of")
-        end = d if end is None else min(end, d)
-        if step != 1:
-            raise ExportError("an assignment to a slice with a step", "assign to neighbouring elements")
-    src = c.to_kind(src, x.kind)
-    parts = [c.slice(x, dim, 0, start)] if start else []
-    parts += [src] + ([c.slice(x, dim, end, d)] if end < d else [])
-    row = next((v.row for v in (src, x) if v.row is not None), None)
-    if row is not None:
-        dims = next(v for v in (src, x) if v.row is not None).dims[row]
-        parts = [p if p.row is not None else c.expand(p, p.dims[:row] + (dims,) + p.dims[row + 1 :], "assignment") for p in parts]
-    return c.concat(parts, dim)

@@ -5,7 +5,8 @@ import numpy as np
 from .canonical import Ids, RowNumbers, operator
 from .errors import ExportError
 from .graph import Term
-from .layout import Row, Value, broadcast_dims, shape_of
+from .layout import Row, Value, broadcast_dims, shape_of, touches_rows
+from .row_picks import torch_index
 
 
 def table_of(c, weight):
@@ -31,8 +32,9 @@ def embedding(c, node, a):
     return rows_of(c, a["weight"], ids)
 
 
-def rows_of(c, weight, ids):
-    """A lookup: noted for later where the ids are columns of the inputs, a step over computed ids else."""
+def rows_of(c, weight, ids, wraps=False):
+    """A lookup: noted for later where the ids are columns of the inputs, a step over computed ids else. `wraps`: negative ids count from
+    the end."""
     ids = c.as_value(ids)
     name, (rows, dim) = table_of(c, weight)
     if ids.constant:
@@ -47,11 +49,11 @@ def rows_of(c, weight, ids):
             "table": name,
             "rows": rows,
             "dim": dim,
-        }
+        } | ({"wraps": True} if wraps else {})
         term = c.graph.add(step, [], (ids.term.columns.size, dim), "f32", c.graph.hint("lookup"))
         term = c.graph.reshape(term, ids.term.shape + (dim,))
     else:
-        ids = c.to_kind(ids, "i")
+        ids = torch_index(c, ids, rows) if wraps else c.to_kind(ids, "i")
         term = c.graph.add(
             {"op": "embedding", "in": c.graph.value(ids.term), "table": name},
             [ids.term],
@@ -62,16 +64,33 @@ def rows_of(c, weight, ids):
     return Value(term, ids.dims + (dim,), "f")
 
 
-def take(c, x, index, dim):
-    """x[index] along a dimension, for an index that depends on the inputs."""
+def take(c, x, index, dim, wraps):
+    """x[index] along a dimension, for an index that depends on the inputs. `wraps`: negative indices count from the end."""
     dim = x.dim(dim)
-    if index.rank <= 1 and x.constant and dim == 0 and x.rank == 2:
-        return rows_of(c, x, index)
+    if x.constant and x.row is None and dim == 0 and x.rank == 2 and x.kind == "f":
+        return rows_of(c, x, index, wraps)
+    if x.constant and x.dims and x.row is None and x.rank == 1 and x.kind == "f":
+        return c.squeeze(rows_of(c, column_of(c, x), index, wraps), -1)
+    if x.row is not None and isinstance(x.dims[dim], Row):
+        raise touches_rows("picks rows of")
     if x.row is not None and index.row is not None:
-        raise ExportError("an index per row picks from values per row", "use torch.gather along one dimension")
+        raise ExportError(
+            "an index per row picks from values of all rows",
+            "to pick an element of each row write x[torch.arange(len(x)), i], or x.gather(1, i)",
+        )
     axis = x.axis(dim, "picks from")
-    term = c.graph.emit("gather", {"in": x.term, "index": c.to_kind(index, "i").term}, axis=axis)
+    index = torch_index(c, index, x.dims[dim]) if wraps else c.to_kind(index, "i")
+    term = c.graph.emit("gather", {"in": x.term, "index": index.term}, axis=axis)
     return Value(term, x.dims[:dim] + index.dims + x.dims[dim + 1 :], x.kind)
+
+
+def column_of(c, x):
+    """A vector of the model's as a table of one column."""
+    name = f"{x.term.source}:column" if x.term.source else None
+    if name:
+        c.graph.origins[name] = x.term.origin
+    term = Term((x.dims[0], 1), "f32", array=x.term.array.reshape(-1, 1), source=name, origin=x.term.origin)
+    return Value(term, (x.dims[0], 1), "f")
 
 
 @operator("gather", "take_along_dim")
@@ -151,7 +170,8 @@ def embedding_bag(c, node, a):
 
 def fixed_bag(ids, offsets):
     """Ids per bag, where all bags are as long as each other: ids [batch * n], offsets arange(0, batch * n, n)."""
-    if isinstance(offsets, RowNumbers) and offsets.start == 0 and ids.rank == 1 and ids.dims[0] == Row(1, offsets.step):
+    starts = isinstance(offsets, RowNumbers) and offsets.start == 0 and offsets.dims == (Row(),)
+    if starts and ids.rank == 1 and ids.dims[0] == Row(1, offsets.step):
         return offsets.step
     raise ExportError(
         "the bags of a lookup are not given by the inputs alone",

@@ -56,13 +56,37 @@ def convert(c, node, a):
             return c.as_value(x)
         return x
     if node.dtype in ("float16", "bfloat16"):
-        c.warn(f"a cast to {node.dtype} inside the model was left out: gavel computes in f32")
+        c.halves = True
     kind = kind_of(node.dtype)
     if kind == x.kind or {kind, x.kind} <= {"i", "b"} and kind == "i":
         made = Value(x.term, x.dims, kind)
     else:
         made = c.to_kind(x, kind)
     return made if x.kind == "b" else c.wrapped(made, node.dtype)
+
+
+@operator(
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "uniform",
+    "exponential",
+    "log_normal",
+    "cauchy",
+    "geometric",
+    "poisson",
+)
+def random(c, node, a):
+    raise ExportError(
+        "random numbers are made in forward", "leave them out when model.eval() is on, or make them once and keep them as a buffer"
+    )
 
 
 class IdsList:
@@ -118,12 +142,12 @@ def arange(c, node, a):
     start, end, step = a.get("start", 0), a["end"], a.get("step", 1)
     if any(isinstance(x, (Rows, Unknown)) for x in (start, end, step)):
         size = node.shape[0] if node.shape else None
-        if start == 0 and isinstance(end, Rows) and isinstance(step, int) and end.factor % step == 0:
-            return RowNumbers(0, step) if end.factor == step else RowNumbers(0, step)
-        if isinstance(size, Rows) and isinstance(step, int):
-            return RowNumbers(start, step)
+        if isinstance(start, int) and isinstance(end, Rows) and isinstance(step, int) and end.factor % step == 0 and start == 0:
+            return RowNumbers(0, step, (Row(1, end.factor // step),))
+        if isinstance(size, Rows) and isinstance(step, int) and isinstance(start, int):
+            return RowNumbers(start, step, (Row(1, size.factor),))
         if start == 0 and isinstance(step, int) and isinstance(end, Unknown):
-            return RowNumbers(0, step, 1)
+            return RowNumbers(0, step, extra=1)
         raise ExportError(f"arange({start}, {end}, {step}) depends on the batch", "rows come in any number: use fixed sizes")
     return c.constant(np.arange(start, end, step).astype(np.float64 if kind_of(node.dtype) == "f" else np.int64), kind_of(node.dtype))
 
@@ -135,6 +159,9 @@ def linspace(c, node, a):
 
 @operator("eye")
 def eye(c, node, a):
+    dims_of(c, node)
+    if any(isinstance(size, Rows) for size in node.shape):
+        raise touches_rows("makes a table of rows by rows of")
     return c.constant(np.eye(*[s for s in node.shape]), kind_of(node.dtype))
 
 

@@ -90,9 +90,7 @@ def einsum(c, node, a):
     else:
         once = sorted(x for x in set("".join(terms).replace(".", "")) if sum(t.count(x) for t in terms) == 1)
         out = (dots if any("..." in t for t in terms) else []) + once
-    for term in ins:
-        if len(set(term)) != len(term):
-            raise ExportError(f"einsum {equation} takes a diagonal", "use torch.diagonal first")
+    values, ins = map(list, zip(*(diagonals(c, x, labels) for x, labels in zip(values, ins))))
     x, lx = values[0], ins[0]
     if len(values) == 1:
         for label, d in zip(lx, x.dims):
@@ -109,6 +107,19 @@ def einsum(c, node, a):
         keep = [label for label in dict.fromkeys(lx + ly) if label in later] if i + 1 < len(values) else out
         x, lx = contract(c, x, lx, y, ly, keep), keep
     return x
+
+
+def diagonals(c, x, labels):
+    """The operand with every label once: "bii" takes a diagonal."""
+    from .ops_layout import diagonal_of
+
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            i = labels.index(label)
+            j = labels.index(label, i + 1)
+            x = diagonal_of(c, x, i, j, 0)
+            labels = [other for d, other in enumerate(labels) if d not in (i, j)] + [label]
+    return x, labels
 
 
 @operator("tensordot")

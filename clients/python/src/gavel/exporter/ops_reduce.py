@@ -6,6 +6,7 @@ from .canonical import operator
 from .errors import ExportError
 from .layout import Row, Value, touches_rows
 from .ops_elementwise import binary, binary_compare, clamp, scaled, unary, where
+from .ops_integers import small
 
 
 def dims_given(x, dims):
@@ -77,6 +78,9 @@ class Pair:
 def best_index(c, x, dim, largest, keep):
     dim = x.dim(dim)
     axis = x.axis(dim, "searches along")
+    if x.kind == "i" and not small(c, x):
+        # f32 would not tell large integers apart: the first that is the extreme.
+        x, largest = binary_compare(c, "eq", x, reduced(c, "reduce_max" if largest else "reduce_min", x, [dim], True)), True
     x = c.to_kind(x, "f")
     term = c.graph.emit("argtopk", {"in": x.term}, axis=axis, k=1, largest=None if largest else False)
     out = Value(term, x.dims[:dim] + (1,) + x.dims[dim + 1 :], "i")
@@ -95,12 +99,21 @@ def top(c, x, k, dim, largest):
     dim = x.dim(dim)
     axis = x.axis(dim, "sorts")
     dims = x.dims[:dim] + (k,) + x.dims[dim + 1 :]
-    x = c.to_kind(x, "f")
     attributes = {"axis": axis, "k": k, "largest": None if largest else False}
-    return Pair(
-        lambda: Value(c.graph.emit("topk", {"in": x.term}, **attributes), dims, "f"),
-        lambda: Value(c.graph.emit("argtopk", {"in": x.term}, **attributes), dims, "i"),
-    )
+    if x.kind == "f":
+        return Pair(
+            lambda: Value(c.graph.emit("topk", {"in": x.term}, **attributes), dims, "f"),
+            lambda: Value(c.graph.emit("argtopk", {"in": x.term}, **attributes), dims, "i"),
+        )
+    key = x if x.kind == "b" or small(c, x) else ranks(c, x, dim)
+    order = lambda: Value(c.graph.emit("argtopk", {"in": c.to_kind(key, "f").term}, **attributes), dims, "i")
+    return Pair(lambda: Value(c.graph.emit("take_along", {"in": x.term, "index": order().term}, axis=axis), dims, x.kind), order)
+
+
+def ranks(c, x, dim):
+    """How many elements along a dimension are less than each: orders integers that f32 would not tell apart."""
+    less = binary_compare(c, "lt", c.unsqueeze(x, dim), c.unsqueeze(x, dim + 1))
+    return reduced(c, "reduce_sum", less, [dim + 1])
 
 
 @operator("topk")
@@ -115,6 +128,20 @@ def sort(c, node, a):
     x.axis(dim, "sorts")
     pair = top(c, x, x.dims[x.dim(dim)], dim, a.get("descending", False))
     return pair if ".sort." in node.op else pair[1]
+
+
+@operator("median.dim", "nanmedian.dim", "kthvalue")
+def kth(c, node, a):
+    """The k-th least along a dimension; the median is the lower one of the middle."""
+    x, dim, keep = c.as_value(a["self"]), a.get("dim", -1), a.get("keepdim", False)
+    x.axis(dim, "sorts")
+    if "nanmedian" in node.op:
+        raise ExportError("nanmedian has no counterpart in a bundle", "use torch.median")
+    size = x.dims[x.dim(dim)]
+    k = a["k"] if "k" in a else (size + 1) // 2
+    pair = top(c, x, k, dim, False)
+    last = lambda v: c.slice(v, dim, k - 1, k) if keep else c.select(v, dim, k - 1)
+    return Pair(lambda: last(pair[0]), lambda: last(pair[1]))
 
 
 @operator("any", "all")

@@ -201,6 +201,9 @@ class Reads:
                 added = np.asarray(step["offset"][at : at + len(columns)])
                 at += len(columns)
                 term = g.emit("add", {"a": term, "b": g.constant(added)}) if added.any() else term
+                if step.get("wraps"):
+                    back = g.emit("compare", {"a": term, "b": 0}, cmp="lt")
+                    term = g.emit("where", {"cond": back, "a": g.emit("add", {"a": term, "b": step["rows"]}), "b": term})
                 table = self.table(step["table"], 0, step["rows"])
                 parts.append(
                     g.add(

@@ -10,7 +10,8 @@ class Samples:
     """`rows`: leaf name -> array; `bags`: name -> (ids per row, weights per row): what the model takes; `features`: what a client sends;
     `origin`: "given" if all rows are examples as they are, else "mixed"."""
 
-    def __init__(self, inputs, assignment, given, count, seed=0):
+    def __init__(self, inputs, assignment, given, count, mixed=True, seed=0):
+        """`mixed`: whether rows may be put together from columns of several examples; else more rows are the examples again."""
         self.inputs, self.assignment = inputs, assignment
         self.rng = np.random.default_rng(seed)
         self.manifest = assignment.manifest()
@@ -18,9 +19,20 @@ class Samples:
         n = min(count, next(len(x) for x in list(rows.values()) + [ids for ids, _ in bags.values()]))
         self.origin = "given" if n == count else "mixed"
         rows, bags = inputs.take(rows, bags, np.arange(n))
-        self.rows, self.bags = self.grown(rows, bags, count - n)
+        if mixed:
+            self.rows, self.bags = self.grown(rows, bags, count - n)
+        else:
+            self.rows, self.bags = inputs.take(rows, bags, np.arange(max(n, count)) % n)
+        self.examples = n  # rows in front that are the examples themselves
         self.raw = {}  # feature -> raw ids [rows, width] or per row, where a rule changes them
         self.apply_rules(n)
+
+    def replace(self, bad):
+        """Puts examples in the place of made rows that are marked in `bad` [rows]."""
+        at = np.arange(len(bad))
+        at[bad] %= self.examples
+        self.rows, self.bags = self.inputs.take(self.rows, self.bags, at)
+        self.raw = {name: x[at] if isinstance(x, np.ndarray) else [x[i] for i in at] for name, x in self.raw.items()}
 
     def grown(self, rows, bags, more):
         if more <= 0:
@@ -39,12 +51,17 @@ class Samples:
                     ids[: min(2, more)] = [0, high - 1][: min(2, more)]
                     new[:, c] = np.where(self.rng.random(more) < 0.7, ids, new[:, c])
             out[leaf.name] = np.concatenate([rows[leaf.name], new.astype(flat.dtype).reshape((more,) + leaf.shape)])
-        grown = {}
+        grown, alike = {}, {}
         for name, (ids, weights) in bags.items():
             bag = self.inputs.bags[name]
             high = self.table_rows(name)
             lengths = self.rng.integers(0, bag.max_len + 1, more)
             lengths[: min(2, more)] = [0, bag.max_len][: min(2, more)]
+            stack = bag.leaves["ids"].stack if "ids" in bag.leaves else None
+            if stack is not None:
+                # Rows of one matrix of ids have as many ids each.
+                of = [b.max_len for b in self.inputs.bags.values() if "ids" in b.leaves and b.leaves["ids"].stack == stack]
+                lengths = alike.setdefault(stack, np.minimum(lengths, min(of)))
             dtype = ids[0].dtype
             new = [self.rng.integers(0, high, k).astype(dtype) for k in lengths]
             pool = np.concatenate(weights) if weights is not None else None
@@ -78,13 +95,8 @@ class Samples:
         reader = lambda name: rules.Features({"features": self.manifest, "tables": list(tables.values())}, {}, {name: np.zeros(1)})
         for block, feature in zip(self.assignment.blocks, self.manifest):
             name = feature["name"]
-            if feature["kind"] == "dense" and feature.get("transform"):
-                leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
-                flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1).astype(np.float64)
-                raw = np.expm1(flat[:, at]).astype(np.float32)
-                flat[:, at] = np.log1p(np.maximum(raw.astype(np.float64), 0))
-                self.rows[leaf.name] = flat.reshape(self.rows[leaf.name].shape)
-                self.raw[name] = raw
+            if feature["kind"] == "dense":
+                self.apply_number_rules(block, feature, examples)
             if feature["kind"] != "sparse" or not ({"hash", "missing", "out_of_range"} & set(feature)):
                 continue
             read, size = reader(name), tables[feature["table"]]["rows"]
@@ -120,6 +132,24 @@ class Samples:
                 self.bags[block.bag.name] = (found, weights)
                 self.raw[name] = raw
 
+    def apply_number_rules(self, block, feature, examples):
+        name, transform, nan = feature["name"], feature.get("transform"), feature.get("nan")
+        leaf, at = block.leaf, [c - block.leaf.start for c in block.columns]
+        flat = self.rows[leaf.name].reshape(len(self.rows[leaf.name]), -1)
+        if nan is None and np.isnan(flat[:, at]).any():
+            remedy = f'gavel.Dense({name!r}, nan="keep") hands NaN on to the model, nan=NUMBER replaces it'
+            raise ExportError(f"feature {name}: the inputs hold NaN, and it has no rule for that", remedy)
+        if transform is None and nan is None:
+            return
+        raw = (np.expm1(flat[:, at].astype(np.float64)) if transform else flat[:, at]).astype(np.float32)
+        if isinstance(nan, dict):
+            # Some of the rows that are made up miss the number; of the examples those that come so.
+            raw[examples:][self.rng.random(raw[examples:].shape) < 0.1] = np.nan
+        flat = flat.astype(np.float64 if transform else flat.dtype)
+        flat[:, at] = rules.Features({"features": [feature], "tables": []}, {}, {name: raw}).dense(name)
+        self.rows[leaf.name] = flat.reshape(self.rows[leaf.name].shape)
+        self.raw[name] = raw
+
     def features(self):
         """What a client sends: feature -> array, or (flat ids, lengths[, weights])."""
         out = {}
@@ -143,6 +173,11 @@ class Samples:
                         f"feature {name}: ids that are no whole numbers", "pass example inputs with ids that the model was trained with"
                     )
                 values = values.astype(np.int64)
+                if feature["kind"] == "sparse" and values.min(initial=0) < 0 and "missing" not in feature:
+                    raise ExportError(
+                        f"feature {name}: the examples hold negative ids, and a server looks up ids from 0",
+                        f"pass ids from 0; for missing ones, sent as -1, say gavel.Sparse({name!r}, missing={{\"row\": ROW}})",
+                    )
             if block.weighted:
                 leaf = self.assignment.leaf_of(block.weights[0])
                 weights = self.rows[leaf.name].reshape(len(flat), -1)[:, [c - leaf.start for c in block.weights]]

@@ -29,10 +29,10 @@ class _Feature:
 
 @dataclass
 class Dense(_Feature):
-    """Numbers. `nan`: None refuses NaN, a number replaces it; `transform`: "log1p_clamp0" if the server is to compute ln(1 + max(x, 0))
-    of what it is sent; the model's input then is the transformed number."""
+    """Numbers. `nan`: None refuses NaN, "keep" hands it on to the model, a number replaces it; `transform`: "log1p_clamp0" if the server is
+    to compute ln(1 + max(x, 0)) of what it is sent; the model's input then is the transformed number."""
 
-    nan: float | None = None
+    nan: float | str | None = None
     transform: str | None = None
 
 

@@ -55,9 +55,11 @@ class Node:
 @dataclass
 class Trace:
     """`nodes`; `constants`: target -> array of every parameter, buffer and constant; `inputs`: names of the input nodes in order;
-    `outputs`: what the output node returns, flat: (name, Ref)."""
+    `outputs`: what the output node returns, flat: (name, Ref); `evaluate`: name of a node that depends on no input -> what it makes,
+    an array or a list of arrays, None if it makes random numbers; absent where torch is not at hand."""
 
     nodes: list
     constants: dict
     inputs: list
     outputs: list
+    evaluate: object = None

@@ -11,7 +11,7 @@ class Uses:
 
     def uses(self):
         self.looked_up, self.read_f32, self.read_i64, self.bagged = {}, set(), set(), {}
-        self.groups, self.weight_columns = [], set()
+        self.groups, self.weight_columns, self.from_the_end = [], set(), set()
         for step in self.steps:
             if step["op"] == "@columns":
                 (self.read_f32 if step["dtype"] == "f32" else self.read_i64).update(step["columns"])
@@ -19,6 +19,8 @@ class Uses:
             elif step["op"] == "@lookup":
                 for column, offset in zip(step["columns"], step["offset"]):
                     self.looked_up.setdefault(column, set()).add((step["table"], offset, step["rows"]))
+                if step.get("wraps"):
+                    self.from_the_end.update(column for column in step["columns"] if self.sample(column).min(initial=0) < 0)
                 self.groups.append(frozenset(step["columns"]))
             elif step["op"] == "@bag" and "columns" in step:
                 for column in step["columns"]:
@@ -51,7 +53,7 @@ class Uses:
         leaf = self.leaf_of(column)
         numbers = column in self.read_f32 or column in self.read_i64
         if column in self.looked_up:
-            if not numbers and self.offsets_fit(column):
+            if not numbers and column not in self.from_the_end and self.offsets_fit(column):
                 return "sparse"
             return "integer" if self.whole(column) else "dense"
         if leaf.floating and (column in self.read_f32 and column not in self.read_i64 or not self.whole(column)):

@@ -1,12 +1,12 @@
 //! Generic tasks to kernels.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::ops::Range;
 
 use crate::engine::cpu::kernels::Kernel;
 use crate::engine::cpu::kernels::attention::{Attention, Mask, MaskPlace};
 use crate::engine::cpu::kernels::fold::{Fold, FoldFn};
-use crate::engine::cpu::kernels::gru::Gru;
+use crate::engine::cpu::kernels::gru::{Gru, StatePart};
 use crate::engine::cpu::kernels::layer_norm::LayerNorm;
 use crate::engine::cpu::kernels::normalize::AxisView;
 use crate::engine::cpu::kernels::pad::Pad;
@@ -26,9 +26,9 @@ use crate::model::DType;
 use super::Generic;
 use super::attention::Hiding;
 
-impl Emitter<'_, '_> {
+impl<'p> Emitter<'_, 'p> {
     /// The kernel of a generic task whose result lies in `out`.
-    pub(in crate::engine::cpu::plan) fn generic(&mut self, generic: &Generic, out: Place) {
+    pub(in crate::engine::cpu::plan) fn generic(&mut self, generic: &'p Generic, out: Place) {
         let len = out.len as f32;
         match generic {
             Generic::Compare { cmp, a, b } => {
@@ -121,13 +121,21 @@ impl Emitter<'_, '_> {
                 self.put(kernel, ns);
             }
             Generic::Attention(attention) => self.attention(attention, out),
-            Generic::Gru { gates, first, length, attention, room, layer } => {
+            Generic::Gru { gates, first, length, attention, weights, bias, layer } => {
                 let mut place = |value: &Option<ValueIndex>| value.map(|value| self.places.of(value));
                 let (first, length, attention) = (place(first), place(length), place(attention));
-                let (gates, scratch) = (self.places.of(*gates), self.places.of(*room));
-                let per_step = (3 * layer.hidden * layer.hidden) as f32 * NS_MAC + layer.hidden as f32 * 4.0 * NS_EXP;
+                let (gates, hidden) = (self.places.of(*gates), layer.hidden);
+                let mut part = |columns: Range<usize>, bias: &[f32]| {
+                    let start = columns.start;
+                    let weights = self.packer.add(hidden, columns.len(), move |k, n| weights[(start + n) * hidden + k]);
+                    let mut bias = bias.to_vec();
+                    bias.resize(weights.padded, 0.0);
+                    StatePart { weights, bias }
+                };
+                let (of_rz, of_n) = (part(0..2 * hidden, &[]), part(2 * hidden..3 * hidden, bias));
+                let per_step = (3 * hidden * hidden) as f32 * NS_PRODUCT + hidden as f32 * 4.0 * NS_EXP;
                 let ns = 10.0 + layer.steps as f32 * per_step;
-                self.put(Gru { gates, first, length, attention, out, scratch, layer: Arc::clone(layer) }, ns);
+                self.put(Gru { gates, first, length, attention, out, of_rz, of_n, layer: *layer }, ns);
             }
             Generic::Trees { x, room, nodes, roots, leaves } => {
                 let (x, sums) = (self.places.of(*x), self.places.of(*room));
@@ -203,6 +211,8 @@ impl Emitter<'_, '_> {
     }
 }
 
-/// Rough costs in nanoseconds, as in [`crate::engine::cpu::plan::emit`]: a multiply-add of a short vector product, a step down a tree.
+/// Rough costs in nanoseconds, as in [`crate::engine::cpu::plan::emit`]: a multiply-add of a short vector product or of all rows'
+/// product with packed weights, a step down a tree.
 const NS_MAC: f32 = 0.1;
+const NS_PRODUCT: f32 = 0.03;
 const NS_BRANCH: f32 = 4.0;

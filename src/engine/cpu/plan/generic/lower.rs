@@ -1,12 +1,10 @@
 //! Graph nodes to generic tasks, and to plain ones where those do the same.
 
-use std::sync::Arc;
-
 use crate::engine::EngineError;
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::kernels::binary::BinaryOp;
 use crate::engine::cpu::kernels::fold::FoldFn;
-use crate::engine::cpu::kernels::gru::{Gru as GruKernel, GruLayer};
+use crate::engine::cpu::kernels::gru::GruLayer;
 use crate::engine::cpu::kernels::trees::TreeNode;
 use crate::engine::cpu::kernels::window::{PoolFn, Shape};
 use crate::engine::cpu::plan::constant::Constant;
@@ -207,14 +205,16 @@ impl<'a> Lowering<'a> {
         let of_n = gru.reset_after.then(|| to_f32(&with_state.split_off(2 * hidden)));
         with_inputs.iter_mut().zip(&with_state).for_each(|(with_inputs, with_state)| *with_inputs += with_state);
         let state = self.tensor(gru.w_hh);
-        let weights = (0..hidden).flat_map(|i| (0..3 * hidden).map(move |gate| state[gate * hidden + i])).collect();
         // As much as its inputs depend on, which is less than the whole where only the length or the attention is of the candidate.
         let scope = self.value(x).scope;
         let gates = self.product(x, gru.w_ih, to_f32(&with_inputs), steps, scope)?;
-        let layer = GruLayer { steps, hidden, weights, bias: of_n, kind: gru.kind, reverse: gru.reverse, last: gru.last };
-        let room = self.room(out, GruKernel::scratch(hidden), DType::F32);
+        let (kind, reverse, last, reset_after) = (gru.kind, gru.reverse, gru.last, gru.reset_after);
+        let layer = GruLayer { steps, hidden, kind, reverse, last, reset_after };
         let [first, attention, length] = [gru.h0, gru.attention, gru.length].map(|id| id.map(index));
-        self.push(out, Work::Generic(Generic::Gru { gates, first, length, attention, room, layer: Arc::new(layer) }))
+        self.push(
+            out,
+            Work::Generic(Generic::Gru { gates, first, length, attention, weights: state.to_vec(), bias: of_n.unwrap_or_default(), layer }),
+        )
     }
 
     fn trees(&mut self, out: ValueIndex, trees: &Trees) -> Generic {
@@ -233,9 +233,12 @@ impl<'a> Lowering<'a> {
                 let outcomes = TreeNode::outcomes_of(comparison) | missing;
                 TreeNode { feature: feature[at] as u32, threshold: threshold[at], outcomes, next: [no[at] as u32, yes[at] as u32] }
             }
-            Some(TreeMode::Leaf) | None => {
-                TreeNode { feature: (feature[at] as usize * targets) as u32, threshold: 0.0, outcomes: TreeNode::LEAF, next: [0; 2] }
-            }
+            Some(TreeMode::Leaf) | None => TreeNode {
+                feature: (feature[at] as usize * targets) as u32,
+                threshold: 0.0,
+                outcomes: TreeNode::LEAF,
+                next: [at as u32; 2],
+            },
         };
         let nodes = (0..mode.len()).map(node).collect();
         let roots = integers(trees.roots).iter().map(|&root| root as u32).collect();

@@ -4,8 +4,6 @@ pub mod attention;
 mod emit;
 mod lower;
 
-use std::sync::Arc;
-
 use crate::engine::cpu::kernels::fold::FoldFn;
 use crate::engine::cpu::kernels::gru::GruLayer;
 use crate::engine::cpu::kernels::trees::TreeNode;
@@ -101,14 +99,15 @@ pub enum Generic {
         shape: Shape,
     },
     Attention(Box<Attention>),
-    /// `gates`: the inputs' part.
+    /// `gates`: the inputs' part. `weights`: of the state, `[3 · hidden][hidden]`; `bias`: of the state's part of n, none or `[hidden]`.
     Gru {
         gates: ValueIndex,
         first: Option<ValueIndex>,
         length: Option<ValueIndex>,
         attention: Option<ValueIndex>,
-        room: ValueIndex,
-        layer: Arc<GruLayer>,
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        layer: GruLayer,
     },
     Trees {
         x: ValueIndex,
@@ -124,8 +123,9 @@ impl Generic {
     pub fn room(&self) -> Option<ValueIndex> {
         match self {
             Generic::Attention(attention) => Some(attention.room),
-            Generic::Gru { room, .. } | Generic::Trees { room, .. } => Some(*room),
-            Generic::Compare { .. }
+            Generic::Trees { room, .. } => Some(*room),
+            Generic::Gru { .. }
+            | Generic::Compare { .. }
             | Generic::Logic { .. }
             | Generic::Not { .. }
             | Generic::Where { .. }
@@ -151,8 +151,8 @@ impl Generic {
             Generic::Pick { x, index, .. } | Generic::TakeAlong { x, index, .. } => vec![*x, *index],
             Generic::Embedding { index, .. } => vec![*index],
             Generic::Attention(attention) => attention.inputs(),
-            Generic::Gru { gates, first, length, attention, room, .. } => {
-                [Some(*gates), Some(*room), *first, *length, *attention].into_iter().flatten().collect()
+            Generic::Gru { gates, first, length, attention, .. } => {
+                [Some(*gates), *first, *length, *attention].into_iter().flatten().collect()
             }
             Generic::Trees { x, room, .. } => vec![*x, *room],
             Generic::Not { x }

@@ -12,6 +12,7 @@ mod projections;
 mod rewriter;
 mod siblings;
 mod sums;
+mod transposes;
 mod unbroadcast;
 
 use crate::engine::EngineError;
@@ -34,6 +35,7 @@ const PASSES: &[Pass] = &[
     Pass { wanted: |options| options.fuse, run: mix::run },
     Pass { wanted: |options| options.fuse, run: interaction::run },
     Pass { wanted: |options| options.fuse, run: unbroadcast::run },
+    Pass { wanted: |options| options.fuse, run: transposes::run },
     Pass { wanted: |options| options.fuse, run: parts::run },
     Pass { wanted: |options| options.fuse, run: siblings::run },
     Pass { wanted: |options| options.fuse, run: projections::run },
