@@ -83,7 +83,7 @@ fn widened(attention: &Attention, slot: usize, n: usize, all: usize) -> Option<(
     let first = [attention.q.1, attention.k.1, attention.v.1][slot - 1];
     let mut inside = first % n + width - 1;
     let mut widen = |turns: usize, step: usize| {
-        if step % n == 0 {
+        if step.is_multiple_of(n) {
             return step / n * all;
         }
         inside += (turns - 1) * step;
