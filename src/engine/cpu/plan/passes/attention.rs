@@ -29,9 +29,12 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
     }
     // Results that are written where their reader wants them: nothing can be read from them.
     let mut gone = HashSet::new();
+    let mut placed_at = HashSet::new();
     for at in 0..lowered.tasks.len() {
         let task = &lowered.tasks[at];
-        if !matches!(task.work, Work::MatMul { .. } | Work::Generic(Generic::Attention(_))) {
+        // What was placed at its reader comes by again: its operands are no matrices of heads any more.
+        let is_open = matches!(task.work, Work::MatMul { .. } | Work::Generic(Generic::Attention(_))) && !placed_at.contains(&at);
+        if !is_open {
             continue;
         }
         let graph = Graph::new(lowered);
@@ -59,6 +62,7 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
         if sink != own {
             gone.insert(own);
         }
+        placed_at.insert(to);
         let mut notes = std::mem::take(&mut lowered.tasks[at].notes);
         if fused {
             notes.push(Note::Fused("matmul, softmax, matmul".to_owned()));
