@@ -223,15 +223,17 @@ fn block<M: MulAdd, const ROWS: usize>(
         hide(shape, row + at, mask, scores);
         *factor = weigh::<M>(shape, scores);
     }
+    // Keys that do not count: hidden ones, and those whose weights are too small for f32.
+    let skips = !shape.nan_without_keys && scores.chunks_exact(padded).take(ROWS).any(|weights| weights[..keys].contains(&0.0));
     let mut column = 0;
     while column < shape.values {
         let columns = column..shape.values;
         column += match columns.len() {
-            32.. => mix::<M, ROWS, 32>(shape, row, columns, scores, &factors, v, out),
-            16.. => mix::<M, ROWS, 16>(shape, row, columns, scores, &factors, v, out),
-            8.. => mix::<M, ROWS, 8>(shape, row, columns, scores, &factors, v, out),
-            4.. => mix::<M, ROWS, 4>(shape, row, columns, scores, &factors, v, out),
-            _ => mix::<M, ROWS, 1>(shape, row, columns, scores, &factors, v, out),
+            32.. => mix::<M, ROWS, 32>(shape, row, columns, skips, scores, &factors, v, out),
+            16.. => mix::<M, ROWS, 16>(shape, row, columns, skips, scores, &factors, v, out),
+            8.. => mix::<M, ROWS, 8>(shape, row, columns, skips, scores, &factors, v, out),
+            4.. => mix::<M, ROWS, 4>(shape, row, columns, skips, scores, &factors, v, out),
+            _ => mix::<M, ROWS, 1>(shape, row, columns, skips, scores, &factors, v, out),
         };
     }
 }
@@ -271,9 +273,18 @@ fn weigh<M: MulAdd>(shape: &AttentionShape, scores: &mut [f32]) -> f32 {
     // A NaN is no maximum, but makes the sum one.
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for scores in scores.chunks_exact(LANES) {
-        lanes.iter_mut().zip(scores).for_each(|(most, &score)| *most = if score > *most { score } else { *most });
+        for (most, &score) in lanes.iter_mut().zip(scores) {
+            *most = if score > *most { score } else { *most };
+        }
     }
-    let most = lanes.iter().fold(f32::NEG_INFINITY, |most, &score| if score > most { score } else { most });
+    // In halves: a fold from lane to lane would be a chain of sixteen.
+    for half in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(half);
+        for (low, &high) in low.iter_mut().zip(&*high) {
+            *low = if high > *low { high } else { *low };
+        }
+    }
+    let most = lanes[0];
     if most == f32::NEG_INFINITY {
         let lost = shape.nan_without_keys || scores.iter().any(|score| score.is_nan());
         scores.fill(if lost { f32::NAN } else { 0.0 });
@@ -285,12 +296,15 @@ fn weigh<M: MulAdd>(shape: &AttentionShape, scores: &mut [f32]) -> f32 {
     1.0 / math::sum(scores)
 }
 
-/// Columns `columns.start .. + COLUMNS` of `ROWS` results from `row` on: rows of values, weighted. Gives the number of columns.
+/// Columns `columns.start .. + COLUMNS` of `ROWS` results from `row` on: rows of values, weighted. Gives the number of columns. `skips`: whether some
+/// weights are 0, and their keys take no part.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn mix<M: MulAdd, const ROWS: usize, const COLUMNS: usize>(
     shape: &AttentionShape,
     row: usize,
     columns: Range<usize>,
+    skips: bool,
     weights: &[f32],
     factors: &[f32; ROWS],
     v: &[f32],
@@ -298,12 +312,13 @@ fn mix<M: MulAdd, const ROWS: usize, const COLUMNS: usize>(
 ) -> usize {
     let AttentionShape { keys, steps: [out_step, _, _, v_step], .. } = *shape;
     let padded = shape.padded();
+    let weights: [&[f32]; ROWS] = std::array::from_fn(|at| &weights[at * padded..][..keys]);
     let mut sums = [[0.0f32; COLUMNS]; ROWS];
     for key in 0..keys {
-        let values = &v[key * v_step + columns.start..][..COLUMNS];
-        for (at, sums) in sums.iter_mut().enumerate() {
-            let weight = weights[at * padded + key];
-            if weight != 0.0 || shape.nan_without_keys {
+        let values: &[f32; COLUMNS] = v[key * v_step + columns.start..][..COLUMNS].try_into().expect("as many columns");
+        for (sums, weights) in sums.iter_mut().zip(&weights) {
+            let weight = weights[key];
+            if !skips || weight != 0.0 {
                 for (sum, &value) in sums.iter_mut().zip(values) {
                     *sum = M::mul_add(weight, value, *sum);
                 }
