@@ -239,3 +239,29 @@ fn outer_products_are_made_in_the_order_that_the_layer_reads() {
     assert!(left.len() <= 1, "{left:?}");
     agrees(&model);
 }
+
+/// Integers keep their size on the way: as numbers, and compared with others that were turned as well.
+#[test]
+fn transposes_of_integers_stay() {
+    let mut model = ModelBuilder::new(37);
+    let feature = model.integer(Scope::Candidate, 12);
+    let x = model.op_as(Op::Integer { feature }, vec![12], DType::I64);
+    let x = model.op_as(Op::Reshape { x }, vec![3, 4], DType::I64);
+    let turned = model.op_as(Op::Transpose { x, perm: vec![1, 0] }, vec![4, 3], DType::I64);
+    let half = model.op_as(Op::Slice { x: turned, axis: 0, start: 1, end: 3, step: 1 }, vec![2, 3], DType::I64);
+    let back = model.op_as(Op::Transpose { x: half, perm: vec![1, 0] }, vec![3, 2], DType::I64);
+    let merged = model.op_as(Op::Reshape { x: turned }, vec![2, 2, 3], DType::I64);
+    let merged = model.op_as(Op::Transpose { x: merged, perm: vec![2, 0, 1] }, vec![3, 2, 2], DType::I64);
+    let joined = model.op_as(Op::Concat { xs: vec![half, turned], axis: 0 }, vec![6, 3], DType::I64);
+    let mut parts = Vec::new();
+    for x in [back, merged, joined] {
+        let len = model.shape(x).iter().product();
+        let flat = model.op_as(Op::Reshape { x }, vec![len], DType::I64);
+        let numbers = model.op_as(Op::Cast { x: flat }, vec![len], DType::F32);
+        parts.push(model.op(Op::Mul { a: value(numbers), b: Operand::Scalar(1e-3) }));
+    }
+    let joined = model.op(Op::Concat { xs: parts, axis: 0 });
+    let y = model.linear(joined, 1);
+    let model = model.finish(&[y]);
+    agrees(&model);
+}

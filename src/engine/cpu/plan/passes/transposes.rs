@@ -25,6 +25,11 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
     for task in tasks {
         let out = task.out;
         let found = match &task.work {
+            // New values of a pass are floats.
+            _ if rewriter.value(out).dtype != DType::F32 => {
+                rewriter.put(task);
+                None
+            }
             Work::Transpose { x, perm } => {
                 let found = turned.get(x).map_or_else(|| Turned { source: *x, perm: perm.clone() }, |before: &Turned| before.then(perm));
                 let work = match made.get(&found) {
