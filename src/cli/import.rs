@@ -15,7 +15,7 @@ use crate::model::{LoadOptions, Tolerance};
 /// Makes a bundle of a model in another format
 #[derive(Subcommand, Clone, Debug)]
 pub enum ImportCommand {
-    /// Imports an ONNX file (opsets 13 to 22, tree ensembles too)
+    /// Imports an ONNX file (opsets 7 to 25, tree ensembles too)
     ///
     /// Axis 0 of every input is the batch; a graph in which an op mixes rows is refused. Without --features every input becomes a
     /// feature of the candidate under its own name; columns whose values select rows of a table become features INPUT.J. docs/import.md

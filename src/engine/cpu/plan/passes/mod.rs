@@ -20,6 +20,7 @@ use crate::engine::cpu::program::{Hoist, Options};
 use crate::model::Model;
 
 use super::lower::Lowered;
+use super::task::Work;
 
 /// A rewriting of tasks that keeps what outputs compute, up to rounding.
 pub struct Pass {
@@ -50,8 +51,25 @@ pub fn run(lowered: &mut Lowered, model: &Model, options: &Options) -> Result<()
     for pass in PASSES.iter().filter(|pass| (pass.wanted)(options)) {
         (pass.run)(lowered, model, options)?;
         sweep(lowered);
+        debug_assert!(moves_keep_types(lowered), "what moves elements leaves their type");
     }
     Ok(())
+}
+
+/// Whether all tasks that only move elements make values of their operands' type.
+fn moves_keep_types(lowered: &Lowered) -> bool {
+    lowered.tasks.iter().all(|task| {
+        let moves = matches!(
+            task.work,
+            Work::View { .. }
+                | Work::Slice { .. }
+                | Work::Transpose { .. }
+                | Work::Broadcast { .. }
+                | Work::Gather { .. }
+                | Work::Concat { .. }
+        );
+        !moves || task.work.inputs().iter().all(|&input| lowered.values[input].dtype == lowered.values[task.out].dtype)
+    })
 }
 
 /// Drops tasks that no output depends on.
