@@ -280,7 +280,10 @@ fn remedy(emitted: &Emitted) -> String {
         true => "or the importer is wrong: please report it".into(),
         false => format!("or a rule of features.toml gives the graph other values than it was run on ({})", ruled.join(", ")),
     };
-    format!("The outputs are of another model or of other rows, {rules}. --atol and --rtol set the allowed difference")
+    format!(
+        "The outputs are of another model or of other rows, {rules}. Outputs that were computed in f32 also differ where large numbers cancel \
+         (masks of -1e9 that are added to scores): record them in float64, or set the allowed difference with --atol and --rtol"
+    )
 }
 
 fn report(graph: &Converted, emitted: &Emitted, rows: &Rows, expected: Expected) -> Report {
