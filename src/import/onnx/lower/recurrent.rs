@@ -23,16 +23,16 @@ struct Direction {
     b_hh: Option<Const>,
 }
 
+/// A weight of a recurrent layer.
+pub(super) fn fixed(inputs: &[Value], at: usize) -> Checked<Const> {
+    let weight = input(inputs, at)?.constant().cloned();
+    weight.ok_or_else(|| problem("weights that are computed", "Export the model with constant weights"))
+}
+
 impl Lower {
     /// GRU in either layout and direction, with lengths and an initial state.
     pub fn gru(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Vec<Value>> {
-        let fixed = |at: usize| {
-            input(inputs, at)?
-                .constant()
-                .cloned()
-                .ok_or_else(|| problem("weights that are computed", "Export the model with constant weights"))
-        };
-        let (w, r) = (fixed(1)?, fixed(2)?);
+        let (w, r) = (fixed(inputs, 1)?, fixed(inputs, 2)?);
         let b = optional(inputs, 3)
             .map(|b| b.constant().cloned().ok_or_else(|| problem("biases that are computed", "Export the model with constant weights")))
             .transpose()?;

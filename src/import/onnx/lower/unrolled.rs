@@ -9,8 +9,8 @@ use super::super::nd::Move;
 use super::super::node::Node;
 use super::super::value::{Batch, Value, mixes};
 use super::Lower;
-use super::ops::{first, input, optional};
-use super::recurrent::is_zero;
+use super::ops::{first, optional};
+use super::recurrent::{fixed, is_zero};
 
 const INCONSISTENT: &str = "Export the model again: the graph is not consistent";
 
@@ -47,14 +47,8 @@ impl Lower {
     /// LSTM or RNN in either layout and direction, with lengths and initial states.
     pub fn unrolled(&mut self, node: &Node<'_>, inputs: &[Value]) -> Checked<Vec<Value>> {
         let lstm = node.proto.op_type == "LSTM";
-        let fixed = |at: usize| {
-            input(inputs, at)?
-                .constant()
-                .cloned()
-                .ok_or_else(|| problem("weights that are computed", "Export the model with constant weights"))
-        };
-        let (w, r) = (fixed(1)?, fixed(2)?);
-        let b = optional(inputs, 3).map(|_| fixed(3)).transpose()?;
+        let (w, r) = (fixed(inputs, 1)?, fixed(inputs, 2)?);
+        let b = optional(inputs, 3).map(|_| fixed(inputs, 3)).transpose()?;
         let x = self.row(first(inputs)?)?;
         let layout = node.int("layout", 0);
         let rows_at = if layout == 0 { 1 } else { 0 };
