@@ -26,10 +26,7 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
         let out = task.out;
         let found = match &task.work {
             // New values of a pass are floats.
-            _ if rewriter.value(out).dtype != DType::F32 => {
-                rewriter.put(task);
-                None
-            }
+            _ if rewriter.value(out).dtype != DType::F32 => keep(&mut rewriter, task),
             Work::Transpose { x, perm } => {
                 let found = turned.get(x).map_or_else(|| Turned { source: *x, perm: perm.clone() }, |before: &Turned| before.then(perm));
                 let work = match made.get(&found) {
@@ -41,10 +38,7 @@ pub fn run(lowered: &mut Lowered, _: &Model, _: &Options) -> Result<(), EngineEr
                 Some(found)
             }
             // Of a turned value that is made anyway, a part is there for nothing.
-            Work::View { .. } | Work::Slice { .. } | Work::Concat { .. } if stays[out] => {
-                rewriter.put(task);
-                None
-            }
+            Work::View { .. } | Work::Slice { .. } | Work::Concat { .. } if stays[out] => keep(&mut rewriter, task),
             _ => move_behind(&mut rewriter, &turned, task),
         };
         if let Some(found) = found.filter(|found| !stays[out] && !found.is_view(&rewriter)) {
@@ -122,21 +116,28 @@ fn read_in_order(lowered: &Lowered) -> Vec<bool> {
 
 /// Puts an op that takes its operands before they are turned, and the turn behind it; or the op as it was.
 fn move_behind<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex, Turned>, task: Task<'a>) -> Option<Turned> {
-    match &task.work {
-        Work::View { x, first } if let Some(moved) = turned.get(x) => {
-            match leading(&rewriter.value(*x).shape, &rewriter.value(task.out).shape, *first) {
-                Some(start) => slice(rewriter, moved, 0, start, 1, task),
-                None => reshape(rewriter, moved, task),
-            }
-        }
-        Work::Slice { x, axis, start, step } if let Some(moved) = turned.get(x) => slice(rewriter, moved, *axis, *start, *step, task),
-        Work::Sum { x, axes } if let Some(moved) = turned.get(x) => {
-            let work = sum(rewriter, moved, axes).unwrap_or(Work::Sum { x: *x, axes: axes.clone() });
-            rewriter.put(Task { work, ..task });
-            None
-        }
-        _ => elementwise(rewriter, turned, task),
+    let moved = match &task.work {
+        Work::View { x, .. } | Work::Slice { x, .. } | Work::Sum { x, .. } => turned.get(x),
+        _ => return elementwise(rewriter, turned, task),
+    };
+    match (moved, &task.work) {
+        (Some(moved), Work::View { x, first }) => match leading(&rewriter.value(*x).shape, &rewriter.value(task.out).shape, *first) {
+            Some(start) => slice(rewriter, moved, 0, start, 1, task),
+            None => reshape(rewriter, moved, task),
+        },
+        (Some(moved), &Work::Slice { axis, start, step, .. }) => slice(rewriter, moved, axis, start, step, task),
+        (Some(moved), Work::Sum { axes, .. }) => match sum(rewriter, moved, axes) {
+            Some(work) => keep(rewriter, Task { work, ..task }),
+            None => keep(rewriter, task),
+        },
+        _ => keep(rewriter, task),
     }
+}
+
+/// Puts a task whose result is no turned value.
+fn keep<'a>(rewriter: &mut Rewriter<'_, 'a>, task: Task<'a>) -> Option<Turned> {
+    rewriter.put(task);
+    None
 }
 
 /// Where a view of whole elements of the first axis starts, counted in such elements.
@@ -182,10 +183,7 @@ fn reshape<'a>(rewriter: &mut Rewriter<'_, 'a>, moved: &Turned, task: Task<'a>) 
         order.iter().enumerate().for_each(|(at, &axis)| perm[axis] = at);
         Some((order.iter().map(|&axis| value.shape[axis]).collect::<Vec<_>>(), perm))
     });
-    let Some((shape, perm)) = found else {
-        rewriter.put(task);
-        return None;
-    };
+    let Some((shape, perm)) = found else { return keep(rewriter, task) };
     let name = rewriter.name(task.out);
     let source = rewriter.add_value(shape, value.scope, name);
     rewriter.put(Task::new(source, Work::View { x: moved.source, first: 0 }));
@@ -245,10 +243,7 @@ fn elementwise<'a>(rewriter: &mut Rewriter<'_, 'a>, turned: &HashMap<ValueIndex,
         }
         _ => None,
     });
-    let (Some(moved), Some(work)) = (moved, work) else {
-        rewriter.put(task);
-        return None;
-    };
+    let (Some(moved), Some(work)) = (moved, work) else { return keep(rewriter, task) };
     Some(moved.put_before(rewriter, work, task))
 }
 
