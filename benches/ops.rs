@@ -197,6 +197,30 @@ fn patterns() -> Vec<Pattern> {
             &[],
             32,
         ),
+        pattern(
+            "gru of 64 over 20 of 32",
+            20 * 32,
+            json!([
+                {"op": "reshape", "in": "x", "shape": [20, 32], "out": "s"},
+                {"op": "gru", "in": "s", "w_ih": "wi", "w_hh": "wh", "b_ih": "bi", "b_hh": "bh", "last": true, "out": "y"},
+            ]),
+            &[("wi", &[192, 32]), ("wh", &[192, 64]), ("bi", &[192]), ("bh", &[192])],
+            64,
+        ),
+        pattern(
+            "layer and dice over 20 of 64",
+            20 * 32,
+            json!([
+                {"op": "reshape", "in": "x", "shape": [20, 32], "out": "s"}, {"op": "linear", "in": "s", "weight": "w", "bias": "b", "out": "l"},
+                {"op": "transpose", "in": "l", "perm": [1, 0], "out": "t"},
+                {"op": "batch_norm", "in": "t", "axis": 0, "mean": "m", "var": "m.var", "out": "n"}, {"op": "sigmoid", "in": "n", "out": "p"},
+                {"op": "mul", "a": "p", "b": "t", "out": "kept"}, {"op": "sub", "a": 1.0, "b": "p", "out": "q"},
+                {"op": "mul", "a": "q", "b": "t", "out": "rest"}, {"op": "mul", "a": "rest", "b": 0.25, "out": "less"},
+                {"op": "add", "a": "kept", "b": "less", "out": "d"}, {"op": "transpose", "in": "d", "perm": [1, 0], "out": "y"},
+            ]),
+            &[("w", &[64, 32]), ("b", &[64]), ("m", &[64]), ("m.var", &[64])],
+            20 * 64,
+        ),
     ]
 }
 
