@@ -4,10 +4,12 @@
 
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
+mod generate;
 mod job;
 mod probe;
 mod program;
 
+pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use probe::{Gpu, GpuUnavailable, probe};
 pub use program::{Launch, Needs, Over, Program, Variant};
