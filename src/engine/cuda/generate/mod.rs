@@ -68,12 +68,14 @@ impl Program {
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let places = Places::new(&lowered, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, tile, target.shared_limit - head_bytes(tile));
+            let mut kernels = String::new();
+            let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
-            if tile > TILES[0] && places.blocks.iter().any(|block| block.scratch_bytes > 0) {
+            if tile > TILES[0] && launches.iter().any(|launch| launch.scratch_bytes > 0) {
                 break;
             }
-            let launches = generator.variant(&places, &mut source);
+            source.push_str(&kernels);
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs.kept_bytes = places.kept_bytes;
         }
@@ -95,12 +97,12 @@ struct Generator<'g, 'a> {
 
 impl Generator<'_, '_> {
     /// The kernels for tiles of some size: their source, and their launches in order.
-    fn variant(&mut self, places: &Places, source: &mut String) -> Vec<Launch> {
+    fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
         let tile = places.tile;
         let _ = writeln!(source, "\nnamespace tile_{tile} {{");
         let mut launches = Vec::new();
         let mut kernels = String::new();
-        for (block, scope) in places.blocks.iter().zip([ValueScope::Context, ValueScope::Candidate]) {
+        for (block, scope) in [ValueScope::Context, ValueScope::Candidate].into_iter().enumerate() {
             let is_candidate = scope == ValueScope::Candidate;
             let mut definitions = String::new();
             let mut steps = self.steps(places, scope, &mut definitions);
@@ -113,6 +115,7 @@ impl Generator<'_, '_> {
             let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
             let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
             let last = if is_candidate { "    finish(job);\n" } else { "" };
+            let block = &places.blocks[block];
             let scratch = block.scratch_bytes;
             let _ = writeln!(
                 kernels,
@@ -131,7 +134,7 @@ impl Generator<'_, '_> {
     }
 
     /// The steps of a scope, each with the task's name.
-    fn steps(&mut self, places: &Places, scope: ValueScope, definitions: &mut String) -> Vec<String> {
+    fn steps(&mut self, places: &mut Places, scope: ValueScope, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
         for (number, task) in self.lowered.tasks.iter().enumerate() {
             if self.lowered.values[task.out].scope != scope {
@@ -141,7 +144,7 @@ impl Generator<'_, '_> {
             let mut emitter = Emitter {
                 task,
                 lowered: self.lowered,
-                places,
+                places: &mut *places,
                 layout: self.layout,
                 model: self.model,
                 target: self.target,
