@@ -90,7 +90,7 @@ impl Emitter<'_, '_> {
 
     /// Memory for the steps of this task alone: a view with `bytes` per row (4 bytes an element), in shared memory where some is left.
     pub fn shared_room(&mut self, bytes: usize) -> String {
-        let Place { region, offset, stride } = self.places.room(self.segment, self.number, bytes);
+        let Place { region, offset, stride, .. } = self.places.room(self.segment, self.number, bytes);
         format!("{}<float, {offset}, {}>", region.of_tile(), stride / size_of::<f32>())
     }
 
