@@ -5,10 +5,12 @@
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
 pub mod compile;
+mod generate;
 mod job;
 mod probe;
 mod program;
 
+pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use probe::{Gpu, GpuUnavailable, probe};
 pub use program::{Launch, Needs, Over, Program, Variant};

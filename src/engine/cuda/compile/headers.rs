@@ -18,7 +18,19 @@ macro_rules! headers {
 /// All of them, by name.
 pub fn headers() -> &'static [Header<'static>] {
     const HEADERS: &[Header<'_>] = headers! {
+        "attention.cuh"
+        "dot_interaction.cuh"
+        "elementwise.cuh"
+        "fm.cuh"
         "job.cuh"
+        "lookup_pool.cuh"
+        "mlp.cuh"
+        "picks.cuh"
+        "recurrent.cuh"
+        "reduce.cuh"
+        "tile.cuh"
+        "trees.cuh"
+        "window.cuh"
     };
     HEADERS
 }
