@@ -10,7 +10,7 @@ use crate::engine::cpu::plan::task::{PlanValue, Task, ValueIndex, Work};
 use crate::model::{DType, Model, Scope, TableId, ValueScope};
 
 use super::blob::Blob;
-use super::place::{Place, Places, Region};
+use super::place::{Places, Region};
 use super::{Numbers, Target};
 
 /// Makes the steps of one task.
@@ -221,11 +221,13 @@ pub fn view(lowered: &Lowered, places: &Places, blob: &mut Blob, value: ValueInd
         };
         return format!("Constant<{element}, {}>", offset + first * bytes);
     }
-    let Place { region, offset, stride } = places.of(value, bytes);
-    let offset = offset + first * bytes;
-    match region {
+    let place = places.of(value, bytes);
+    let (first, stride) = (first + place.first, place.stride);
+    let offset = place.offset + first * bytes;
+    match place.region {
         Region::Shared => format!("Shared<{element}, {offset}, {stride}>"),
         Region::Scratch => format!("Scratch<{element}, {offset}, {stride}>"),
+        Region::Work => format!("Work<{element}, {}, {first}, {stride}>", place.offset),
         Region::Kept if is_candidate => format!("KeptOf<{element}, {offset}, {}>", places.kept_bytes),
         Region::Kept => format!("Kept<{element}, {offset}, {}>", places.kept_bytes),
     }

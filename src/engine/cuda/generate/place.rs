@@ -7,6 +7,8 @@ use crate::engine::cpu::plan::place::{FreeList, Homes, lives};
 use crate::engine::cpu::plan::task::ValueIndex;
 use crate::model::ValueScope;
 
+use super::segments::Segments;
+
 /// Which memory a value lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
@@ -16,6 +18,8 @@ pub enum Region {
     Shared,
     /// The tile, in device memory.
     Scratch,
+    /// Rows of the batch, between two kernels.
+    Work,
 }
 
 /// Where a value lies.
@@ -23,9 +27,11 @@ pub enum Region {
 pub struct Place {
     /// In which memory.
     pub region: Region,
-    /// First byte of the first row: of the tile, or of a context.
+    /// First byte of the first row: of the tile, of a context; in `Work`, per row of the slot.
     pub offset: usize,
-    /// Elements from row to row of the tile; 0 where rows do not lie in a tile.
+    /// The first element within a row.
+    pub first: usize,
+    /// Elements from row to row; 0 in `Kept`.
     pub stride: usize,
 }
 
@@ -37,8 +43,10 @@ pub struct Places {
     pub tile: usize,
     /// Bytes per context.
     pub kept_bytes: usize,
-    /// Of a block, by kernel: contexts, candidates.
-    pub blocks: [BlockMemory; 2],
+    /// Bytes per candidate of values between kernels.
+    pub work_bytes: usize,
+    /// Of a block, by segment.
+    pub blocks: Vec<BlockMemory>,
 }
 
 /// What a block needs.
@@ -51,43 +59,57 @@ pub struct BlockMemory {
 }
 
 impl Places {
-    /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values.
-    pub fn new(lowered: &Lowered, tile: usize, shared_limit: usize) -> Places {
+    /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values. A value that several
+    /// segments touch lies in device memory, a row for each row of the batch.
+    pub fn new(lowered: &Lowered, segments: &Segments, tile: usize, shared_limit: usize) -> Places {
         let homes = Homes::new(lowered);
         let lives = lives(lowered, &homes);
         let mut roots = HashMap::new();
         let mut kept_bytes = 0usize;
-        for (root, life) in lives.iter().filter(|(_, life)| life.kept) {
-            roots.insert(*root, (Region::Kept, kept_bytes, 0));
-            kept_bytes = (kept_bytes + life.bytes).next_multiple_of(16);
+        let mut work = FreeList::default();
+        for (root, life) in &lives {
+            let scope = lowered.values[*root].scope;
+            let crosses = life.kept || segments.of(life.first) != segments.of(life.last);
+            if crosses && scope == ValueScope::Context {
+                roots.insert(*root, (Region::Kept, kept_bytes, 0));
+                kept_bytes = (kept_bytes + life.bytes).next_multiple_of(ROW_ALIGN);
+            } else if crosses {
+                let stride = life.bytes.next_multiple_of(ROW_ALIGN);
+                roots.insert(*root, (Region::Work, work.take(stride, life.first, life.last), stride));
+            }
         }
-        let mut blocks = [BlockMemory::default(); 2];
-        for (block, scope) in blocks.iter_mut().zip([ValueScope::Context, ValueScope::Candidate]) {
+        let mut blocks = Vec::with_capacity(segments.list.len());
+        for number in 0..segments.list.len() {
             let (mut shared, mut scratch) = (FreeList::default(), FreeList::default());
-            for (root, life) in lives.iter().filter(|(root, life)| !life.kept && lowered.values[*root].scope == scope) {
+            let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number);
+            let own: Vec<_> = own.filter(|(root, _)| !roots.contains_key(root)).collect();
+            for (root, life) in own {
                 let stride = padded(life.bytes);
-                let offset = shared.take_below(stride, life.first, life.last, shared_limit / tile);
-                let (region, offset) = match offset {
+                let (region, offset) = match shared.take_below(stride, life.first, life.last, shared_limit / tile) {
                     Some(offset) => (Region::Shared, offset),
                     None => (Region::Scratch, scratch.take(stride, life.first, life.last)),
                 };
                 roots.insert(*root, (region, offset * tile, stride));
             }
-            *block = BlockMemory { shared_bytes: shared.end() * tile, scratch_bytes: (scratch.end() * tile).next_multiple_of(256) };
+            let scratch_bytes = (scratch.end() * tile).next_multiple_of(256);
+            blocks.push(BlockMemory { shared_bytes: shared.end() * tile, scratch_bytes });
         }
-        Places { homes, roots, tile, kept_bytes: kept_bytes.next_multiple_of(64), blocks }
+        Places { homes, roots, tile, kept_bytes: kept_bytes.next_multiple_of(ROW_ALIGN), work_bytes: work.end(), blocks }
     }
 
     /// Where a value lies that is no constant. `element`: bytes of one.
     pub fn of(&self, value: ValueIndex, element: usize) -> Place {
         let (root, first) = self.homes.of(value);
         match self.roots.get(&root) {
-            Some(&(region, offset, stride)) => Place { region, offset: offset + first * element, stride: stride / element },
+            Some(&(region, offset, stride)) => Place { region, offset, first, stride: stride / element },
             // A value without elements is neither written nor read.
-            None => Place { region: Region::Shared, offset: 0, stride: 0 },
+            None => Place { region: Region::Shared, offset: 0, first: 0, stride: 0 },
         }
     }
 }
+
+/// Rows in device memory start on lines of the cache.
+const ROW_ALIGN: usize = 64;
 
 /// Bytes from row to row: wide rows start in other banks of shared memory than their neighbours (8 words further, so that the rows and
 /// columns that a tensor core's operand needs at once lie in different banks); all are aligned for 8 bytes.
