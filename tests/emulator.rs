@@ -98,16 +98,19 @@ fn upload(values: &[f32]) -> CUdeviceptr {
     }
 }
 
-fn launch(module: &Arc<CudaModule>, stream: &cudarc::driver::CudaStream, name: &str, threads: u32, shared: u32, work: &Work) -> Result<(), CUresult> {
-    let function = unsafe_function(module, name);
+fn launch(
+    module: &Arc<CudaModule>,
+    stream: &cudarc::driver::CudaStream,
+    name: &str,
+    threads: u32,
+    shared: u32,
+    work: &Work,
+) -> Result<(), CUresult> {
+    let function = module.load_function(name).unwrap();
     let mut arguments = [std::ptr::from_ref(work).cast::<c_void>().cast_mut()];
     // SAFETY: the one argument is of the kernel's type.
-    unsafe { result::launch_kernel(function, (2, 1, 1), (threads, 1, 1), shared, stream.cu_stream(), &mut arguments) }.map_err(|error| error.0)
-}
-
-fn unsafe_function(module: &Arc<CudaModule>, name: &str) -> sys::CUfunction {
-    // SAFETY: used while the module lives.
-    unsafe { module.load_function(name).unwrap().cu_function() }
+    unsafe { result::launch_kernel(function.cu_function(), (2, 1, 1), (threads, 1, 1), shared, stream.cu_stream(), &mut arguments) }
+        .map_err(|error| error.0)
 }
 
 fn expected(values: &[f32]) -> Vec<f32> {
@@ -169,11 +172,11 @@ fn kernels_take_several_arguments() {
         std::ptr::from_ref(&b).cast::<c_void>().cast_mut(),
         std::ptr::from_ref(&c).cast::<c_void>().cast_mut(),
     ];
-    let function = unsafe_function(&module, "several");
+    let function = module.load_function("several").unwrap();
     let mut out = [0_u32; 32];
     // SAFETY: arguments of the kernel's types.
     unsafe {
-        result::launch_kernel(function, (1, 1, 1), (32, 1, 1), 0, stream.cu_stream(), &mut arguments).unwrap();
+        result::launch_kernel(function.cu_function(), (1, 1, 1), (32, 1, 1), 0, stream.cu_stream(), &mut arguments).unwrap();
         stream.synchronize().unwrap();
         result::memcpy_dtoh_sync(&mut out, to).unwrap();
     }

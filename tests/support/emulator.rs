@@ -56,7 +56,11 @@ pub fn build(options: &[&str]) -> Result<PathBuf, String> {
     if newest(&sources)? < built {
         return Ok(folder);
     }
-    let output = Command::new(sources.join("build")).arg(&folder).args(options).output().map_err(|error| format!("the emulator's build: {error}"))?;
+    let output = Command::new(sources.join("build"))
+        .arg(&folder)
+        .args(options)
+        .output()
+        .map_err(|error| format!("the emulator's build: {error}"))?;
     if output.status.success() { Ok(folder) } else { panic!("the emulator does not build:\n{}", String::from_utf8_lossy(&output.stderr)) }
 }
 
@@ -134,8 +138,14 @@ pub fn compile(source: &str, headers: &[(&str, &str)], architecture: &str) -> Re
     // SAFETY: all strings end with a zero and live to the end of the block; the image is as long as the library says.
     unsafe {
         let count = c_int::try_from(headers.len()).expect("few headers");
-        let created =
-            sys::nvrtcCreateProgram(&mut program, source.as_ptr(), name.as_ptr(), count, texts.as_ptr().cast_mut(), names.as_ptr().cast_mut());
+        let created = sys::nvrtcCreateProgram(
+            &mut program,
+            source.as_ptr(),
+            name.as_ptr(),
+            count,
+            texts.as_ptr().cast_mut(),
+            names.as_ptr().cast_mut(),
+        );
         assert_eq!(created, sys::nvrtcResult::NVRTC_SUCCESS);
         let compiled = result::compile_program(program, &options);
         let log = result::get_program_log(program).expect("a log");
