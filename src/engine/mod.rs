@@ -120,6 +120,12 @@ fn remedy(error: &cuda::DriverError) -> &'static str {
     }
 }
 
+impl From<cuda::GpuUnavailable> for EngineError {
+    fn from(reason: cuda::GpuUnavailable) -> EngineError {
+        EngineError::Unavailable { engine: "cuda", reason: reason.to_string(), remedy: reason.remedy().into() }
+    }
+}
+
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EngineKind {
@@ -191,10 +197,12 @@ impl Prepared {
 }
 
 /// How a model is made ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
     /// Number format of dense layers.
     pub precision: cpu::PrecisionOptions,
+    /// The CUDA engine's device; the first one, with its defaults, unless named.
+    pub device: Option<Arc<cuda::Device>>,
 }
 
 /// [`prepare_with`] the defaults: everything in f32.
@@ -210,8 +218,28 @@ pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptio
             let options = cpu::Options { precision: options.precision, ..cpu::Options::new(cpu::Simd::detect()) };
             Prepared::Cpu(Arc::new(cpu::Program::planned(model, &options)?))
         }
+        EngineKind::Cuda => {
+            let numbers = cuda_numbers(options.precision.precision)?;
+            let device = match &options.device {
+                Some(device) => Arc::clone(device),
+                None => cuda::Device::open(cuda::DeviceOptions::default())?,
+            };
+            Prepared::Cuda(Arc::new(cuda::prepare(model, &device, numbers)?))
+        }
         EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
     })
+}
+
+/// The CUDA engine's arithmetic for a precision.
+fn cuda_numbers(precision: precision::Precision) -> Result<cuda::Numbers, EngineError> {
+    match precision {
+        precision::Precision::F32 => Ok(cuda::Numbers::F32),
+        precision::Precision::Bf16 => Ok(cuda::Numbers::Bf16),
+        other => Err(EngineError::Precision {
+            precision: other.name(),
+            reason: "the cuda engine computes in f32 or bf16; take one of them, or engine cpu".into(),
+        }),
+    }
 }
 
 /// An engine for one shard.

@@ -77,7 +77,7 @@ pub fn prepare_options(engine: EngineKind, choice: PrecisionChoice, limits: Shif
             precision.name()
         )));
     }
-    Ok(PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: false } })
+    Ok(PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: false }, device: None })
 }
 
 const AUTO_NOTE: &str = "engine auto: taking cpu (this build has no GPU engine; --engine cpu says the same without this line)";

@@ -132,7 +132,7 @@ impl Server {
         }
         drop(sender);
         let entrance = Some(Entrance { listeners, intakes, cpus: plan.placement.control.clone() });
-        let (engine, prepare, config) = (plan.engine, plan.prepare, config.clone());
+        let (engine, prepare, config) = (plan.engine, plan.prepare.clone(), config.clone());
         let mut server = Server { addresses, entrance, acceptor: None, shards, reports, registry, engine, prepare, config };
         server.await_shards()?;
         Ok(server)
@@ -165,7 +165,12 @@ impl Server {
 
     /// The part of [`Server::publish`] that takes long and needs no shard, for another thread.
     pub fn preparation(&self) -> Preparation {
-        Preparation { engine: self.engine, options: self.prepare, limits: self.config.limits.clone(), registry: Arc::clone(&self.registry) }
+        Preparation {
+            engine: self.engine,
+            options: self.prepare.clone(),
+            limits: self.config.limits.clone(),
+            registry: Arc::clone(&self.registry),
+        }
     }
 
     /// Returns when every shard serves a prepared model, when a shard fails, or soon after `stopped` says so.

@@ -32,8 +32,7 @@ pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Shape<'_> {
     let variant = loaded.program().variant(rows);
     // A request seldom has no candidate that is eligible; if many have none, blocks take several tiles.
     let contexts = limits.contexts.min(rows);
-    let grids: Vec<Grid> =
-        variant.launches.iter().map(|launch| grid(launch, rows, contexts, loaded.kernel(launch).blocks_max)).collect();
+    let grids: Vec<Grid> = variant.launches.iter().map(|launch| grid(launch, rows, contexts, loaded.kernel(launch).blocks_max)).collect();
     let scratch = |(launch, grid): (&Launch, &Grid)| launch.scratch_bytes * grid.blocks as usize * grid.columns as usize;
     let scratch_bytes = variant.launches.iter().zip(&grids).map(scratch).max().unwrap_or(0);
     Shape { rows, variant, grids, scratch_bytes }
@@ -82,8 +81,7 @@ mod tests {
 
     #[test]
     fn grids_cover_the_rows_or_the_device() {
-        let launch =
-            |over, scratch_bytes| Launch { kernel: String::new(), over, threads: 128, shared_bytes: 64, scratch_bytes };
+        let launch = |over, scratch_bytes| Launch { kernel: String::new(), over, threads: 128, shared_bytes: 64, scratch_bytes };
         let tiles = Over::Candidates { tile: 16 };
         let cases = [
             (launch(tiles, 0), 100, 5, None, (7, 1)),

@@ -63,12 +63,7 @@ impl Inputs {
             weights: at(&map.weights),
             ints: at(&map.ints),
         };
-        Inputs {
-            contexts: rows(&map.context),
-            candidates: rows(&map.candidate),
-            row_context: at(&map.row_context),
-            copied: Vec::new(),
-        }
+        Inputs { contexts: rows(&map.context), candidates: rows(&map.candidate), row_context: at(&map.row_context), copied: Vec::new() }
     }
 
     /// What of `rows` candidates can be copied.

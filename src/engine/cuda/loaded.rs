@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::DevicePointer;
 use super::device::Device;
 use super::driver::{DeviceMemory, Function, Module};
 use super::program::{Launch, Program};
-use super::DevicePointer;
 use crate::engine::EngineError;
 
 /// What shards launch. Freed when the last of them lets go.
@@ -103,7 +103,9 @@ impl Kernel {
         let function = module.function(name).map_err(device.error(what()))?;
         let shared_bytes = launches.iter().map(|launch| launch.shared_bytes).max().unwrap_or(0);
         if shared_bytes > SHARED_BYTES_UNASKED {
-            function.allow_shared(shared_bytes).map_err(device.error(format!("kernel {name} with {shared_bytes} bytes of shared memory")))?;
+            function
+                .allow_shared(shared_bytes)
+                .map_err(device.error(format!("kernel {name} with {shared_bytes} bytes of shared memory")))?;
         }
         let mut blocks_max = None;
         for launch in launches.iter().filter(|launch| launch.scratch_bytes > 0) {

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
 mod buckets;
+pub mod compile;
 mod device;
 mod driver;
 mod engine;
@@ -13,6 +14,7 @@ mod inputs;
 mod job;
 mod loaded;
 mod permits;
+mod prepare;
 mod program;
 mod slot;
 
@@ -22,4 +24,5 @@ pub use engine::CudaEngine;
 pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use loaded::{KernelFacts, Loaded};
+pub use prepare::{load, prepare};
 pub use program::{Launch, Needs, Over, Program, Variant};

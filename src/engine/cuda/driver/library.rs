@@ -48,6 +48,22 @@ pub enum GpuUnavailable {
     },
 }
 
+impl GpuUnavailable {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            GpuUnavailable::NoDriver => {
+                "install the driver, or give the container the GPU (--gpus all; in Kubernetes, a limit of nvidia.com/gpu), or take --engine cpu"
+            }
+            GpuUnavailable::Refused(_) => "nvidia-smi tells more about the driver; or take --engine cpu",
+            GpuUnavailable::Broken => "put the host's own libcuda.so.1, of driver 525 or newer, on the library path, or take --engine cpu",
+            GpuUnavailable::NoSuchGpu { .. } => {
+                "name another one with cuda.device, or look what CUDA_VISIBLE_DEVICES hides, or take --engine cpu"
+            }
+        }
+    }
+}
+
 /// The GPUs of this process.
 pub fn probe() -> Result<Vec<Gpu>, GpuUnavailable> {
     guarded(|| (0..start()?).map(describe).collect())
@@ -133,7 +149,7 @@ fn refuse(code: sys::CUresult, doing: &'static str) -> Result<(), GpuUnavailable
 }
 
 /// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
-const NEEDED: [&str; 37] = [
+const NEEDED: [&str; 36] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -146,7 +162,6 @@ const NEEDED: [&str; 37] = [
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemcpyHtoD_v2",
-    "cuMemcpyDtoH_v2",
     "cuMemsetD8_v2",
     "cuMemHostRegister_v2",
     "cuMemHostUnregister",

@@ -49,25 +49,9 @@ impl DeviceMemory {
         Ok(memory)
     }
 
-    /// Its first bytes, for tests and reports; waits for nothing that runs.
-    pub fn read(&self, into: &mut [u8]) -> Result<(), DriverError> {
-        assert!(into.len() <= self.bytes, "within the memory");
-        self.context.bind()?;
-        if into.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the target has this length, the source at least.
-        check(unsafe { sys::cuMemcpyDtoH_v2(into.as_mut_ptr().cast(), self.address, into.len()) }, "copying from the device")
-    }
-
     /// Where it lies; null if it is empty.
     pub fn address(&self) -> DevicePointer {
         self.address
-    }
-
-    /// Its size.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 

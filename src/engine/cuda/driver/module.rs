@@ -104,9 +104,8 @@ impl Function {
         self.module.context.bind()?;
         let mut blocks = 0;
         // SAFETY: `blocks` is a place for an int; the function lives as long as its module.
-        let code = unsafe {
-            sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, self.raw, threads as c_int, shared_bytes as usize)
-        };
+        let code =
+            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, self.raw, threads as c_int, shared_bytes as usize) };
         check(code, "asking how many blocks of a kernel run at once")?;
         Ok(usize::try_from(blocks).unwrap_or(0))
     }
