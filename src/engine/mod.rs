@@ -122,7 +122,7 @@ fn remedy(error: &cuda::DriverError) -> &'static str {
 
 impl From<cuda::GpuUnavailable> for EngineError {
     fn from(reason: cuda::GpuUnavailable) -> EngineError {
-        EngineError::Unavailable { engine: "cuda", reason: reason.to_string(), remedy: reason.remedy().into() }
+        EngineError::Unavailable { engine: "cuda", reason: reason.to_string(), remedy: format!("{}, or take engine cpu", reason.remedy()) }
     }
 }
 
@@ -203,6 +203,8 @@ pub struct PrepareOptions {
     pub precision: cpu::PrecisionOptions,
     /// The CUDA engine's device; the first one, with its defaults, unless named.
     pub device: Option<Arc<cuda::Device>>,
+    /// Where it finds compiled kernels, and keeps those that it compiles; nowhere unless told.
+    pub cubins: cuda::compile::Cubins,
 }
 
 /// [`prepare_with`] the defaults: everything in f32.
@@ -224,7 +226,7 @@ pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptio
                 Some(device) => Arc::clone(device),
                 None => cuda::Device::open(cuda::DeviceOptions::default())?,
             };
-            Prepared::Cuda(Arc::new(cuda::prepare(model, &device, numbers)?))
+            Prepared::Cuda(Arc::new(cuda::prepare(model, &device, numbers, &options.cubins)?))
         }
         EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
     })

@@ -206,9 +206,10 @@ impl Server {
         Ok(published)
     }
 
-    /// The reason of a shard that has died, if one has. A server with a dead shard cannot go on.
+    /// The reason of a shard that has died, or of a GPU that is lost, if one is. Such a server cannot go on.
     pub fn failure(&self) -> Option<String> {
-        failure(&self.reports)
+        let fault = self.prepare.device.as_ref().and_then(|device| device.fault());
+        failure(&self.reports).or_else(|| fault.map(str::to_owned))
     }
 
     /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::compile::{Arch, CompileOptions, Nvrtc, headers};
+use super::compile::{Arch, CompileOptions, Cubins};
 use super::device::Device;
 use super::generate::{Numbers, Target};
 use super::loaded::Loaded;
@@ -10,20 +10,22 @@ use super::program::Program;
 use crate::engine::EngineError;
 use crate::model::Model;
 
-/// Generates a model's kernels for `device`, compiles them and uploads weights. Start-up and reload only; once per process.
-pub fn prepare(model: &Arc<Model>, device: &Arc<Device>, numbers: Numbers) -> Result<Loaded, EngineError> {
-    let program = Program::new(model, &Target::new(device.gpu().shared_bytes_max, numbers))?;
-    load(device, program)
+/// Generates a model's kernels for `device`, finds or makes their code and uploads weights. Start-up and reload only; once per process.
+pub fn prepare(model: &Arc<Model>, device: &Arc<Device>, numbers: Numbers, cubins: &Cubins) -> Result<Loaded, EngineError> {
+    load(device, Program::new(model, &Target::new(arch(device)?.shared_bytes_max(), numbers))?, cubins)
 }
 
-/// Compiles a program for `device` and loads it there.
-pub fn load(device: &Arc<Device>, program: Program) -> Result<Loaded, EngineError> {
-    let unavailable = |reason: String, remedy: &str| EngineError::Unavailable { engine: "cuda", reason, remedy: remedy.into() };
+/// Finds or makes a program's code for `device`, and loads it there.
+pub fn load(device: &Arc<Device>, program: Program, cubins: &Cubins) -> Result<Loaded, EngineError> {
+    let cubin = cubins.find_or_compile(&program, arch(device)?, &CompileOptions::default())?;
+    Loaded::new(device, Arc::new(program), &cubin.code)
+}
+
+fn arch(device: &Device) -> Result<Arch, EngineError> {
     let (major, minor) = device.gpu().capability;
-    let arch = Arch::of_device(major, minor).map_err(|error| unavailable(error.to_string(), "take --engine cpu"))?;
-    let nvrtc = Nvrtc::open(None).map_err(|error| unavailable(error.to_string(), "install it"))?;
-    let compiled = nvrtc
-        .compile(&program.source, headers(), arch, &CompileOptions::default())
-        .map_err(|error| unavailable(error.to_string(), "take --engine cpu"))?;
-    Loaded::new(device, Arc::new(program), &compiled.cubin)
+    Arch::of_device(major, minor).map_err(|error| EngineError::Unavailable {
+        engine: "cuda",
+        reason: error.to_string(),
+        remedy: "take --engine cpu".into(),
+    })
 }

@@ -53,13 +53,11 @@ impl GpuUnavailable {
     pub fn remedy(&self) -> &'static str {
         match self {
             GpuUnavailable::NoDriver => {
-                "install the driver, or give the container the GPU (--gpus all; in Kubernetes, a limit of nvidia.com/gpu), or take --engine cpu"
+                "install NVIDIA's driver, or give the container the GPU (docker --gpus all; in Kubernetes the limit nvidia.com/gpu: 1)"
             }
-            GpuUnavailable::Refused(_) => "nvidia-smi tells more about the driver; or take --engine cpu",
-            GpuUnavailable::Broken => "put the host's own libcuda.so.1, of driver 525 or newer, on the library path, or take --engine cpu",
-            GpuUnavailable::NoSuchGpu { .. } => {
-                "name another one with cuda.device, or look what CUDA_VISIBLE_DEVICES hides, or take --engine cpu"
-            }
+            GpuUnavailable::Refused(_) => "see what nvidia-smi says",
+            GpuUnavailable::Broken => "put the libcuda.so.1 of the host's own driver, 525 or newer, on the library path",
+            GpuUnavailable::NoSuchGpu { .. } => "set cuda.device to one that there is, or look what CUDA_VISIBLE_DEVICES hides",
         }
     }
 }
