@@ -225,16 +225,15 @@ DEV void gather_rows(const Block& b) {
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            const int i = first + u * THREADS;
-            if (i < items) {
-                const int chunk = i % CHUNKS;
-                float numbers[COUNT];
-                chunks[u].decode(chunk, numbers);
+            const int i = first + u * THREADS, chunk = item(u) % CHUNKS;
+            float numbers[COUNT];
+            chunks[u].decode(chunk, numbers);
 #pragma unroll
-                for (int e = 0; e < COUNT; e++) {
-                    const float number = IDS::WEIGHTED ? numbers[e] * weights[u] : numbers[e];
-                    numbers[e] = ids[u] < lookups[u].rows ? number : 0.0f;
-                }
+            for (int e = 0; e < COUNT; e++) {
+                const float number = IDS::WEIGHTED ? numbers[e] * weights[u] : numbers[e];
+                numbers[e] = ids[u] < lookups[u].rows ? number : 0.0f;
+            }
+            if (i < items) {
                 float* out = OUTS::at(b, i / ITEMS, i % ITEMS / BAG) + i % BAG / CHUNKS * ROWS::DIM + chunk * COUNT;
                 store_numbers<COUNT, ALIGN, EXACT>(out, numbers, ROWS::DIM - chunk * COUNT);
             }
@@ -370,15 +369,14 @@ DEV void table_rows(const Block& b) {
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            const int i = first + u * THREADS;
-            if (i < items) {
-                const int chunk = i % CHUNKS;
-                float numbers[COUNT];
-                chunks[u].decode(chunk, numbers);
+            const int i = first + u * THREADS, chunk = i % CHUNKS;
+            float numbers[COUNT];
+            chunks[u].decode(chunk, numbers);
 #pragma unroll
-                for (int e = 0; e < COUNT; e++) {
-                    numbers[e] = there[u] ? numbers[e] : bits_f32(0x7fc00000u);
-                }
+            for (int e = 0; e < COUNT; e++) {
+                numbers[e] = there[u] ? numbers[e] : bits_f32(0x7fc00000u);
+            }
+            if (i < items) {
                 float* out = OUT::row(b, i / ITEMS) + i % ITEMS / CHUNKS * ROWS::DIM + chunk * COUNT;
                 store_numbers<COUNT, ALIGN, ROWS::DIM % COUNT == 0>(out, numbers, ROWS::DIM - chunk * COUNT);
             }
