@@ -1,7 +1,6 @@
 //! Elements at computed places (`kernels/picks.cuh`).
 
 use crate::engine::cpu::plan::task::ValueIndex;
-use crate::model::TableId;
 
 use crate::engine::cuda::generate::emitter::Emitter;
 
@@ -13,9 +12,6 @@ impl Emitter<'_, '_> {
         unimplemented!()
     }
     pub(super) fn top(&mut self, _x: ValueIndex, _axis: usize, _largest: bool, _indices: bool) {
-        unimplemented!()
-    }
-    pub(super) fn embedding(&mut self, _index: ValueIndex, _table: TableId) {
         unimplemented!()
     }
 }
