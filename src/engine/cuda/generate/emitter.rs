@@ -10,7 +10,7 @@ use crate::engine::cpu::plan::task::{PlanValue, Task, ValueIndex, Work};
 use crate::model::{DType, Model, Scope, TableId, ValueScope};
 
 use super::blob::Blob;
-use super::place::{Places, Region};
+use super::place::{Place, Places, Region};
 use super::{Numbers, Target};
 
 /// Makes the steps of one task.
@@ -20,7 +20,7 @@ pub struct Emitter<'e, 'a> {
     /// The plan that it is of.
     pub lowered: &'e Lowered<'a>,
     /// Where values lie.
-    pub places: &'e Places,
+    pub places: &'e mut Places,
     /// Layout of the inputs.
     pub layout: &'e Layout,
     /// The model.
@@ -35,6 +35,8 @@ pub struct Emitter<'e, 'a> {
     pub definitions: &'e mut String,
     /// Steps of the kernel, each a statement. Between two of them all threads of the block meet.
     pub steps: &'e mut Vec<String>,
+    /// Which segment the task is in.
+    pub segment: usize,
     /// Distinguishes names: the number of the task.
     pub number: usize,
 }
@@ -84,6 +86,19 @@ impl Emitter<'_, '_> {
     /// A view of an optional operand.
     pub fn view_or_none(&mut self, value: Option<ValueIndex>) -> String {
         value.map_or_else(|| "None".to_owned(), |value| self.view(value))
+    }
+
+    /// Memory for the steps of this task alone: a view with `bytes` per row (4 bytes an element), in shared memory where some is left.
+    pub fn shared_room(&mut self, bytes: usize) -> String {
+        let Place { region, offset, stride, .. } = self.places.room(self.segment, self.number, bytes);
+        format!("{}<float, {offset}, {}>", region.of_tile(), stride / size_of::<f32>())
+    }
+
+    /// The same for the block as a whole: row 0 of the view is `bytes` bytes, on a boundary of 128.
+    pub fn block_room(&mut self, bytes: usize) -> String {
+        let tile = self.places.tile;
+        let Place { region, offset, .. } = self.places.room(self.segment, self.number, bytes.div_ceil(tile));
+        format!("{}<uint8_t, {offset}, 0>", region.of_tile())
     }
 
     /// A view of a piece.
@@ -225,8 +240,7 @@ pub fn view(lowered: &Lowered, places: &Places, blob: &mut Blob, value: ValueInd
     let (first, stride) = (first + place.first, place.stride);
     let offset = place.offset + first * bytes;
     match place.region {
-        Region::Shared => format!("Shared<{element}, {offset}, {stride}>"),
-        Region::Scratch => format!("Scratch<{element}, {offset}, {stride}>"),
+        Region::Shared | Region::Scratch => format!("{}<{element}, {offset}, {stride}>", place.region.of_tile()),
         Region::Work => format!("Work<{element}, {}, {first}, {stride}>", place.offset),
         Region::Kept if is_candidate => format!("KeptOf<{element}, {offset}, {}>", places.kept_bytes),
         Region::Kept => format!("Kept<{element}, {offset}, {}>", places.kept_bytes),

@@ -27,7 +27,7 @@ use super::program::{Launch, Needs, Over, Program, Variant};
 use self::blob::Blob;
 use self::emitter::Emitter;
 use self::place::Places;
-use self::segments::{Segment, Segments};
+use self::segments::Segments;
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,12 +74,14 @@ impl Program {
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut kernels = String::new();
+            let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
-            if tile > TILES[0] && places.blocks.iter().any(|block| block.scratch_bytes > 0) {
+            if tile > TILES[0] && launches.iter().any(|launch| launch.scratch_bytes > 0) {
                 break;
             }
-            let launches = generator.variant(&places, &mut source);
+            source.push_str(&kernels);
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
         }
@@ -101,16 +103,16 @@ struct Generator<'g, 'a> {
 
 impl Generator<'_, '_> {
     /// The kernels for tiles of some size: their source, and their launches in order.
-    fn variant(&mut self, places: &Places, source: &mut String) -> Vec<Launch> {
+    fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
         let tile = places.tile;
         let _ = writeln!(source, "\nnamespace tile_{tile} {{");
         let mut launches = Vec::new();
         let mut kernels = String::new();
-        for (number, (segment, block)) in self.segments.list.iter().zip(&places.blocks).enumerate() {
+        for (number, segment) in self.segments.list.iter().enumerate() {
             let is_candidate = segment.scope == ValueScope::Candidate;
             let is_last = number + 1 == self.segments.list.len();
             let mut definitions = String::new();
-            let mut steps = self.steps(places, segment, &mut definitions);
+            let mut steps = self.steps(places, number, &mut definitions);
             if is_last {
                 steps.push(self.scores(places));
             }
@@ -118,6 +120,7 @@ impl Generator<'_, '_> {
             let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
             let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
             let end = if is_last { "    finish(job);\n" } else { "" };
+            let block = &places.blocks[number];
             let (kernel, scratch) = (format!("{name}_tile_{tile}"), block.scratch_bytes);
             let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
             let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
@@ -134,14 +137,14 @@ impl Generator<'_, '_> {
     }
 
     /// The steps of a segment.
-    fn steps(&mut self, places: &Places, segment: &Segment, definitions: &mut String) -> Vec<String> {
+    fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
-        for &number in &segment.tasks {
+        for &number in &self.segments.list[segment].tasks {
             let mut steps = Vec::new();
             let mut emitter = Emitter {
                 task: &self.lowered.tasks[number],
                 lowered: self.lowered,
-                places,
+                places: &mut *places,
                 layout: self.layout,
                 model: self.model,
                 target: self.target,
@@ -149,6 +152,7 @@ impl Generator<'_, '_> {
                 tables: &mut self.tables,
                 definitions: &mut *definitions,
                 steps: &mut steps,
+                segment,
                 number,
             };
             emitter.emit();
