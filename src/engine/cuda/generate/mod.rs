@@ -192,6 +192,7 @@ const PRELUDE: &str = "\
 #include \"lookup_pool.cuh\"
 #include \"mlp.cuh\"
 #include \"picks.cuh\"
+#include \"products.cuh\"
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"
