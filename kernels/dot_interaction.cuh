@@ -8,7 +8,7 @@
 template <class VECTORS, class OUT, int DIM, int PAIRS, int64_t LIST>
 DEV void interaction_f32(const Block& b) {
     const uint32_t* pairs = (const uint32_t*)(b.job.weights + LIST);
-    for (int i = thread_x(); i < b.rows * PAIRS; i += THREADS) {
+    for (int i = (int)thread_x(); i < b.rows * PAIRS; i += THREADS) {
         const int r = i / PAIRS, pair = i % PAIRS;
         const uint32_t both = pairs[pair];
         const float* x = VECTORS::at(b, r, (int)(both & 0xffff));

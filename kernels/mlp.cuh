@@ -30,11 +30,11 @@ DEV void linear_f32(const Block& b) {
         return (float)ADDEND::row(b, p / INNER)[(ADDEND_INNER > 1 ? p % INNER * N : 0) + n];
     };
     if (N < 8) {
-        for (int i = warp(); i < products * N; i += WARPS) {
+        for (int i = (int)warp(); i < products * N; i += WARPS) {
             const int p = i / N, n = i % N;
             const float* x = X::row(b, p / INNER) + p % INNER * K;
             float sum = 0.0f;
-            for (int k = lane(); k < K; k += 32) {
+            for (int k = (int)lane(); k < K; k += 32) {
                 sum = fma_(x[k], weights[k * PADDED + n], sum);
             }
             for (int mask = 16; mask > 0; mask /= 2) {
@@ -47,7 +47,7 @@ DEV void linear_f32(const Block& b) {
         return;
     }
     constexpr int ROWS = 4, STRIPS = PADDED / 4;
-    for (int i = thread_x(); i < (products + ROWS - 1) / ROWS * STRIPS; i += THREADS) {
+    for (int i = (int)thread_x(); i < (products + ROWS - 1) / ROWS * STRIPS; i += THREADS) {
         const int p0 = i / STRIPS * ROWS, n0 = i % STRIPS * 4;
         const float* x[ROWS];
         float sums[ROWS][4];
@@ -59,14 +59,14 @@ DEV void linear_f32(const Block& b) {
         }
 #pragma unroll 4
         for (int k = 0; k < K; k++) {
-            const float4 w = load_nc4(weights + (size_t)k * PADDED + n0);
+            const uint4 w = load_nc16(weights + (size_t)k * PADDED + n0);
 #pragma unroll
             for (int m = 0; m < ROWS; m++) {
                 const float value = x[m][k];
-                sums[m][0] = fma_(value, w.x, sums[m][0]);
-                sums[m][1] = fma_(value, w.y, sums[m][1]);
-                sums[m][2] = fma_(value, w.z, sums[m][2]);
-                sums[m][3] = fma_(value, w.w, sums[m][3]);
+                sums[m][0] = fma_(value, bits_f32(w.x), sums[m][0]);
+                sums[m][1] = fma_(value, bits_f32(w.y), sums[m][1]);
+                sums[m][2] = fma_(value, bits_f32(w.z), sums[m][2]);
+                sums[m][3] = fma_(value, bits_f32(w.w), sums[m][3]);
             }
         }
 #pragma unroll

@@ -120,11 +120,11 @@ DEV void run_tiles(const Job& job, uint8_t* shared) {
     constexpr int HEAD = (TILE * 4 + 127) / 128 * 128;
     const int rows = (int)(CANDIDATES ? job.header->rows : job.header->contexts);
     uint32_t* context = (uint32_t*)shared;
-    for (int tile = block_x(); tile * TILE < rows; tile += blocks_x()) {
+    for (int tile = (int)block_x(); tile * TILE < rows; tile += (int)blocks_x()) {
         Block b{job, shared + HEAD, job.scratch + (size_t)block_x() * SCRATCH_BYTES, context, tile * TILE, 0};
         b.rows = rows - b.first < TILE ? rows - b.first : TILE;
         if (CANDIDATES) {
-            for (int r = thread_x(); r < TILE; r += THREADS) {
+            for (int r = (int)thread_x(); r < TILE; r += THREADS) {
                 context[r] = job.row_context[b.first + (r < b.rows ? r : 0)];
             }
             sync_block();
@@ -152,7 +152,7 @@ DEV void finish(const Job& job) {
 template <class OUT, class ROWS, bool OF_CANDIDATES, int WIDTH, int COLUMN, int AT, int COUNT>
 DEV void dense_columns(const Block& b) {
     const float* dense = OF_CANDIDATES ? b.job.candidates.dense : b.job.contexts.dense;
-    for (int i = thread_x(); i < b.rows * COUNT; i += THREADS) {
+    for (int i = (int)thread_x(); i < b.rows * COUNT; i += THREADS) {
         const int r = i / COUNT, e = i % COUNT;
         OUT::row(b, r)[AT + e] = dense[(size_t)ROWS::of(b, r) * WIDTH + COLUMN + e];
     }
@@ -162,7 +162,7 @@ DEV void dense_columns(const Block& b) {
 template <class OUT, class ROWS, bool OF_CANDIDATES, int WIDTH, int COLUMN, int COUNT>
 DEV void integer_columns(const Block& b) {
     const int64_t* ints = OF_CANDIDATES ? b.job.candidates.ints : b.job.contexts.ints;
-    for (int i = thread_x(); i < b.rows * COUNT; i += THREADS) {
+    for (int i = (int)thread_x(); i < b.rows * COUNT; i += THREADS) {
         const int r = i / COUNT, e = i % COUNT;
         OUT::row(b, r)[e] = ints[(size_t)ROWS::of(b, r) * WIDTH + COLUMN + e];
     }
@@ -184,7 +184,7 @@ struct Bag {
 // Ids of a bag.
 template <class OUT, class ROWS, class BAG>
 DEV void bag_length(const Block& b) {
-    for (int r = thread_x(); r < b.rows; r += THREADS) {
+    for (int r = (int)thread_x(); r < b.rows; r += THREADS) {
         OUT::row(b, r)[0] = (int64_t)BAG::of(b, ROWS::of(b, r)).count;
     }
 }
@@ -192,7 +192,7 @@ DEV void bag_length(const Block& b) {
 // One column of the answer.
 template <class X, int OUTPUTS, int COLUMN>
 DEV void write_score(const Block& b) {
-    for (int r = thread_x(); r < b.rows; r += THREADS) {
+    for (int r = (int)thread_x(); r < b.rows; r += THREADS) {
         b.job.scores[(size_t)(b.first + r) * OUTPUTS + COLUMN] = X::row(b, r)[0];
     }
 }

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
+pub mod compile;
 mod generate;
 mod job;
 mod probe;

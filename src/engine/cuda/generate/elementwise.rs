@@ -70,7 +70,7 @@ impl Emitter<'_, '_> {
         if len == 0 {
             return;
         }
-        let mut text = format!("for (int i = thread_x(); i < b.rows * {len}; i += THREADS) {{\n");
+        let mut text = format!("for (int i = (int)thread_x(); i < b.rows * {len}; i += THREADS) {{\n");
         let _ = writeln!(text, "            const int r = i / {len}, e = i % {len};");
         for (number, operand) in operands.iter().enumerate() {
             let Operand { view, dtype, index } = operand;

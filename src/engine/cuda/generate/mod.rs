@@ -1,7 +1,7 @@
 //! From a plan to CUDA C++ of one model.
 //!
 //! The planner that the CPU engine uses gives tasks; [`place`] gives their values memory in a tile; each task becomes a step, a call of a function
-//! of `kernels/` ([`emitter`] and the families beside it); the steps of a scope become one kernel.
+//! of `kernels/` ([`emitter`] and the families beside it); the steps of a scope become one kernel, or several where [`segments`] cuts them.
 
 mod blob;
 mod dense_layers;
@@ -10,6 +10,7 @@ mod emitter;
 mod families;
 mod lookups;
 mod place;
+mod segments;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::program::{Launch, Needs, Over, Program, Variant};
 use self::blob::Blob;
 use self::emitter::Emitter;
 use self::place::Places;
+use self::segments::Segments;
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,12 +50,14 @@ pub struct Target {
     pub hoist: Hoist,
     /// Whether patterns of ops are computed by one step each.
     pub fuse: bool,
+    /// Weights of a layer from which it is a kernel of its own.
+    pub wide_from: usize,
 }
 
 impl Target {
     /// Everything on, for a device whose blocks may have so much shared memory.
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
-        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true }
+        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM }
     }
 }
 
@@ -63,12 +67,14 @@ impl Program {
         let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-        let mut generator = Generator { model, layout: &layout, lowered: &lowered, target, blob: Blob::default(), tables: vec![] };
+        let segments = Segments::new(&lowered, target.wide_from);
+        let mut generator =
+            Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
         let mut source = String::from(PRELUDE);
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let mut places = Places::new(&lowered, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
             let mut kernels = String::new();
             let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
@@ -77,10 +83,9 @@ impl Program {
             }
             source.push_str(&kernels);
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
-            needs.kept_bytes = places.kept_bytes;
+            needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
         }
         let Generator { blob, tables, .. } = generator;
-        drop(lowered);
         Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs })
     }
 }
@@ -90,6 +95,7 @@ struct Generator<'g, 'a> {
     model: &'g Model,
     layout: &'g Layout,
     lowered: &'g Lowered<'a>,
+    segments: &'g Segments,
     target: &'g Target,
     blob: Blob,
     tables: Vec<TableId>,
@@ -102,27 +108,24 @@ impl Generator<'_, '_> {
         let _ = writeln!(source, "\nnamespace tile_{tile} {{");
         let mut launches = Vec::new();
         let mut kernels = String::new();
-        for (block, scope) in [ValueScope::Context, ValueScope::Candidate].into_iter().enumerate() {
-            let is_candidate = scope == ValueScope::Candidate;
+        for (number, segment) in self.segments.list.iter().enumerate() {
+            let is_candidate = segment.scope == ValueScope::Candidate;
+            let is_last = number + 1 == self.segments.list.len();
             let mut definitions = String::new();
-            let mut steps = self.steps(places, scope, &mut definitions);
-            if is_candidate {
+            let mut steps = self.steps(places, number, &mut definitions);
+            if is_last {
                 steps.push(self.scores(places));
-            } else if steps.is_empty() {
-                continue;
             }
-            let name = if is_candidate { "candidates" } else { "contexts" };
+            let name = format!("{}_{number}", if is_candidate { "candidates" } else { "contexts" });
             let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
             let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
-            let last = if is_candidate { "    finish(job);\n" } else { "" };
-            let block = &places.blocks[block];
-            let scratch = block.scratch_bytes;
-            let _ = writeln!(
-                kernels,
-                "KERNEL(THREADS) {name}_{tile}(Job job) {{\n    DYN_SMEM(shared);\n    run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);\n{last}}}"
-            );
+            let end = if is_last { "    finish(job);\n" } else { "" };
+            let block = &places.blocks[number];
+            let (kernel, scratch) = (format!("{name}_tile_{tile}"), block.scratch_bytes);
+            let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
+            let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
             launches.push(Launch {
-                kernel: format!("{name}_{tile}"),
+                kernel,
                 over: if is_candidate { Over::Candidates { tile } } else { Over::Contexts { tile } },
                 threads: THREADS,
                 shared_bytes: (head_bytes(tile) + block.shared_bytes) as u32,
@@ -133,16 +136,13 @@ impl Generator<'_, '_> {
         launches
     }
 
-    /// The steps of a scope, each with the task's name.
-    fn steps(&mut self, places: &mut Places, scope: ValueScope, definitions: &mut String) -> Vec<String> {
+    /// The steps of a segment.
+    fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
-        for (number, task) in self.lowered.tasks.iter().enumerate() {
-            if self.lowered.values[task.out].scope != scope {
-                continue;
-            }
+        for &number in &self.segments.list[segment].tasks {
             let mut steps = Vec::new();
             let mut emitter = Emitter {
-                task,
+                task: &self.lowered.tasks[number],
                 lowered: self.lowered,
                 places: &mut *places,
                 layout: self.layout,
@@ -152,6 +152,7 @@ impl Generator<'_, '_> {
                 tables: &mut self.tables,
                 definitions: &mut *definitions,
                 steps: &mut steps,
+                segment,
                 number,
             };
             emitter.emit();
@@ -181,6 +182,8 @@ const fn head_bytes(tile: usize) -> usize {
 const TILES: [usize; 2] = [16, 64];
 /// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
 const BLOCKS_WORTH: usize = 64;
+/// A block streams about 64 bytes of weights per clock from the L2: half a million take 5 to 10 us per tile.
+const WIDE_FROM: usize = 1 << 19;
 /// Threads of a block: `THREADS` of `kernels/tile.cuh`.
 const THREADS: u32 = 256;
 /// What every source begins with.

@@ -7,6 +7,8 @@ use crate::engine::cpu::plan::place::{FreeList, Homes, lives};
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::model::ValueScope;
 
+use super::segments::Segments;
+
 /// Which memory a value lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
@@ -16,6 +18,8 @@ pub enum Region {
     Shared,
     /// The tile, in device memory.
     Scratch,
+    /// Rows of the batch, between two kernels.
+    Work,
 }
 
 impl Region {
@@ -30,9 +34,11 @@ impl Region {
 pub struct Place {
     /// In which memory.
     pub region: Region,
-    /// First byte of the first row: of the tile, or of a context.
+    /// First byte of the first row: of the tile, of a context; in `Work`, per row of the slot.
     pub offset: usize,
-    /// Elements from row to row of the tile; 0 where rows do not lie in a tile.
+    /// The first element within a row.
+    pub first: usize,
+    /// Elements from row to row; 0 in `Kept`.
     pub stride: usize,
 }
 
@@ -44,8 +50,10 @@ pub struct Places {
     pub tile: usize,
     /// Bytes per context.
     pub kept_bytes: usize,
-    /// Of a block, by kernel: contexts, candidates.
-    pub blocks: [BlockMemory; 2],
+    /// Bytes per candidate of values between kernels.
+    pub work_bytes: usize,
+    /// Of a block, by segment.
+    pub blocks: Vec<BlockMemory>,
     /// Bytes of shared memory per row of the tile, at most.
     shared_limit: usize,
 }
@@ -76,7 +84,7 @@ impl BlockMemory {
     fn take(&mut self, region: Region, span: Span, tile: usize) {
         let (spans, total) = match region {
             Region::Scratch => (&mut self.scratch, &mut self.scratch_bytes),
-            Region::Shared | Region::Kept => (&mut self.shared, &mut self.shared_bytes),
+            Region::Shared | Region::Kept | Region::Work => (&mut self.shared, &mut self.shared_bytes),
         };
         spans.push(span);
         let end = (span.offset + span.bytes) * tile;
@@ -85,8 +93,9 @@ impl BlockMemory {
 }
 
 impl Places {
-    /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values.
-    pub fn new(lowered: &Lowered, tile: usize, shared_limit: usize) -> Places {
+    /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values. A value that several
+    /// segments touch lies in device memory, a row for each row of the batch.
+    pub fn new(lowered: &Lowered, segments: &Segments, tile: usize, shared_limit: usize) -> Places {
         let homes = Homes::new(lowered);
         let mut lives = lives(lowered, &homes);
         // Rooms are for the CPU's kernels.
@@ -95,17 +104,26 @@ impl Places {
         lives.retain(|(root, _)| !rooms.contains(root));
         let mut roots = HashMap::new();
         let mut kept_bytes = 0usize;
-        for (root, life) in lives.iter().filter(|(_, life)| life.kept) {
-            roots.insert(*root, (Region::Kept, kept_bytes, 0));
-            kept_bytes = (kept_bytes + life.bytes).next_multiple_of(16);
+        let mut work = FreeList::default();
+        for (root, life) in &lives {
+            let scope = lowered.values[*root].scope;
+            let crosses = life.kept || segments.of(life.first) != segments.of(life.last);
+            if crosses && scope == ValueScope::Context {
+                roots.insert(*root, (Region::Kept, kept_bytes, 0));
+                kept_bytes = (kept_bytes + life.bytes).next_multiple_of(ROW_ALIGN);
+            } else if crosses {
+                let stride = life.bytes.next_multiple_of(ROW_ALIGN);
+                roots.insert(*root, (Region::Work, work.take(stride, life.first, life.last), stride));
+            }
         }
-        let mut blocks = <[BlockMemory; 2]>::default();
-        for (block, scope) in blocks.iter_mut().zip([ValueScope::Context, ValueScope::Candidate]) {
+        let mut blocks = vec![BlockMemory::default(); segments.list.len()];
+        for (number, block) in blocks.iter_mut().enumerate() {
             let (mut shared, mut scratch) = (FreeList::default(), FreeList::default());
-            for (root, life) in lives.iter().filter(|(root, life)| !life.kept && lowered.values[*root].scope == scope) {
+            let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number);
+            let own: Vec<_> = own.filter(|(root, _)| !roots.contains_key(root)).collect();
+            for (root, life) in own {
                 let stride = padded(life.bytes);
-                let offset = shared.take_below(stride, life.first, life.last, shared_limit / tile);
-                let (region, offset) = match offset {
+                let (region, offset) = match shared.take_below(stride, life.first, life.last, shared_limit / tile) {
                     Some(offset) => (Region::Shared, offset),
                     None => (Region::Scratch, scratch.take(stride, life.first, life.last)),
                 };
@@ -113,32 +131,37 @@ impl Places {
                 block.take(region, Span { offset, bytes: stride, first: life.first, last: life.last }, tile);
             }
         }
-        Places { homes, roots, tile, kept_bytes: kept_bytes.next_multiple_of(64), blocks, shared_limit: shared_limit / tile }
+        let shared_limit = shared_limit / tile;
+        let kept_bytes = kept_bytes.next_multiple_of(ROW_ALIGN);
+        Places { homes, roots, tile, kept_bytes, work_bytes: work.end(), blocks, shared_limit }
     }
 
-    /// Memory for the steps of one task alone, `bytes` per row of the tile: what no value holds then of shared memory, or device memory where too
-    /// little of it is left. Rooms of the same task lie apart.
-    pub fn room(&mut self, scope: ValueScope, task: usize, bytes: usize) -> Place {
+    /// Memory for the steps of one task of a segment alone, `bytes` per row of the tile: what no value holds then of shared memory, or device
+    /// memory where too little of it is left. Rooms of the same task lie apart.
+    pub fn room(&mut self, segment: usize, task: usize, bytes: usize) -> Place {
         let bytes = padded(bytes);
-        let block = &mut self.blocks[usize::from(scope == ValueScope::Candidate)];
+        let block = &mut self.blocks[segment];
         let (region, offset) = match fit(&block.shared, task, bytes, self.shared_limit) {
             Some(offset) => (Region::Shared, offset),
             None => (Region::Scratch, fit(&block.scratch, task, bytes, usize::MAX).expect("memory has no end")),
         };
         block.take(region, Span { offset, bytes, first: task, last: task }, self.tile);
-        Place { region, offset: offset * self.tile, stride: bytes }
+        Place { region, offset: offset * self.tile, first: 0, stride: bytes }
     }
 
     /// Where a value lies that is no constant. `element`: bytes of one.
     pub fn of(&self, value: ValueIndex, element: usize) -> Place {
         let (root, first) = self.homes.of(value);
         match self.roots.get(&root) {
-            Some(&(region, offset, stride)) => Place { region, offset: offset + first * element, stride: stride / element },
+            Some(&(region, offset, stride)) => Place { region, offset, first, stride: stride / element },
             // A value without elements is neither written nor read.
-            None => Place { region: Region::Shared, offset: 0, stride: 0 },
+            None => Place { region: Region::Shared, offset: 0, first: 0, stride: 0 },
         }
     }
 }
+
+/// Rows in device memory start on lines of the cache.
+const ROW_ALIGN: usize = 64;
 
 /// The first gap of so many bytes between what `task` needs, if it ends at or before `limit`.
 fn fit(spans: &[Span], task: usize, bytes: usize, limit: usize) -> Option<usize> {
