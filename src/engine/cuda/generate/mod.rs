@@ -207,6 +207,7 @@ const PRELUDE: &str = "\
 #include \"mlp.cuh\"
 #include \"normalize.cuh\"
 #include \"picks.cuh\"
+#include \"products.cuh\"
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"
