@@ -141,11 +141,6 @@ impl Places {
         Places { homes, roots, narrow, tile, kept_bytes, work_bytes: work.end(), blocks, shared_limit }
     }
 
-    /// Whether the value's elements are bf16.
-    pub fn is_narrow(&self, value: ValueIndex) -> bool {
-        self.narrow.contains(&self.homes.of(value).0)
-    }
-
     /// Memory for the steps of one task of a segment alone, `bytes` per row of the tile: what no value holds then of shared memory, or device
     /// memory where too little of it is left. Rooms of the same task lie apart.
     pub fn room(&mut self, segment: usize, task: usize, bytes: usize) -> Place {
@@ -157,6 +152,11 @@ impl Places {
         };
         block.take(region, Span { offset, bytes, first: task, last: task }, self.tile);
         Place { region, offset: offset * self.tile, first: 0, stride: bytes }
+    }
+
+    /// Whether the value's elements are bf16.
+    pub fn is_narrow(&self, value: ValueIndex) -> bool {
+        self.narrow.contains(&self.homes.of(value).0)
     }
 
     /// Where a value lies that is no constant. `element`: bytes of one.
