@@ -32,6 +32,7 @@ pub fn headers() -> &'static [Header<'static>] {
         "reduce.cuh"
         "tile.cuh"
         "trees.cuh"
+        "wide.cuh"
         "window.cuh"
     };
     HEADERS
