@@ -1,6 +1,7 @@
 //! The commands: flags, help, exit codes. What they do lies below; nothing below knows of flags.
 
 pub mod check;
+pub mod compile;
 pub mod config;
 pub mod cost;
 pub mod demo;
@@ -43,6 +44,7 @@ enum Command {
     /// Tells what this machine, kernel and container can do for gavel, and what to change
     Doctor,
     Check(check::CheckArgs),
+    Compile(compile::CompileArgs),
     Inspect(inspect::InspectArgs),
     Rank(rank::RankArgs),
     #[command(subcommand)]
@@ -85,6 +87,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(&args),
         Command::Doctor => doctor::run(),
         Command::Check(args) => check::run(&args),
+        Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Rank(args) => rank::run(&args),
         Command::Import(command) => import::run(&command),

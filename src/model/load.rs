@@ -125,7 +125,8 @@ impl Bundle {
         let selftest = self.read_selftest(selftest, &graph, &mut meter)?;
         let digest = self.digest;
         let features = manifest.features.clone();
-        Ok(Model { version: options.version, digest, selftest, ..Model::new(name, features, graph, weights) })
+        let folder = Some(self.path.clone());
+        Ok(Model { version: options.version, digest, selftest, folder, ..Model::new(name, features, graph, weights) })
     }
 
     fn read_selftest(&self, (path, file): (PathBuf, File), graph: &Graph, meter: &mut Meter<'_>) -> Result<Selftest, LoadError> {
@@ -444,6 +445,15 @@ fn check_digest(hasher: sha2::Sha256, path: &Path, manifest: &Path, spec: &FileS
 impl Model {
     /// A model made by hand, version 1, with an empty selftest and no digest.
     pub fn new(name: impl Into<String>, features: Vec<Feature>, graph: Graph, weights: Weights) -> Model {
-        Model { name: name.into(), version: 1, features, graph, weights, selftest: Selftest::default(), digest: Digest::default() }
+        Model {
+            name: name.into(),
+            version: 1,
+            features,
+            graph,
+            weights,
+            selftest: Selftest::default(),
+            digest: Digest::default(),
+            folder: None,
+        }
     }
 }

@@ -28,6 +28,8 @@ mod trees;
 mod weights;
 mod widen;
 
+use std::path::PathBuf;
+
 pub use arguments::{Comparison, Gru, GruKind, LogicFn, Reduction, TreeMode, Trees, UnaryFn, Window};
 pub use blocks::{PackedRows, id_bytes};
 pub use digest::Digest;
@@ -64,6 +66,8 @@ pub struct Model {
     pub selftest: Selftest,
     /// SHA-256 of the manifest, which holds the digests of all other files.
     pub digest: Digest,
+    /// Folder of the bundle that it was loaded from; None for a model that was made in memory.
+    pub folder: Option<PathBuf>,
 }
 
 /// What the signature says of a feature.

@@ -13,21 +13,21 @@
 
 mod elementary;
 mod engine;
-mod gemm;
-mod kernels;
+pub(in crate::engine) mod gemm;
+pub(in crate::engine) mod kernels;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod math;
-mod memory;
-mod plan;
+pub(in crate::engine) mod memory;
+pub(in crate::engine) mod plan;
 mod program;
 mod simd;
 mod tile;
-mod walk;
+pub(in crate::engine) mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::engine) mod tests;
 
 pub use engine::CpuEngine;
 pub use plan::{Per, PlanReport, PlanTask, PlanWork, PrecisionOptions};

@@ -48,6 +48,11 @@ impl Arg {
         usize::try_from(self.0).ok()
     }
 
+    /// Which operand, if it is one.
+    pub fn as_leaf(self) -> Option<usize> {
+        (self != Arg::NONE && self.0 < 0).then(|| (-1 - i16::from(self.0)) as usize)
+    }
+
     /// The same argument once step `removed` is gone, which nothing reads any more.
     pub fn after_removal(self, removed: usize) -> Arg {
         match self.as_step() {

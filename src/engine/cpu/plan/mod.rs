@@ -12,19 +12,19 @@
 //!
 //! The row dimension is implicit throughout.
 
-mod constant;
+pub(in crate::engine) mod constant;
 mod emit;
-mod generic;
-mod lookups;
-mod lower;
-mod origins;
+pub(in crate::engine) mod generic;
+pub(in crate::engine) mod lookups;
+pub(in crate::engine) mod lower;
+pub(in crate::engine) mod origins;
 mod passes;
-mod place;
+pub(in crate::engine) mod place;
 mod precision;
 mod report;
-mod strides;
-mod task;
-mod weights;
+pub(in crate::engine) mod strides;
+pub(in crate::engine) mod task;
+pub(in crate::engine) mod weights;
 mod work;
 
 use std::sync::Arc;
@@ -52,17 +52,28 @@ pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineErro
     }
 }
 
+/// The tasks that compute a model's outputs, in execution order, rewritten by all passes that the options ask for: what every engine's steps
+/// are made of.
+pub(in crate::engine) fn tasks<'a>(
+    model: &'a Model,
+    layout: &'a Layout,
+    options: &Options,
+    rewrite: Rewrite,
+) -> Result<Lowered<'a>, EngineError> {
+    let mut lowered = lower::lower(model, layout, options)?;
+    passes::run(&mut lowered, model, options)?;
+    rewrite(&mut lowered)?;
+    lookups::join(&mut lowered, model);
+    Ok(lowered)
+}
+
 /// A last rewriting of tasks, after all passes.
 type Rewrite<'r> = &'r mut dyn FnMut(&mut Lowered) -> Result<(), EngineError>;
 
 fn build(model: &Arc<Model>, options: &Options, rewrite: Rewrite) -> Result<Program, EngineError> {
     let simd = options.simd;
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let mut lowered = lower::lower(model, &layout, options)?;
-    passes::run(&mut lowered, model, options)?;
-    rewrite(&mut lowered)?;
-    lookups::join(&mut lowered, model);
-    let lowered = lowered;
+    let lowered = tasks(model, &layout, options, rewrite)?;
     let mut packer = Packer::new(simd);
     let mut places = place::place(&lowered);
     let mut context = Vec::new();

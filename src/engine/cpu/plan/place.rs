@@ -105,13 +105,14 @@ impl Placing for Places<'_, '_> {
 }
 
 /// Which values are parts of others: views of what was computed, and parts of a concatenation that are computed in their place.
-struct Homes {
+pub(in crate::engine) struct Homes {
     /// The value it is a part of, and its first element there.
     parents: HashMap<ValueIndex, (ValueIndex, usize)>,
 }
 
 impl Homes {
-    fn new(lowered: &Lowered) -> Homes {
+    /// Of a plan.
+    pub(in crate::engine) fn new(lowered: &Lowered) -> Homes {
         let mut homes = Homes { parents: HashMap::new() };
         for task in &lowered.tasks {
             match &task.work {
@@ -155,7 +156,7 @@ impl Homes {
     }
 
     /// The root of a value, and the value's first element in it.
-    fn of(&self, value: ValueIndex) -> (ValueIndex, usize) {
+    pub(in crate::engine) fn of(&self, value: ValueIndex) -> (ValueIndex, usize) {
         let (mut root, mut at) = (value, 0);
         while let Some(&(parent, first)) = self.parents.get(&root) {
             root = parent;
@@ -166,16 +167,19 @@ impl Homes {
 }
 
 /// When a root's memory is in use, in tasks.
-struct Life {
-    first: usize,
-    last: usize,
-    bytes: usize,
+pub(in crate::engine) struct Life {
+    /// The first task that touches it.
+    pub(in crate::engine) first: usize,
+    /// The last one.
+    pub(in crate::engine) last: usize,
+    /// Per row.
+    pub(in crate::engine) bytes: usize,
     /// Read by candidates although it is of the context: not part of a tile.
-    kept: bool,
+    pub(in crate::engine) kept: bool,
 }
 
 /// Roots with memory, in order of their first use.
-fn lives(lowered: &Lowered, homes: &Homes) -> Vec<(ValueIndex, Life)> {
+pub(in crate::engine) fn lives(lowered: &Lowered, homes: &Homes) -> Vec<(ValueIndex, Life)> {
     let mut lives: Vec<(ValueIndex, Life)> = Vec::new();
     let mut slots: HashMap<ValueIndex, usize> = HashMap::new();
     let mut touch = |value: ValueIndex, at: usize, by: ValueScope| {
@@ -206,14 +210,20 @@ fn lives(lowered: &Lowered, homes: &Homes) -> Vec<(ValueIndex, Life)> {
 
 /// First fit over bytes of a tile's row.
 #[derive(Default)]
-struct FreeList {
+pub(in crate::engine) struct FreeList {
     /// (first byte, end, last task that needs it), ascending.
     taken: Vec<(usize, usize, usize)>,
     end: usize,
 }
 
 impl FreeList {
-    fn take(&mut self, bytes: usize, first: usize, last: usize) -> usize {
+    /// Room for tasks `first ..= last`.
+    pub(in crate::engine) fn take(&mut self, bytes: usize, first: usize, last: usize) -> usize {
+        self.take_below(bytes, first, last, usize::MAX).expect("memory has no end")
+    }
+
+    /// The same, if it ends at or before `limit`.
+    pub(in crate::engine) fn take_below(&mut self, bytes: usize, first: usize, last: usize, limit: usize) -> Option<usize> {
         let bytes = bytes.next_multiple_of(GRAIN);
         self.taken.retain(|&(_, _, until)| until >= first);
         let mut offset = 0;
@@ -225,9 +235,17 @@ impl FreeList {
             offset = end;
             position += 1;
         }
+        if offset + bytes > limit {
+            return None;
+        }
         self.taken.insert(position, (offset, offset + bytes, last));
         self.end = self.end.max(offset + bytes);
-        offset
+        Some(offset)
+    }
+
+    /// Bytes of a row, with all that was taken.
+    pub(in crate::engine) fn end(&self) -> usize {
+        self.end
     }
 }
 

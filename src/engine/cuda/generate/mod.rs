@@ -1,0 +1,215 @@
+//! From a plan to CUDA C++ of one model.
+//!
+//! The planner that the CPU engine uses gives tasks; [`place`] gives their values memory in a tile; each task becomes a step, a call of a function
+//! of `kernels/` ([`emitter`] and the families beside it); the steps of a scope become one kernel, or several where [`segments`] cuts them.
+
+mod blob;
+mod dense_layers;
+mod elementwise;
+mod emitter;
+mod families;
+mod lookups;
+mod place;
+mod segments;
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::batch::Layout;
+use crate::engine::EngineError;
+use crate::engine::cpu::plan::lookups::count as count_lookups;
+use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::tasks;
+use crate::engine::cpu::{Hoist, Options, Simd};
+use crate::model::{Model, ValueScope};
+
+use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
+
+use self::blob::Blob;
+use self::emitter::Emitter;
+use self::place::Places;
+use self::segments::Segments;
+
+/// Arithmetic of dense layers and dot interactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Numbers {
+    /// As the CPU engine computes.
+    #[default]
+    F32,
+    /// Inputs rounded to bf16, tensor cores, sums in f32.
+    Bf16,
+}
+
+/// What a program is generated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Most shared memory that a block may have, in bytes.
+    pub shared_limit: usize,
+    /// Arithmetic of dense layers.
+    pub numbers: Numbers,
+    /// What is computed once per request.
+    pub hoist: Hoist,
+    /// Whether patterns of ops are computed by one step each.
+    pub fuse: bool,
+    /// Weights of a layer from which it is a kernel of its own.
+    pub wide_from: usize,
+}
+
+impl Target {
+    /// Everything on, for a device whose blocks may have so much shared memory.
+    pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
+        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM }
+    }
+}
+
+impl Program {
+    /// Generates a model's kernels.
+    pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
+        let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
+        let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
+        let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
+        let segments = Segments::new(&lowered, target.wide_from);
+        let mut generator =
+            Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
+        let mut source = String::from(PRELUDE);
+        let mut variants = Vec::new();
+        let mut needs = Needs::default();
+        for tile in TILES {
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut kernels = String::new();
+            let launches = generator.variant(&mut places, &mut kernels);
+            // Larger tiles read weights less often, but only from shared memory.
+            if tile > TILES[0] && launches.iter().any(|launch| launch.scratch_bytes > 0) {
+                break;
+            }
+            source.push_str(&kernels);
+            variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
+            needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
+        }
+        let Generator { blob, tables, .. } = generator;
+        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs })
+    }
+}
+
+/// One model on its way.
+struct Generator<'g, 'a> {
+    model: &'g Model,
+    layout: &'g Layout,
+    lowered: &'g Lowered<'a>,
+    segments: &'g Segments,
+    target: &'g Target,
+    blob: Blob,
+    tables: Vec<DeviceTable>,
+}
+
+impl Generator<'_, '_> {
+    /// The kernels for tiles of some size: their source, and their launches in order.
+    fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
+        let tile = places.tile;
+        let _ = writeln!(source, "\nnamespace tile_{tile} {{");
+        let mut launches = Vec::new();
+        let mut kernels = String::new();
+        for (number, segment) in self.segments.list.iter().enumerate() {
+            let is_candidate = segment.scope == ValueScope::Candidate;
+            let is_last = number + 1 == self.segments.list.len();
+            let mut definitions = String::new();
+            let mut steps = self.steps(places, number, &mut definitions);
+            if is_last {
+                steps.push(self.scores(places));
+            }
+            let name = format!("{}_{number}", if is_candidate { "candidates" } else { "contexts" });
+            let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
+            let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
+            let end = if is_last { "    finish(job);\n" } else { "" };
+            let block = &places.blocks[number];
+            let (kernel, scratch) = (format!("{name}_tile_{tile}"), block.scratch_bytes);
+            let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
+            let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
+            launches.push(Launch {
+                kernel,
+                over: if is_candidate { Over::Candidates { tile } } else { Over::Contexts { tile } },
+                threads: THREADS,
+                shared_bytes: (head_bytes(tile) + block.shared_bytes) as u32,
+                scratch_bytes: scratch,
+            });
+        }
+        let _ = writeln!(source, "}}  // namespace tile_{tile}\n\n{kernels}");
+        launches
+    }
+
+    /// The steps of a segment.
+    fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
+        let mut texts = Vec::new();
+        let mut rest = self.segments.list[segment].tasks.as_slice();
+        while let [number, behind @ ..] = rest {
+            let number = *number;
+            // Lookups that stand side by side are one step.
+            let together = &self.lowered.tasks[number..];
+            let together = &together[..count_lookups(together, &self.lowered.values, self.model)];
+            rest = &behind[together.len().saturating_sub(1)..];
+            let mut steps = Vec::new();
+            let mut emitter = Emitter {
+                task: &self.lowered.tasks[number],
+                lowered: self.lowered,
+                places: &mut *places,
+                layout: self.layout,
+                model: self.model,
+                target: self.target,
+                blob: &mut self.blob,
+                tables: &mut self.tables,
+                definitions: &mut *definitions,
+                steps: &mut steps,
+                segment,
+                number,
+            };
+            match together {
+                [] => emitter.emit(),
+                _ => emitter.lookups(together),
+            }
+            texts.extend(steps.into_iter().map(|step| format!("        {step}")));
+        }
+        texts
+    }
+
+    /// The step that writes the answer: outputs are of any scope.
+    fn scores(&mut self, places: &Places) -> String {
+        let count = self.lowered.outputs.len();
+        let mut text = String::new();
+        for (column, &output) in self.lowered.outputs.iter().enumerate() {
+            let view = emitter::view(self.lowered, places, &mut self.blob, output, 0, true);
+            let _ = write!(text, "{}write_score<{view}, {count}, {column}>(b);", if column > 0 { "\n" } else { "        " });
+        }
+        text
+    }
+}
+
+/// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.
+const fn head_bytes(tile: usize) -> usize {
+    (tile * 4).next_multiple_of(128)
+}
+
+/// Rows of a tile: few for short batches, many where weights should be read seldom.
+const TILES: [usize; 2] = [16, 64];
+/// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
+const BLOCKS_WORTH: usize = 64;
+/// A block streams about 64 bytes of weights per clock from the L2: half a million take 5 to 10 us per tile.
+const WIDE_FROM: usize = 1 << 19;
+/// Threads of a block: `THREADS` of `kernels/tile.cuh`.
+const THREADS: u32 = 256;
+/// What every source begins with.
+const PRELUDE: &str = "\
+#include \"attention.cuh\"
+#include \"dot_interaction.cuh\"
+#include \"elementwise.cuh\"
+#include \"experts.cuh\"
+#include \"fm.cuh\"
+#include \"lookup_pool.cuh\"
+#include \"mlp.cuh\"
+#include \"normalize.cuh\"
+#include \"picks.cuh\"
+#include \"products.cuh\"
+#include \"recurrent.cuh\"
+#include \"reduce.cuh\"
+#include \"trees.cuh\"
+#include \"window.cuh\"
+";
