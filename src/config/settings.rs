@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, PrecisionChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards};
 use super::layers::{Layers, Origin, Problem};
 use super::value::{Value, check_range};
 
@@ -117,6 +117,12 @@ settings! {
         precision_auc: f64 = 0.002;
             "How far reduced precision may move the AUC on a model's selftest (`docs/operations.md` says how it is measured)."
             "Ranking suffers less than probabilities do; this catches the model where it does not."
+        nvrtc: Place = Place::Auto;
+            "The compiler of CUDA's kernels, for engine `cuda`: `libnvrtc.so.12`, or the folder that holds it. `auto`: wherever the loader and CUDA's installers have it."
+            "Asked only for what neither the bundle nor `kernel_cache` holds; `docs/operations.md` says where to get it, and how to do without."
+        kernel_cache: Place = Place::Auto;
+            "Folder where engine `cuda` keeps what it compiled. `auto`: `gavel/kernels` in the cache folder of the user (`XDG_CACHE_HOME`, `~/.cache`), else in `/var/cache`."
+            "Compiling takes seconds a model. What lies here runs on the GPU: let nobody else write it."
         io: IoChoice = IoChoice::Auto;
             "What the sockets run on: `auto`, `uring` or `epoll`."
             "`auto` takes io_uring where it is allowed and says loudly when it is not. `uring` exits with 78 instead of falling back."
