@@ -49,6 +49,17 @@ impl DeviceMemory {
         Ok(memory)
     }
 
+    /// Copies `bytes` to byte `at`; returns when they are there. Only where nothing works on the memory yet.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DriverError> {
+        assert!(at <= self.bytes && bytes.len() <= self.bytes - at, "within the memory");
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: the target has so many bytes, checked above, and the call returns when the source was read.
+        check(unsafe { sys::cuMemcpyHtoD_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len()) }, "copying to the device")
+    }
+
     /// Where it lies; null if it is empty.
     pub fn address(&self) -> DevicePointer {
         self.address
