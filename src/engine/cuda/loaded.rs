@@ -98,13 +98,10 @@ impl Loaded {
     }
 }
 
-/// A copy of a table, its rows as far apart as kernels expect them.
+/// A table on the device, its rows as far apart as kernels expect them: packed piece by piece.
 fn upload(context: &Arc<Context>, placed: &DeviceTable, table: &Table) -> Result<DeviceMemory, DriverError> {
-    if placed.row_stride == table.row_bytes() {
-        return DeviceMemory::copy_of(context, table.data.as_slice());
-    }
     let mut memory = DeviceMemory::new(context, placed.bytes(table))?;
-    let rows_at_once = (PIECE_BYTES / placed.row_stride).max(1).min(table.rows as usize);
+    let rows_at_once = (PIECE_BYTES / placed.row_stride).clamp(1, table.rows as usize);
     let mut piece = vec![0; rows_at_once * placed.row_stride];
     let mut row = 0;
     while row < table.rows {
@@ -115,8 +112,8 @@ fn upload(context: &Arc<Context>, placed: &DeviceTable, table: &Table) -> Result
     Ok(memory)
 }
 
-/// Rows that are spread out are copied in pieces of so many bytes.
-const PIECE_BYTES: usize = 16 << 20;
+/// Bytes of a table that are copied at once.
+const PIECE_BYTES: usize = 8 << 20;
 
 impl Kernel {
     fn new(device: &Device, module: &Arc<Module>, name: &str, launches: &[&Launch]) -> Result<Kernel, EngineError> {
