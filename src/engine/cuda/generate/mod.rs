@@ -9,6 +9,7 @@ mod elementwise;
 mod emitter;
 mod families;
 mod lookups;
+mod narrow;
 mod place;
 mod segments;
 
@@ -17,12 +18,13 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::tasks;
 use crate::engine::cpu::{Hoist, Options, Simd};
-use crate::model::{Model, TableId, ValueScope};
+use crate::model::{Model, ValueScope};
 
-use super::program::{Launch, Needs, Over, Program, Variant};
+use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
 use self::emitter::Emitter;
@@ -74,7 +76,7 @@ impl Program {
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile), target.numbers);
             let mut kernels = String::new();
             let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
@@ -98,7 +100,7 @@ struct Generator<'g, 'a> {
     segments: &'g Segments,
     target: &'g Target,
     blob: Blob,
-    tables: Vec<TableId>,
+    tables: Vec<DeviceTable>,
 }
 
 impl Generator<'_, '_> {
@@ -139,7 +141,13 @@ impl Generator<'_, '_> {
     /// The steps of a segment.
     fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
-        for &number in &self.segments.list[segment].tasks {
+        let mut rest = self.segments.list[segment].tasks.as_slice();
+        while let [number, behind @ ..] = rest {
+            let number = *number;
+            // Lookups that stand side by side are one step.
+            let together = &self.lowered.tasks[number..];
+            let together = &together[..count_lookups(together, &self.lowered.values, self.model)];
+            rest = &behind[together.len().saturating_sub(1)..];
             let mut steps = Vec::new();
             let mut emitter = Emitter {
                 task: &self.lowered.tasks[number],
@@ -155,7 +163,10 @@ impl Generator<'_, '_> {
                 segment,
                 number,
             };
-            emitter.emit();
+            match together {
+                [] => emitter.emit(),
+                _ => emitter.lookups(together),
+            }
             texts.extend(steps.into_iter().map(|step| format!("        {step}")));
         }
         texts
@@ -175,9 +186,11 @@ impl Generator<'_, '_> {
 
 /// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.
 const fn head_bytes(tile: usize) -> usize {
-    (tile * 4).next_multiple_of(128)
+    (tile * 4).next_multiple_of(128) + ROOM_BYTES
 }
 
+/// Shared memory for what threads tell each other within one step: `ROOM_BYTES` of `kernels/tile.cuh`.
+const ROOM_BYTES: usize = 8192;
 /// Rows of a tile: few for short batches, many where weights should be read seldom.
 const TILES: [usize; 2] = [16, 64];
 /// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
@@ -195,8 +208,10 @@ const PRELUDE: &str = "\
 #include \"fm.cuh\"
 #include \"lookup_pool.cuh\"
 #include \"mlp.cuh\"
+#include \"mlp_bf16.cuh\"
 #include \"normalize.cuh\"
 #include \"picks.cuh\"
+#include \"products.cuh\"
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"

@@ -39,3 +39,6 @@ impl Emitter<'_, '_> {
         }
     }
 }
+
+/// Threads of a block, whom steps should keep busy.
+const BLOCK_THREADS: usize = super::THREADS as usize;

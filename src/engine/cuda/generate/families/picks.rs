@@ -1,7 +1,6 @@
 //! Elements at computed places (`kernels/picks.cuh`).
 
 use crate::engine::cpu::plan::task::ValueIndex;
-use crate::model::TableId;
 
 use crate::engine::cuda::generate::emitter::Emitter;
 
@@ -33,10 +32,6 @@ impl Emitter<'_, '_> {
         let function = if by_rank <= by_rounds { "top_by_rank" } else { "top_by_rounds" };
         let (x, out, lines) = (self.view(x), self.out_view(), self.define_lines(&lines));
         self.step(format!("{function}<{x}, {out}, {lines}, {k}, {inner}, {largest}>(b);"));
-    }
-
-    pub(super) fn embedding(&mut self, _index: ValueIndex, _table: TableId) {
-        unimplemented!()
     }
 }
 
