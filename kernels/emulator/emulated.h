@@ -1,5 +1,6 @@
 // What rt.cuh is under g++: a CUDA thread is a fiber, and all that a wrapper needs lies at the top of the fiber's own stack.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 #if !defined(__x86_64__)
