@@ -1,5 +1,6 @@
 //! The other families, a file each, as in `kernels/`.
 
+mod lines;
 mod normalize;
 mod picks;
 mod products;
