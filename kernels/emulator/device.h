@@ -1,0 +1,141 @@
+// The stand-in device: streams of operations, run by a thread of its own in an order drawn from a seed.
+#pragma once
+#include "fibers.h"
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace emu {
+
+// Codes of the driver's interface.
+enum Code : int {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NO_BINARY_FOR_GPU = 209,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    HOST_MEMORY_ALREADY_REGISTERED = 712,
+    HOST_MEMORY_NOT_REGISTERED = 713,
+    LAUNCH_FAILED = 719,
+    NOT_PERMITTED = 800,
+    NOT_SUPPORTED = 801,
+    CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
+    ILLEGAL_STATE = 401,
+};
+
+// Something that a stream does: `run` once `ready` (if there is one) says so. `run` returns a code; any but SUCCESS breaks the device.
+struct Operation {
+    std::function<bool()> ready;
+    std::function<int()> run;
+};
+
+struct Module {
+    void* library;
+};
+
+struct Function {
+    const Kernel* kernel;
+    std::string name;
+    uint32_t max_dynamic_shared;
+};
+
+struct KernelCall {
+    Function* function;
+    uint32_t blocks[3], threads[3], shared_bytes;
+    std::vector<std::vector<unsigned char>> arguments;
+};
+
+struct Graph {
+    std::vector<Operation> nodes;
+};
+
+struct GraphExec {
+    std::vector<Operation> nodes;
+    uint64_t launched = 0, finished = 0; // launches of one graph follow each other
+};
+
+struct Event {
+    uint64_t recorded = 0, reached = 0;
+    Graph* in_capture = nullptr;
+};
+
+struct Stream {
+    std::deque<Operation> queue;
+    bool busy = false;
+    Graph* capture = nullptr;
+    bool began_capture = false;
+};
+
+class Device {
+  public:
+    static Device& get();
+
+    std::mutex mutex;
+
+    // All with the mutex held.
+    void push(Stream* stream, Operation operation);
+    int wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
+    void let_run_a_little(std::unique_lock<std::mutex>& lock);
+    bool idle() const;
+    Stream* stream(void* handle); // null if there is none such
+    int allocate(void** memory, size_t bytes, bool on_host);
+    int release(void* memory, bool on_host);
+    bool holds(const void* memory, size_t bytes) const;   // device memory, or host memory that the device sees
+    bool pinned(const void* memory, size_t bytes) const;  // host memory that the device sees
+
+    int sticky = SUCCESS;
+    std::string fault;
+    Stream null_stream;
+    std::set<Stream*> streams;
+    std::set<Event*> events;
+    std::map<uintptr_t, size_t> device_memory, host_memory, registered;
+    size_t used_bytes = 0, total_bytes;
+    int capability;
+    Random random;
+
+    int run_kernel(const KernelCall& call);
+
+    // Faults asked for: "NAME:nth:code,..."; "kernel:NAME:nth:code" for executions.
+    void plan_faults(const char* text);
+    int planned(const std::string& name);
+
+  private:
+    Device();
+    void serve();
+    bool step(std::unique_lock<std::mutex>& lock);
+
+    struct Planned {
+        uint64_t countdown;
+        int code;
+    };
+    std::map<std::string, std::vector<Planned>> plans;
+    std::condition_variable work, changed;
+    bool lazy;
+    uint32_t max_delay_us;
+    unsigned waiting = 0, credits = 0;
+    uint64_t seed, kernels_run = 0;
+};
+
+// Whether this thread runs operations of the device, and so may not call the driver.
+bool on_device_thread();
+
+// An error that only a new process gets rid of.
+bool is_sticky(int code);
+
+} // namespace emu

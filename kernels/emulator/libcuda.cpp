@@ -1,0 +1,786 @@
+// Stand-in libcuda: the driver's interface as far as a host of kernels needs it, over `Device`.
+#include "device.h"
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <elf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+using namespace emu;
+
+#define API extern "C" __attribute__((visibility("default"))) int
+typedef unsigned long long Address;
+
+static bool initialised = false;
+static char context_of_device;
+static thread_local void* current_context;
+
+// What every call begins with: faults that were asked for, errors that stay, a context on this thread.
+static int enter(const char* name, bool needs_context) {
+    if (on_device_thread()) {
+        return NOT_PERMITTED; // a host function may not call the driver
+    }
+    if (!initialised) {
+        return NOT_INITIALIZED;
+    }
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    if (needs_context && !current_context) {
+        return INVALID_CONTEXT;
+    }
+    if (needs_context && device.sticky != SUCCESS) {
+        return device.sticky;
+    }
+    return device.planned(name);
+}
+
+#define ENTER(needs_context)                                       \
+    if (int refused = enter(__func__, needs_context)) {            \
+        return refused;                                            \
+    }                                                              \
+    Device& device = Device::get();                                \
+    std::unique_lock<std::mutex> lock(device.mutex);               \
+    (void)device
+
+static void* as_pointer(Address address) { return (void*)(uintptr_t)address; }
+
+// ---- the emulator's own ----
+
+// Plans faults: "cuGraphLaunch:3:719,kernel:candidates:1:700".
+API emu_fail(const char* plan) {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    device.plan_faults(plan);
+    return SUCCESS;
+}
+
+// Forgets an error that stays, as a new process would.
+API emu_reset() {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    device.sticky = SUCCESS;
+    device.fault.clear();
+    return SUCCESS;
+}
+
+// Copies the text of the last fault of a kernel; returns its length.
+API emu_fault(char* text, int bytes) {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return snprintf(text, (size_t)bytes, "%s", device.fault.c_str());
+}
+
+// ---- driver, device, context ----
+
+API cuInit(unsigned) {
+    const char* devices = getenv("EMU_DEVICES");
+    if (devices && atoi(devices) == 0) {
+        return NO_DEVICE;
+    }
+    Device::get();
+    initialised = true;
+    return SUCCESS;
+}
+API cuDriverGetVersion(int* version) {
+    *version = 12090;
+    return SUCCESS;
+}
+API cuDeviceGetCount(int* count) {
+    ENTER(false);
+    *count = 1;
+    return SUCCESS;
+}
+API cuDeviceGet(int* device_number, int ordinal) {
+    ENTER(false);
+    *device_number = ordinal;
+    return ordinal == 0 ? SUCCESS : INVALID_DEVICE;
+}
+API cuDeviceGetName(char* name, int bytes, int) {
+    ENTER(false);
+    snprintf(name, (size_t)bytes, "gavel emulator");
+    return SUCCESS;
+}
+API cuDeviceGetUuid_v2(char* uuid, int) {
+    ENTER(false);
+    memcpy(uuid, "gavel emulator\0", 16);
+    return SUCCESS;
+}
+API cuDeviceTotalMem_v2(size_t* bytes, int) {
+    ENTER(false);
+    *bytes = device.total_bytes;
+    return SUCCESS;
+}
+API cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+    ENTER(true);
+    *free_bytes = device.total_bytes - device.used_bytes;
+    *total = device.total_bytes;
+    return SUCCESS;
+}
+
+static int shared_per_multiprocessor(int capability) {
+    if (capability >= 90 && capability < 120) {
+        return 228 * 1024;
+    }
+    return capability == 80 || capability == 87 ? 164 * 1024 : 100 * 1024;
+}
+
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+    ENTER(false);
+    int shared = shared_per_multiprocessor(device.capability);
+    static const std::map<int, int> fixed = {
+        {1, 1024}, {2, 1024},    {3, 1024}, {4, 64},         {5, 0x7fffffff}, {6, 65535}, {7, 65535}, {8, 48 * 1024}, {9, 64 * 1024},
+        {10, 32},  {12, 65536},  {13, 1000000}, {15, 1},     {16, 4},         {19, 1},    {31, 1},    {36, 1000000},  {37, 64},
+        {38, 4 << 20}, {39, 2048}, {40, 2}, {41, 1},         {78, 1},         {82, 65536}, {91, 1},   {99, 1},        {106, 32},
+        {111, 1024},
+    };
+    auto found = fixed.find(attribute);
+    *value = found == fixed.end() ? 0 : found->second;
+    switch (attribute) {
+    case 75: *value = device.capability / 10; break;
+    case 76: *value = device.capability % 10; break;
+    case 81: *value = shared; break;
+    case 97: *value = shared - 1024; break;
+    }
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxRetain(void** context, int) {
+    ENTER(false);
+    *context = &context_of_device;
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxRelease_v2(int) {
+    ENTER(false);
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxSetFlags_v2(int, unsigned) {
+    ENTER(false);
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
+    ENTER(false);
+    *flags = 0;
+    *active = 1;
+    return SUCCESS;
+}
+API cuCtxGetCurrent(void** context) {
+    *context = current_context;
+    return SUCCESS;
+}
+API cuCtxSetCurrent(void* context) {
+    ENTER(false);
+    if (context && context != &context_of_device) {
+        return INVALID_CONTEXT;
+    }
+    current_context = context;
+    return SUCCESS;
+}
+API cuCtxGetDevice(int* number) {
+    ENTER(true);
+    *number = 0;
+    return SUCCESS;
+}
+API cuCtxSetFlags(unsigned) {
+    ENTER(true);
+    return SUCCESS;
+}
+API cuCtxSetLimit(int, size_t) {
+    ENTER(true);
+    return SUCCESS;
+}
+API cuCtxGetLimit(size_t* value, int) {
+    ENTER(true);
+    *value = 0;
+    return SUCCESS;
+}
+API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+    ENTER(true);
+    *least = 0;
+    *greatest = -5;
+    return SUCCESS;
+}
+API cuCtxSynchronize() {
+    ENTER(true);
+    return device.wait(lock, [&] { return device.idle(); });
+}
+API cuGetErrorName(int code, const char** name) {
+    static const std::map<int, const char*> names = {
+        {0, "CUDA_SUCCESS"},
+        {1, "CUDA_ERROR_INVALID_VALUE"},
+        {2, "CUDA_ERROR_OUT_OF_MEMORY"},
+        {3, "CUDA_ERROR_NOT_INITIALIZED"},
+        {100, "CUDA_ERROR_NO_DEVICE"},
+        {101, "CUDA_ERROR_INVALID_DEVICE"},
+        {200, "CUDA_ERROR_INVALID_IMAGE"},
+        {201, "CUDA_ERROR_INVALID_CONTEXT"},
+        {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
+        {400, "CUDA_ERROR_INVALID_HANDLE"},
+        {401, "CUDA_ERROR_ILLEGAL_STATE"},
+        {500, "CUDA_ERROR_NOT_FOUND"},
+        {600, "CUDA_ERROR_NOT_READY"},
+        {700, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+        {712, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"},
+        {713, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"},
+        {719, "CUDA_ERROR_LAUNCH_FAILED"},
+        {800, "CUDA_ERROR_NOT_PERMITTED"},
+        {801, "CUDA_ERROR_NOT_SUPPORTED"},
+        {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+        {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+        {999, "CUDA_ERROR_UNKNOWN"},
+    };
+    auto found = names.find(code);
+    *name = found == names.end() ? "CUDA_ERROR" : found->second;
+    return SUCCESS;
+}
+// For a failed kernel, what it did wrong.
+API cuGetErrorString(int code, const char** text) {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    static thread_local std::string kept;
+    if (code == device.sticky && !device.fault.empty()) {
+        kept = device.fault;
+        *text = kept.c_str();
+        return SUCCESS;
+    }
+    return cuGetErrorName(code, text);
+}
+
+// ---- streams and events ----
+
+API cuStreamCreate(void** handle, unsigned) {
+    ENTER(true);
+    auto* stream = new Stream();
+    device.streams.insert(stream);
+    *handle = stream;
+    return SUCCESS;
+}
+API cuStreamCreateWithPriority(void** handle, unsigned flags, int) { return cuStreamCreate(handle, flags); }
+
+#define STREAM(name, handle)                          \
+    Stream* name = device.stream(handle);             \
+    if (!name) {                                      \
+        return INVALID_HANDLE;                        \
+    }
+
+static bool quiet(const Stream* stream) { return stream->queue.empty() && !stream->busy; }
+
+API cuStreamDestroy_v2(void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    int code = device.wait(lock, [&] { return quiet(stream); });
+    while (stream->busy) { // broken, but its last operation has not returned
+        lock.unlock();
+        usleep(100);
+        lock.lock();
+    }
+    device.streams.erase(stream);
+    delete stream;
+    return code;
+}
+API cuStreamSynchronize(void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (stream->capture) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    return device.wait(lock, [&] { return quiet(stream); });
+}
+API cuStreamQuery(void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (stream->capture) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    device.let_run_a_little(lock);
+    return quiet(stream) ? SUCCESS : NOT_READY;
+}
+
+#define EVENT(name, handle)                           \
+    auto* name = (Event*)handle;                      \
+    if (!device.events.count(name)) {                 \
+        return INVALID_HANDLE;                        \
+    }
+
+API cuEventCreate(void** handle, unsigned) {
+    ENTER(true);
+    auto* event = new Event();
+    device.events.insert(event);
+    *handle = event;
+    return SUCCESS;
+}
+// Operations that name the event keep it alive: it is given back when nothing runs.
+API cuEventDestroy_v2(void* handle) {
+    ENTER(true);
+    EVENT(event, handle);
+    device.events.erase(event);
+    return SUCCESS; // a few bytes stay: queued operations may name it
+}
+API cuEventRecord(void* handle, void* stream_handle) {
+    ENTER(true);
+    EVENT(event, handle);
+    STREAM(stream, stream_handle);
+    if (stream->capture) {
+        event->in_capture = stream->capture;
+        return SUCCESS;
+    }
+    event->in_capture = nullptr;
+    uint64_t number = ++event->recorded;
+    device.push(stream, {nullptr, [&device, event, number] {
+                             std::lock_guard<std::mutex> held(device.mutex);
+                             event->reached = event->reached < number ? number : event->reached;
+                             return (int)SUCCESS;
+                         }});
+    return SUCCESS;
+}
+API cuEventRecordWithFlags(void* event, void* stream, unsigned) { return cuEventRecord(event, stream); }
+API cuEventQuery(void* handle) {
+    ENTER(true);
+    EVENT(event, handle);
+    device.let_run_a_little(lock);
+    return event->reached >= event->recorded ? SUCCESS : NOT_READY;
+}
+API cuEventSynchronize(void* handle) {
+    ENTER(true);
+    EVENT(event, handle);
+    uint64_t number = event->recorded;
+    return device.wait(lock, [=] { return event->reached >= number; });
+}
+API cuEventElapsedTime(float* milliseconds, void* from, void* to) {
+    ENTER(true);
+    EVENT(first, from);
+    EVENT(second, to);
+    *milliseconds = 0.001f;
+    return first->reached >= first->recorded && second->reached >= second->recorded ? SUCCESS : NOT_READY;
+}
+API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return cuEventElapsedTime(milliseconds, from, to); }
+API cuStreamWaitEvent(void* stream_handle, void* handle, unsigned) {
+    ENTER(true);
+    STREAM(stream, stream_handle);
+    EVENT(event, handle);
+    if (event->in_capture) { // this stream joins the capture; nodes run in the order of their capture
+        if (stream->capture && stream->capture != event->in_capture) {
+            return INVALID_VALUE;
+        }
+        stream->capture = event->in_capture;
+        return SUCCESS;
+    }
+    uint64_t number = event->recorded;
+    Operation waits = {[=] { return event->reached >= number; }, nullptr};
+    if (stream->capture) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    device.push(stream, waits);
+    return SUCCESS;
+}
+
+// Into the stream, or into the graph that it captures.
+static int add(Device& device, Stream* stream, std::function<int()> run) {
+    if (stream->capture) {
+        stream->capture->nodes.push_back({nullptr, std::move(run)});
+    } else {
+        device.push(stream, {nullptr, std::move(run)});
+    }
+    return SUCCESS;
+}
+
+API cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
+    ENTER(true);
+    STREAM(stream, handle);
+    return add(device, stream, [=] {
+        function(data);
+        return (int)SUCCESS;
+    });
+}
+
+// ---- memory ----
+
+static bool capturing(const Device& device) {
+    for (const Stream* stream : device.streams) {
+        if (stream->began_capture) {
+            return true;
+        }
+    }
+    return false;
+}
+
+API cuMemAlloc_v2(Address* address, size_t bytes) {
+    ENTER(true);
+    if (capturing(device)) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    void* memory = nullptr;
+    int code = device.allocate(&memory, bytes, false);
+    *address = (Address)(uintptr_t)memory;
+    return code;
+}
+API cuMemFree_v2(Address address) {
+    ENTER(true);
+    if (address == 0) {
+        return SUCCESS;
+    }
+    if (int code = device.wait(lock, [&] { return device.idle(); })) {
+        return code;
+    }
+    return device.release(as_pointer(address), false);
+}
+API cuMemAllocAsync(Address* address, size_t bytes, void*) { return cuMemAlloc_v2(address, bytes); }
+API cuMemFreeAsync(Address address, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    device.push(stream, {nullptr, [&device, address] {
+                             std::lock_guard<std::mutex> held(device.mutex);
+                             return device.release(as_pointer(address), false);
+                         }});
+    return SUCCESS;
+}
+API cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    ENTER(true);
+    return device.allocate(memory, bytes, true);
+}
+API cuMemFreeHost(void* memory) {
+    ENTER(true);
+    if (int code = device.wait(lock, [&] { return device.idle(); })) {
+        return code;
+    }
+    return device.release(memory, true);
+}
+API cuMemHostRegister_v2(void* memory, size_t bytes, unsigned) {
+    ENTER(true);
+    if (!memory || bytes == 0) {
+        return INVALID_VALUE;
+    }
+    auto after = device.registered.lower_bound((uintptr_t)memory);
+    bool overlaps_next = after != device.registered.end() && after->first < (uintptr_t)memory + bytes;
+    bool overlaps_last = after != device.registered.begin() && std::prev(after)->first + std::prev(after)->second > (uintptr_t)memory;
+    if (overlaps_next || overlaps_last) {
+        return HOST_MEMORY_ALREADY_REGISTERED;
+    }
+    device.registered[(uintptr_t)memory] = bytes;
+    return SUCCESS;
+}
+API cuMemHostUnregister(void* memory) {
+    ENTER(true);
+    if (!device.registered.count((uintptr_t)memory)) {
+        return HOST_MEMORY_NOT_REGISTERED;
+    }
+    if (int code = device.wait(lock, [&] { return device.idle(); })) {
+        return code;
+    }
+    device.registered.erase((uintptr_t)memory);
+    return SUCCESS;
+}
+API cuMemHostGetDevicePointer_v2(Address* address, void* memory, unsigned) {
+    ENTER(true);
+    if (!device.pinned(memory, 1)) {
+        return INVALID_VALUE;
+    }
+    *address = (Address)(uintptr_t)memory;
+    return SUCCESS;
+}
+API cuMemHostGetFlags(unsigned* flags, void* memory) {
+    ENTER(true);
+    *flags = 2;
+    return device.pinned(memory, 1) ? SUCCESS : INVALID_VALUE;
+}
+
+static std::function<int()> copying(void* to, const void* from, size_t bytes) {
+    return [=] {
+        memmove(to, from, bytes);
+        return (int)SUCCESS;
+    };
+}
+
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (!device.holds(as_pointer(to), bytes)) {
+        return INVALID_VALUE;
+    }
+    if (device.pinned(from, bytes) || stream->capture) {
+        return add(device, stream, copying(as_pointer(to), from, bytes));
+    }
+    // Memory that is not pinned is read before the call returns.
+    auto bytes_now = std::make_shared<std::string>((const char*)from, bytes);
+    return add(device, stream, [=] {
+        memcpy(as_pointer(to), bytes_now->data(), bytes_now->size());
+        return (int)SUCCESS;
+    });
+}
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (!device.holds(as_pointer(from), bytes)) {
+        return INVALID_VALUE;
+    }
+    int code = add(device, stream, copying(to, as_pointer(from), bytes));
+    if (device.pinned(to, bytes) || stream->capture) {
+        return code;
+    }
+    // Memory that is not pinned is written before the call returns.
+    return device.wait(lock, [&] { return quiet(stream); });
+}
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (!device.holds(as_pointer(to), bytes) || !device.holds(as_pointer(from), bytes)) {
+        return INVALID_VALUE;
+    }
+    return add(device, stream, copying(as_pointer(to), as_pointer(from), bytes));
+}
+API cuMemcpyAsync(Address to, Address from, size_t bytes, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    return add(device, stream, copying(as_pointer(to), as_pointer(from), bytes));
+}
+API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (!device.holds(as_pointer(to), bytes)) {
+        return INVALID_VALUE;
+    }
+    return add(device, stream, [=] {
+        memset(as_pointer(to), value, bytes);
+        return (int)SUCCESS;
+    });
+}
+API cuMemsetD32Async(Address to, unsigned value, size_t count, void* handle) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (to % 4 != 0 || !device.holds(as_pointer(to), count * 4)) {
+        return INVALID_VALUE;
+    }
+    return add(device, stream, [=] {
+        for (size_t i = 0; i < count; i++) {
+            ((unsigned*)as_pointer(to))[i] = value;
+        }
+        return (int)SUCCESS;
+    });
+}
+
+// The calls without a stream: on the default one, until it is done.
+static int finish(int code) {
+    if (code != SUCCESS) {
+        return code;
+    }
+    Device& device = Device::get();
+    std::unique_lock<std::mutex> lock(device.mutex);
+    return device.wait(lock, [&] { return quiet(&device.null_stream); });
+}
+API cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
+    ENTER(true);
+    lock.unlock();
+    return finish(cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr));
+}
+API cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
+    ENTER(true);
+    lock.unlock();
+    return finish(cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr));
+}
+API cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) {
+    ENTER(true);
+    lock.unlock();
+    return finish(cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr));
+}
+API cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) {
+    ENTER(true);
+    lock.unlock();
+    return finish(cuMemsetD8Async(to, value, bytes, nullptr));
+}
+API cuMemsetD32_v2(Address to, unsigned value, size_t count) {
+    ENTER(true);
+    lock.unlock();
+    return finish(cuMemsetD32Async(to, value, count, nullptr));
+}
+
+// ---- modules and launches ----
+
+// The length of an image: its section headers come last.
+static size_t image_bytes(const void* image) {
+    auto* header = (const Elf64_Ehdr*)image;
+    bool known = memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_machine == EM_X86_64 && header->e_shoff != 0;
+    return known ? header->e_shoff + size_t(header->e_shnum) * header->e_shentsize : 0;
+}
+
+// Whether code for `architecture` ("sm_80", "sm_90a") runs on a device of this capability.
+static bool runs_on(const char* architecture, int capability) {
+    int number = 0;
+    char suffix = 0;
+    sscanf(architecture, "sm_%d%c", &number, &suffix);
+    return suffix ? number == capability : number / 10 == capability / 10 && number <= capability;
+}
+
+API cuModuleLoadData(void** handle, const void* image) {
+    ENTER(true);
+    size_t bytes = image_bytes(image);
+    if (bytes == 0) {
+        return INVALID_IMAGE;
+    }
+    int file = memfd_create("kernels", MFD_CLOEXEC);
+    if (file < 0 || write(file, image, bytes) != (ssize_t)bytes) {
+        return OUT_OF_MEMORY;
+    }
+    std::string path = "/proc/self/fd/" + std::to_string(file);
+    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    close(file);
+    if (!library) {
+        fprintf(stderr, "emulator: %s\n", dlerror());
+        return INVALID_IMAGE;
+    }
+    auto* architecture = (const char* const*)dlsym(library, "emu_architecture");
+    if (!architecture || !runs_on(*architecture, device.capability)) {
+        dlclose(library);
+        return NO_BINARY_FOR_GPU;
+    }
+    *handle = new Module{library};
+    return SUCCESS;
+}
+API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
+API cuModuleUnload(void* handle) {
+    ENTER(true);
+    device.wait(lock, [&] { return device.idle(); });
+    dlclose(((Module*)handle)->library);
+    delete (Module*)handle;
+    return SUCCESS;
+}
+API cuModuleGetFunction(void** handle, void* module, const char* name) {
+    ENTER(true);
+    auto* kernel = (const Kernel*)dlsym(((Module*)module)->library, (std::string("emu_kernel_") + name).c_str());
+    if (!kernel) {
+        return NOT_FOUND;
+    }
+    *handle = new Function{kernel, name, 48 * 1024}; // as long as the process: nothing gives functions back
+    return SUCCESS;
+}
+API cuFuncSetAttribute(void* handle, int attribute, int value) {
+    ENTER(true);
+    if (attribute == 8) {
+        if (value < 0 || value > shared_per_multiprocessor(device.capability) - 1024) {
+            return INVALID_VALUE;
+        }
+        ((Function*)handle)->max_dynamic_shared = (uint32_t)value;
+    }
+    return SUCCESS;
+}
+API cuFuncGetAttribute(int* value, int attribute, void* handle) {
+    ENTER(true);
+    auto* function = (Function*)handle;
+    *value = attribute == 0 ? (int)function->kernel->max_threads : attribute == 4 ? 64 : attribute == 8 ? (int)function->max_dynamic_shared : 0;
+    return SUCCESS;
+}
+API cuFuncSetCacheConfig(void*, int) {
+    ENTER(true);
+    return SUCCESS;
+}
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t shared_bytes) {
+    ENTER(true);
+    auto* function = (Function*)handle;
+    if (threads <= 0 || (uint32_t)threads > function->kernel->max_threads || shared_bytes > function->max_dynamic_shared) {
+        *blocks = 0;
+        return threads <= 0 ? INVALID_VALUE : SUCCESS;
+    }
+    int by_threads = 2048 / threads, by_shared = (int)((size_t)shared_per_multiprocessor(device.capability) / (shared_bytes + 1024));
+    *blocks = by_threads < by_shared ? by_threads : by_shared;
+    *blocks = *blocks > 32 ? 32 : *blocks;
+    return SUCCESS;
+}
+API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* handle, int threads, size_t shared_bytes, unsigned) {
+    return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, handle, threads, shared_bytes);
+}
+API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared_bytes,
+                   void* stream_handle, void** arguments, void** extra) {
+    ENTER(true);
+    STREAM(stream, stream_handle);
+    auto* function = (Function*)handle;
+    unsigned long threads = (unsigned long)bx * by * bz;
+    bool fits = gx != 0 && gy != 0 && gz != 0 && gx <= 0x7fffffff && gy <= 65535 && gz <= 65535 && threads != 0;
+    if (!fits || threads > function->kernel->max_threads || shared_bytes > function->max_dynamic_shared || extra) {
+        return INVALID_VALUE;
+    }
+    KernelCall call = {function, {gx, gy, gz}, {bx, by, bz}, shared_bytes, {}};
+    for (uint32_t i = 0; i < function->kernel->arguments; i++) {
+        auto* from = (const unsigned char*)arguments[i];
+        call.arguments.emplace_back(from, from + function->kernel->bytes[i]);
+    }
+    return add(device, stream, [&device, call] { return device.run_kernel(call); });
+}
+
+// ---- graphs ----
+
+API cuStreamBeginCapture_v2(void* handle, int) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (stream == &device.null_stream || stream->capture) {
+        return stream->capture ? ILLEGAL_STATE : CAPTURE_UNSUPPORTED;
+    }
+    stream->capture = new Graph();
+    stream->began_capture = true;
+    return SUCCESS;
+}
+API cuStreamEndCapture(void* handle, void** graph) {
+    ENTER(true);
+    STREAM(stream, handle);
+    if (!stream->began_capture) {
+        return ILLEGAL_STATE;
+    }
+    *graph = stream->capture;
+    Graph* captured = stream->capture;
+    for (Stream* other : device.streams) {
+        other->capture = other->capture == captured ? nullptr : other->capture;
+    }
+    for (Event* event : device.events) {
+        event->in_capture = event->in_capture == captured ? nullptr : event->in_capture;
+    }
+    stream->began_capture = false;
+    return SUCCESS;
+}
+API cuStreamIsCapturing(void* handle, int* status) {
+    ENTER(true);
+    STREAM(stream, handle);
+    *status = stream->capture ? 1 : 0;
+    return SUCCESS;
+}
+API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
+    ENTER(true);
+    *exec = new GraphExec{((Graph*)graph)->nodes};
+    return SUCCESS;
+}
+API cuGraphGetNodes(void* graph, void**, size_t* count) {
+    ENTER(true);
+    *count = ((Graph*)graph)->nodes.size();
+    return SUCCESS;
+}
+API cuGraphUpload(void*, void*) {
+    ENTER(true);
+    return SUCCESS;
+}
+API cuGraphLaunch(void* handle, void* stream_handle) {
+    ENTER(true);
+    STREAM(stream, stream_handle);
+    auto* exec = (GraphExec*)handle;
+    if (stream->capture) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    uint64_t number = ++exec->launched;
+    device.push(stream, {[=] { return exec->finished == number - 1; }, nullptr});
+    for (const Operation& node : exec->nodes) {
+        device.push(stream, node);
+    }
+    device.push(stream, {nullptr, [&device, exec] {
+                             std::lock_guard<std::mutex> held(device.mutex);
+                             exec->finished++;
+                             return (int)SUCCESS;
+                         }});
+    return SUCCESS;
+}
+API cuGraphDestroy(void* graph) {
+    ENTER(true);
+    delete (Graph*)graph;
+    return SUCCESS;
+}
+API cuGraphExecDestroy(void* exec) {
+    ENTER(true);
+    device.wait(lock, [&] { return device.idle(); });
+    delete (GraphExec*)exec;
+    return SUCCESS;
+}
