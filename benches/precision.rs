@@ -46,7 +46,10 @@ fn main() {
 }
 
 fn plan(model: &Arc<Model>, precision: Precision) -> Prepared {
-    let options = PrepareOptions { precision: PrecisionOptions { precision, even_small: !measuring(), ..PrecisionOptions::default() } };
+    let options = PrepareOptions {
+        precision: PrecisionOptions { precision, even_small: !measuring(), ..PrecisionOptions::default() },
+        ..PrepareOptions::default()
+    };
     prepare_with(EngineKind::Cpu, model, &options).expect("a plan")
 }
 

@@ -40,7 +40,7 @@ fn exit_codes() {
         (&["import", "onnx", "x.onnx", "--out", "y", "--dim", "length"], 2, "NAME=SIZE"),
         (&["inspect", "tests/bundles/dlrm", "--precision", "int8"], 2, "say --plan too"),
         (&["check", "no/such/bundle"], 1, "no/such/bundle"),
-        (&["check", "tests/bundles/dlrm", "--engine", "cuda"], 78, "this build has no CUDA engine"),
+        (&["check", "tests/bundles/dlrm", "--engine", "cpu", "--precision", "bf16"], 78, "no arithmetic in bf16"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
         (&["synth", "dlrm-kaggle", "--rows-cap", "5", "--out", "tests"], 1, "exists already"),
         (&["synth", "dlrm-kaggle", "--rows-cap", "0", "--out", "x"], 2, "0 is not in"),

@@ -6,6 +6,7 @@
 mod seccomp;
 mod support;
 
+use gavel::engine::cuda::{GpuUnavailable, probe};
 use std::collections::HashMap;
 
 use support::process::{Serving, gavel, lines, run, serve};
@@ -105,11 +106,17 @@ fn the_demo_works_without_a_ring() {
 
 #[test]
 fn a_missing_engine_is_one_line_and_78() {
+    if probe() != Err(GpuUnavailable::NoDriver) {
+        return println!("skipped: this machine has a driver for GPUs");
+    }
     let mut command = gavel(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", "cuda"]);
     let output = run(command.arg("--models").arg(bundles()));
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(
         lines(&output.stderr),
-        ["error: engine cuda: this build has no CUDA engine; use --engine cpu, or --engine auto to take the best one there is"]
+        [
+            "error: engine cuda: no NVIDIA driver library (libcuda.so.1) was found; install NVIDIA's driver, or give the container the GPU (docker \
+             --gpus all; in Kubernetes the limit nvidia.com/gpu: 1), or take --engine cpu or --engine auto"
+        ]
     );
 }

@@ -30,7 +30,7 @@ fn shift(report: &PrecisionReport) -> (f64, f64) {
 
 /// Golden models are small: layers are reduced even where that gains nothing.
 fn options(precision: Precision, limits: ShiftLimits) -> PrepareOptions {
-    PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: true } }
+    PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: true }, ..PrepareOptions::default() }
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn a_server_that_cannot_serve_says_everything() {
     for (more, code, expected) in [
         (&["--models", models, "--io", "epoll"][..], 1, &["broken", "empty", "2 of the bundles"][..]),
         (&["--models", "no/such/folder", "--io", "epoll"], 1, &["no/such/folder"]),
-        (&["--models", models, "--engine", "cuda"], 78, &["this build has no CUDA engine"]),
+        (&["--models", models, "--engine", "cuda", "--set", "cuda.device=999"], 78, &["error: engine cuda: ", "--engine auto"]),
         (&["--models", models, "--set", "limits.batch_rows=1"], 2, &["limits.batch_rows"]),
     ] {
         let output = serve(more);

@@ -12,7 +12,7 @@ mod tests;
 
 pub use admit::{Blocks, Fault, FaultKind, Request, admit, measure};
 pub use layout::{DenseRun, IdField, IdTarget, Layout, ScopeLayout};
-pub use slot::{Counts, Draft, Full, Inputs, Need, Rows, RowsMut, Segment, Slot, SlotLimits, Starts};
+pub use slot::{Counts, Draft, Full, Inputs, Need, Rows, RowsMut, ScopeMap, Segment, Slot, SlotLimits, SlotMap, Starts};
 
 /// In the ids of a slot: no row. Contributes nothing to a bag and is not counted by `mean`.
 pub const NO_ROW: u32 = u32::MAX;

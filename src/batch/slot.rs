@@ -169,45 +169,55 @@ pub struct Slot {
     layout: Arc<Layout>,
     limits: SlotLimits,
     memory: MmapMut,
-    map: Map,
+    map: SlotMap,
     rows: usize,
     context_ids: usize,
     candidate_ids: usize,
     segments: Vec<Segment>,
 }
 
-/// Byte ranges of the blocks of one scope.
-#[derive(Clone, Debug, Default)]
-struct ScopeMap {
-    dense: Range<usize>,
-    ids: Range<usize>,
-    starts: Range<usize>,
-    weights: Range<usize>,
-    ints: Range<usize>,
+/// Where the blocks of one scope lie in a slot's memory, in bytes; empty where the layout has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScopeMap {
+    /// See [`Rows::dense`].
+    pub dense: Range<usize>,
+    /// See [`Rows::ids`].
+    pub ids: Range<usize>,
+    /// See [`Starts::Listed`].
+    pub starts: Range<usize>,
+    /// See [`Rows::weights`].
+    pub weights: Range<usize>,
+    /// See [`Rows::ints`].
+    pub ints: Range<usize>,
     status: Range<usize>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Map {
-    context: ScopeMap,
-    candidate: ScopeMap,
-    row_context: Range<usize>,
+/// Where the blocks of a slot lie in its memory, in bytes, each on a cache line of its own: for an engine that reads them from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotMap {
+    /// One row per request.
+    pub context: ScopeMap,
+    /// One row per candidate.
+    pub candidate: ScopeMap,
+    /// See [`Inputs::row_context`].
+    pub row_context: Range<usize>,
     origin: Range<usize>,
     bids: Range<usize>,
-    scores: Range<usize>,
+    /// f32 `[rows][outputs]`.
+    pub scores: Range<usize>,
 }
 
 impl Slot {
     /// Reserves address space for a full slot; pages are taken when first written.
     pub fn new(layout: Arc<Layout>, limits: SlotLimits) -> io::Result<Slot> {
-        let (map, bytes) = Map::new(&layout, limits);
+        let (map, bytes) = SlotMap::new(&layout, limits);
         let memory = MmapMut::map_anon(bytes)?;
         Ok(Slot { layout, limits, memory, map, rows: 0, context_ids: 0, candidate_ids: 0, segments: Vec::with_capacity(limits.contexts) })
     }
 
     /// Bytes of address space that a slot takes.
     pub fn bytes(layout: &Layout, limits: SlotLimits) -> usize {
-        Map::new(layout, limits).1
+        SlotMap::new(layout, limits).1
     }
 
     /// The layout it was made for.
@@ -225,6 +235,21 @@ impl Slot {
     /// Requests so far.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Where its blocks lie.
+    pub fn map(&self) -> &SlotMap {
+        &self.map
+    }
+
+    /// Its memory, for an engine whose device works on it: start and bytes. Stays where it is when the slot moves.
+    pub fn memory(&mut self) -> (*mut u8, usize) {
+        (self.memory.as_mut_ptr(), self.memory.len())
+    }
+
+    /// Asks for huge pages where it has not been touched: for memory that is about to be locked. What the system cannot do is left.
+    pub fn prefer_huge_pages(&self) {
+        let _ = self.memory.advise(memmap2::Advice::HugePage);
     }
 
     /// Forgets all requests; keeps the memory.
@@ -392,9 +417,9 @@ impl<'a> Cutter<'a> {
     }
 }
 
-impl Map {
+impl SlotMap {
     /// Places the blocks, each on a cache line of its own.
-    fn new(layout: &Layout, limits: SlotLimits) -> (Map, usize) {
+    fn new(layout: &Layout, limits: SlotLimits) -> (SlotMap, usize) {
         let mut end = 0;
         let mut place = |elements: usize, size: usize| {
             let start = end;
@@ -416,7 +441,7 @@ impl Map {
         let origin = place(limits.rows, 4);
         let bids = place(limits.rows, 8);
         let scores = place(limits.rows * layout.outputs, 4);
-        (Map { context, candidate, row_context, origin, bids, scores }, end)
+        (SlotMap { context, candidate, row_context, origin, bids, scores }, end)
     }
 }
 

@@ -11,6 +11,7 @@ use super::exit::{Exit, Failure};
 use super::precision::{self, PrecisionArgs};
 use super::{loading, print};
 use crate::config::EngineChoice;
+use crate::engine::cuda::DeviceOptions;
 use crate::engine::precision::{PrecisionReport, Shift};
 use crate::engine::selftest::Report;
 use crate::engine::{self, EngineKind, selftest};
@@ -40,15 +41,15 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let choice: EngineChoice = args.engine.parse().map_err(Failure::usage)?;
     let mut notes = Vec::new();
-    let engine = choose_engine(choice, &mut notes).map_err(Failure::environment)?;
-    if engine == EngineKind::Null {
+    let engine = choose_engine(choice, args.precision.choice()?, DeviceOptions::default(), &mut notes).map_err(Failure::environment)?;
+    if engine.kind == EngineKind::Null {
         return Err(Failure::usage("the null engine computes nothing that could be checked: name another one"));
     }
-    let options = args.precision.options(engine)?;
+    let options = args.precision.options(&engine)?;
     notes.iter().for_each(|(_, note)| eprintln!("note: {note}"));
     let model = loading::load(&args.bundle, &LoadOptions::default()).map_err(Failure::new)?;
     let began = Instant::now();
-    let prepared = engine::prepare_with(engine, &model, &options).map_err(Failure::new)?;
+    let prepared = engine::prepare_with(engine.kind, &model, &options).map_err(Failure::new)?;
     let report = selftest::replay(&prepared, &model).map_err(|error| Failure::new(format!("{}: {error}", args.bundle.display())))?;
     let mut text = String::new();
     let _ = writeln!(text, "{}: bundle is whole, digest {}", model.name, model.digest);
@@ -60,7 +61,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         describe(&mut text, decided, &report, shifts);
     }
     let _ = writeln!(text, "a row alone and in a batch: largest difference {:.2e}", report.alone);
-    let _ = writeln!(text, "passed on {} in {:.0} ms", engine.name(), began.elapsed().as_secs_f64() * 1e3);
+    let _ = writeln!(text, "passed on {} in {:.0} ms", engine.kind.name(), began.elapsed().as_secs_f64() * 1e3);
     print(&text)
 }
 

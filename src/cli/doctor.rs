@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::exit::{Exit, Failure};
 use crate::config::PinChoice;
-use crate::engine::cuda;
+use crate::engine::cuda::{self, compile::Arch};
 use crate::server::placement::Cpus;
 use crate::server::preflight;
 
@@ -213,14 +213,19 @@ fn seccomp() -> Finding {
 }
 
 fn gpu() -> Finding {
+    let is_usable = |gpu: &cuda::Gpu| Arch::of_device(gpu.capability.0, gpu.capability.1).is_ok();
     match cuda::probe() {
         Ok(gpus) if gpus.is_empty() => Finding::ok("gpu", "the driver shows none".to_owned()),
         Ok(gpus) => {
-            let list: Vec<String> = gpus
-                .iter()
-                .map(|gpu| format!("{} ({} MiB, sm_{}{})", gpu.name, gpu.memory_bytes >> 20, gpu.capability.0, gpu.capability.1))
-                .collect();
-            Finding::ok("gpu", format!("{}; this version computes on the CPU", list.join(", ")))
+            let tell = |gpu: &cuda::Gpu| {
+                let (major, minor) = gpu.capability;
+                format!("{}: {} ({} MiB, compute capability {major}.{minor})", gpu.ordinal, gpu.name, gpu.memory_bytes >> 20)
+            };
+            let finding = Finding::ok("gpu", gpus.iter().map(tell).collect::<Vec<_>>().join(", "));
+            match gpus.iter().all(is_usable) {
+                true => finding,
+                false => finding.warn("the cuda engine needs compute capability 8.0 (A100) or newer"),
+            }
         }
         Err(cuda::GpuUnavailable::NoDriver) => Finding::ok("gpu", "none: no NVIDIA driver library (libcuda.so.1) was found"),
         Err(reason) => Finding::ok("gpu", reason.to_string()).warn("gavel serves from the CPU; nvidia-smi tells more about the driver"),

@@ -48,7 +48,7 @@ pub struct InspectArgs {
 
 /// Prints the report. Errors: the first fault of the bundle; a plan that cannot be made.
 pub fn run(args: &InspectArgs) -> Result<Exit, Failure> {
-    let options = args.precision.options(EngineKind::Cpu)?;
+    let options = args.precision.options(&EngineKind::Cpu.into())?;
     if !args.plan && options.precision.precision != Precision::F32 {
         return Err(Failure::usage("--precision is about the plan: say --plan too"));
     }

@@ -8,17 +8,17 @@ use clap::builder::PossibleValuesParser;
 use super::exit::Failure;
 use super::table::TextTable;
 use crate::config::PrecisionChoice;
+use crate::engine::PrepareOptions;
 use crate::engine::precision::{Precision, PrecisionReport, ShiftLimits};
-use crate::engine::{EngineKind, PrepareOptions};
 use crate::model::Model;
-use crate::server::plan::prepare_options;
+use crate::server::plan::{ChosenEngine, prepare_options};
 
 /// How a model is planned.
 #[derive(Args, Clone, Debug)]
 pub struct PrecisionArgs {
     /// In what numbers dense layers are computed
     ///
-    /// int8 and f16 say which layers they take, and how far that moves answers and the AUC on the selftest's rows.
+    /// bf16 is for GPUs. int8 and f16 are for CPUs and say which layers they take, and how far that moves answers and the AUC on the selftest's rows.
     #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = PossibleValuesParser::new(PrecisionChoice::NAMES))]
     pub precision: String,
 
@@ -32,11 +32,15 @@ pub struct PrecisionArgs {
 }
 
 impl PrecisionArgs {
+    /// What was asked for.
+    pub fn choice(&self) -> Result<PrecisionChoice, Failure> {
+        self.precision.parse().map_err(Failure::usage)
+    }
+
     /// As an engine takes them.
-    pub fn options(&self, engine: EngineKind) -> Result<PrepareOptions, Failure> {
+    pub fn options(&self, engine: &ChosenEngine) -> Result<PrepareOptions, Failure> {
         let limits = ShiftLimits { probability: self.precision_shift, auc: self.precision_auc };
-        let precision: PrecisionChoice = self.precision.parse().map_err(Failure::usage)?;
-        prepare_options(engine, precision, limits).map_err(Failure::environment)
+        prepare_options(engine, self.choice()?, limits).map_err(Failure::environment)
     }
 }
 

@@ -43,14 +43,15 @@ pub struct SettingArgs {
 
     /// What computes the scores [default: auto]
     ///
-    /// cpu runs anywhere. cuda needs a build and a machine with it, and fails with 78 otherwise. auto takes the best there is and says which.
+    /// cpu runs anywhere. cuda needs an NVIDIA GPU (A100 or newer) and its driver, and fails with 78 otherwise. auto takes the best there is and
+    /// says which.
     /// null answers a constant: it measures everything around the engine.
     #[arg(long, value_name = "ENGINE", value_parser = PossibleValuesParser::new(EngineChoice::NAMES))]
     pub engine: Option<String>,
 
     /// In what numbers dense layers are computed [default: f32]
     ///
-    /// int8 is several times as fast where the CPU has VNNI, f16 halves the bytes of weights (for small batches of large models). Layers that would
+    /// bf16 is for GPUs: products on tensor cores. The others are for CPUs: int8 is several times as fast where the CPU has VNNI, f16 halves the bytes of weights (for small batches of large models). Layers that would
     /// move answers further than precision_shift and precision_auc allow, measured on the selftest, stay in f32; `gavel check --precision int8`
     /// shows which.
     #[arg(long, value_name = "PRECISION", value_parser = PossibleValuesParser::new(PrecisionChoice::NAMES))]

@@ -55,6 +55,8 @@ choices! {
         Int8 = "int8",
         /// 16-bit floats as weights.
         F16 = "f16",
+        /// Products of bf16 on tensor cores.
+        Bf16 = "bf16",
     }
 }
 

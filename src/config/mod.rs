@@ -18,7 +18,7 @@ pub use address::Address;
 pub use choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, PrecisionChoice, Shards};
 pub use layers::{Origin, Problem};
 pub use reference::{reference, show};
-pub use settings::{Config, Effective, General, Limits, Log, Setting, Timeouts, settings};
+pub use settings::{Config, Cuda, Effective, General, Limits, Log, Setting, Timeouts, settings};
 pub use value::Raw;
 
 use layers::Layers;
@@ -115,9 +115,9 @@ fn load(file: Option<(&Path, &str)>, environment: &[(String, String)], flags: &[
 }
 
 /// Kubernetes puts `GAVEL_SERVICE_HOST`, `GAVEL_PORT_7400_TCP` and the like into every pod beside a service named gavel; `GAVEL_CONFIG` names
-/// the file.
+/// the file, `GAVEL_NVRTC` the CUDA compiler.
 fn is_not_ours(name: &str) -> bool {
-    name == "GAVEL_CONFIG"
+    ["GAVEL_CONFIG", "GAVEL_NVRTC"].contains(&name)
         || ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"].iter().any(|part| name.ends_with(part) || name.contains(&format!("{part}_")))
 }
 

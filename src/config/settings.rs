@@ -109,7 +109,7 @@ settings! {
             "What computes: `auto`, `cpu`, `cuda`, or `null` (a constant, to measure the server itself)."
             "`auto` says at start what it took. Name the engine in production, so that a missing device is an error and not a slow server."
         precision: PrecisionChoice = PrecisionChoice::F32;
-            "In what numbers dense layers are computed: `f32`, `int8` or `f16` (weights of 16 bits, arithmetic of 32)."
+            "In what numbers dense layers are computed: `f32`, on CPUs also `int8` or `f16` (weights of 16 bits, arithmetic of 32), on GPUs also `bf16`."
             "f32 is exact. The others are for throughput: layers that would move answers further than the next two settings allow, measured on the selftest at load, stay in f32."
         precision_shift: f64 = 0.005;
             "How far reduced precision may move a probability on any row of a model's selftest."
@@ -168,6 +168,22 @@ settings! {
             "Metrics keep a fixed set of cells per shard and version, about 7 KB."
     }
 
+    /// The CUDA engine.
+    "cuda." Cuda {
+        device: usize = 0, in 0..=1023;
+            "Number of the GPU, as the driver counts those that this process may use."
+            "A process serves from one GPU: run one per GPU, each with shards of its own. In Kubernetes a pod sees only its own GPU, as number 0."
+        in_flight_per_shard: usize = 2, in 1..=16;
+            "Batches that a shard gives the GPU before the first is done."
+            "Two overlap one batch's transfer with the other's kernels; more only make batches smaller."
+        in_flight_per_device: usize = 4, in 1..=1024;
+            "Batches that all shards together give the GPU before the first is done."
+            "While the GPU has so many, requests gather into larger batches; without it sixteen shards would launch sixteen tiny ones. To be measured on hardware."
+        copy_from_bytes: usize = 262_144, in 0..=1_073_741_824;
+            "Candidates' inputs of a batch from this size on are copied to the GPU before its kernels run; smaller ones are read over the bus by the kernels."
+            "A copy costs microseconds to begin and then uses the bus better. To be measured on hardware."
+    }
+
     /// Every wait is bounded.
     "timeouts." Timeouts {
         hello_ms: u32 = 5_000, in 1..=3_600_000;
@@ -208,6 +224,8 @@ pub struct Config {
     pub general: General,
     /// `[limits]`
     pub limits: Limits,
+    /// `[cuda]`
+    pub cuda: Cuda,
     /// `[timeouts]`
     pub timeouts: Timeouts,
     /// `[log]`
@@ -221,6 +239,7 @@ impl Config {
         let config = Config {
             general: General::take(layers, &mut effective, problems),
             limits: Limits::take(layers, &mut effective, problems),
+            cuda: Cuda::take(layers, &mut effective, problems),
             timeouts: Timeouts::take(layers, &mut effective, problems),
             log: Log::take(layers, &mut effective, problems),
         };

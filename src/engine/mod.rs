@@ -22,6 +22,7 @@ use crate::units::{Clock, Instant};
 pub use crate::units::SlotId;
 
 pub use cpu::CpuEngine;
+pub use cuda::CudaEngine;
 pub use null::{NullEngine, NullProgram};
 pub use replay::{BatchFailed, Replay};
 
@@ -52,9 +53,22 @@ pub trait Engine {
     fn step(&mut self, clock: &Clock, until: Instant) -> Step;
     /// Batches started and not done.
     fn in_flight(&self) -> usize;
-    /// Batches it takes at once.
+    /// Batches it takes at once; no more than [`Engine::in_flight`] while what computes is busy with batches of others.
     fn capacity(&self) -> usize;
+    /// Whether its batches go on only in [`Engine::step`]. Else steps merely look, and the shard may sleep when [`Engine::may_sleep`] says so.
+    fn works_in_steps(&self) -> bool {
+        true
+    }
+    /// What [`Engine::may_sleep`] rings, on any thread. Control path, with nothing in flight.
+    fn wake_with(&mut self, _: Wake) {}
+    /// Whether the shard may sleep now. If batches are in flight, the engine then sees to it that it is woken when one of them is done.
+    fn may_sleep(&mut self) -> bool {
+        self.in_flight() == 0
+    }
 }
+
+/// Wakes a shard that sleeps; returns at once.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Why a model cannot be served by an engine. Start-up and reload only.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +91,16 @@ pub enum EngineError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// A GPU or its driver.
+    #[error("cuda engine on {device}: {what}: {source}{}", remedy(.source))]
+    Device {
+        /// The GPU.
+        device: String,
+        /// For what.
+        what: String,
+        /// As the driver told it.
+        source: cuda::DriverError,
+    },
     /// Memory for slots, weights or workspace.
     #[error("out of memory: {what} needs {bytes} bytes: {source}")]
     Memory {
@@ -89,11 +113,26 @@ pub enum EngineError {
     },
 }
 
+fn remedy(error: &cuda::DriverError) -> &'static str {
+    match error.is_out_of_memory() {
+        true => "; lower limits.batch_rows, limits.slots_per_model or the number of shards, or take a GPU with more memory",
+        false => "",
+    }
+}
+
+impl From<cuda::GpuUnavailable> for EngineError {
+    fn from(reason: cuda::GpuUnavailable) -> EngineError {
+        EngineError::Unavailable { engine: "cuda", reason: reason.to_string(), remedy: format!("{}, or take engine cpu", reason.remedy()) }
+    }
+}
+
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EngineKind {
     /// Computes on the shard's own core.
     Cpu,
+    /// Computes on a GPU.
+    Cuda,
     /// Every score is 0: measures everything around an engine.
     Null,
 }
@@ -103,6 +142,7 @@ impl EngineKind {
     pub const fn name(self) -> &'static str {
         match self {
             EngineKind::Cpu => "cpu",
+            EngineKind::Cuda => "cuda",
             EngineKind::Null => "null",
         }
     }
@@ -113,6 +153,8 @@ impl EngineKind {
 pub enum Prepared {
     /// For the CPU engine.
     Cpu(Arc<cpu::Program>),
+    /// For the CUDA engine: its kernels and weights, on a device.
+    Cuda(Arc<cuda::Loaded>),
     /// For the null engine.
     Null(Arc<NullProgram>),
 }
@@ -122,6 +164,7 @@ impl Prepared {
     pub fn kind(&self) -> EngineKind {
         match self {
             Prepared::Cpu(_) => EngineKind::Cpu,
+            Prepared::Cuda(_) => EngineKind::Cuda,
             Prepared::Null(_) => EngineKind::Null,
         }
     }
@@ -130,6 +173,7 @@ impl Prepared {
     pub fn layout(&self) -> &Arc<Layout> {
         match self {
             Prepared::Cpu(program) => program.layout(),
+            Prepared::Cuda(loaded) => &loaded.program().layout,
             Prepared::Null(program) => &program.layout,
         }
     }
@@ -138,7 +182,7 @@ impl Prepared {
     pub fn precision(&self) -> Option<&precision::PrecisionReport> {
         match self {
             Prepared::Cpu(program) => program.precision(),
-            Prepared::Null(_) => None,
+            Prepared::Cuda(_) | Prepared::Null(_) => None,
         }
     }
 
@@ -146,16 +190,21 @@ impl Prepared {
     pub fn model(&self) -> &Arc<Model> {
         match self {
             Prepared::Cpu(program) => program.model(),
+            Prepared::Cuda(loaded) => &loaded.program().model,
             Prepared::Null(program) => &program.model,
         }
     }
 }
 
 /// How a model is made ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
     /// Number format of dense layers.
     pub precision: cpu::PrecisionOptions,
+    /// The CUDA engine's device; the first one, with its defaults, unless named.
+    pub device: Option<Arc<cuda::Device>>,
+    /// Where it finds compiled kernels, and keeps those that it compiles; nowhere unless told.
+    pub cubins: cuda::compile::Cubins,
 }
 
 /// [`prepare_with`] the defaults: everything in f32.
@@ -171,14 +220,35 @@ pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptio
             let options = cpu::Options { precision: options.precision, ..cpu::Options::new(cpu::Simd::detect()) };
             Prepared::Cpu(Arc::new(cpu::Program::planned(model, &options)?))
         }
+        EngineKind::Cuda => {
+            let numbers = cuda_numbers(options.precision.precision)?;
+            let device = match &options.device {
+                Some(device) => Arc::clone(device),
+                None => cuda::Device::open(cuda::DeviceOptions::default())?,
+            };
+            Prepared::Cuda(Arc::new(cuda::prepare(model, &device, numbers, &options.cubins)?))
+        }
         EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
     })
+}
+
+/// The CUDA engine's arithmetic for a precision.
+fn cuda_numbers(precision: precision::Precision) -> Result<cuda::Numbers, EngineError> {
+    match precision {
+        precision::Precision::F32 => Ok(cuda::Numbers::F32),
+        precision::Precision::Bf16 => Ok(cuda::Numbers::Bf16),
+        other => Err(EngineError::Precision {
+            precision: other.name(),
+            reason: "the cuda engine computes in f32 or bf16; take one of them, or engine cpu".into(),
+        }),
+    }
 }
 
 /// An engine for one shard.
 pub fn new_engine(kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
     Ok(match kind {
         EngineKind::Cpu => Box::new(CpuEngine::new()?),
+        EngineKind::Cuda => Box::new(CudaEngine::new()),
         EngineKind::Null => Box::new(NullEngine::new()),
     })
 }

@@ -7,7 +7,7 @@ use crate::batch::{Layout, Slot, SlotLimits};
 use crate::model::Model;
 use crate::units::{Clock, Instant};
 
-use super::slots::Slots;
+use super::slots::{Slots, new_slot};
 use super::{Engine, EngineError, Prepared, SlotId, Step};
 
 /// A model for the null engine: its layout.
@@ -26,7 +26,7 @@ impl NullProgram {
 
 /// Writes 0 as every score; each batch is done at its first step.
 pub struct NullEngine {
-    slots: Slots<Arc<NullProgram>>,
+    slots: Slots<Slot>,
     started: VecDeque<SlotId>,
 }
 
@@ -48,7 +48,7 @@ impl Engine for NullEngine {
         let Prepared::Null(program) = model else {
             panic!("a model prepared for another engine");
         };
-        self.slots.add(program, &program.layout, slots, limits)
+        self.slots.add(slots, || new_slot(&program.layout, limits))
     }
 
     fn detach(&mut self, slots: &[SlotId]) {
@@ -58,7 +58,7 @@ impl Engine for NullEngine {
 
     fn slot(&mut self, id: SlotId) -> &mut Slot {
         assert!(!self.started.contains(&id), "a slot in flight belongs to the engine");
-        self.slots.get(id).0
+        self.slots.get(id)
     }
 
     fn start(&mut self, id: SlotId) {
@@ -68,7 +68,7 @@ impl Engine for NullEngine {
 
     fn step(&mut self, _: &Clock, _: Instant) -> Step {
         let Some(id) = self.started.pop_front() else { return Step::Idle };
-        let (_, scores) = self.slots.get(id).0.run();
+        let (_, scores) = self.slots.get(id).run();
         scores.fill(0.0);
         Step::Done(id)
     }

@@ -17,6 +17,8 @@ pub enum Precision {
     Int8,
     /// Weights held as 16-bit floats, arithmetic in 32 bits: half of the bytes to read.
     F16,
+    /// Inputs and weights rounded to bf16, products on tensor cores, sums in 32 bits. On GPUs.
+    Bf16,
 }
 
 impl Precision {
@@ -26,6 +28,7 @@ impl Precision {
             Precision::F32 => "f32",
             Precision::Int8 => "int8",
             Precision::F16 => "f16",
+            Precision::Bf16 => "bf16",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Slots of an engine with the program that each belongs to.
+//! What an engine keeps per slot, by the slot's number.
 
 use std::sync::Arc;
 
@@ -7,34 +7,20 @@ use crate::batch::{Layout, Slot, SlotLimits};
 use super::{EngineError, SlotId};
 
 /// Slots by number; numbers of removed slots are given again.
-pub struct Slots<P> {
-    entries: Vec<Option<(Slot, P)>>,
+pub struct Slots<T> {
+    entries: Vec<Option<T>>,
 }
 
-impl<P: Clone> Slots<P> {
+impl<T> Slots<T> {
     /// None yet.
-    pub fn new() -> Slots<P> {
+    pub fn new() -> Slots<T> {
         Slots { entries: Vec::new() }
     }
 
-    /// Makes `count` slots for `program`.
-    pub fn add(&mut self, program: &P, layout: &Arc<Layout>, count: usize, limits: SlotLimits) -> Result<Vec<SlotId>, EngineError> {
-        let mut made = Vec::with_capacity(count);
-        for _ in 0..count {
-            let slot = Slot::new(Arc::clone(layout), limits).map_err(|source| EngineError::Memory {
-                what: format!("a slot of {} candidates, {} requests and 2 x {} ids", limits.rows, limits.contexts, limits.ids),
-                bytes: Slot::bytes(layout, limits),
-                source,
-            });
-            match slot {
-                Ok(slot) => made.push(self.insert(slot, program.clone())),
-                Err(error) => {
-                    self.remove(&made);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(made)
+    /// Takes in `count` slots as `make` makes them; none if one cannot be made.
+    pub fn add(&mut self, count: usize, mut make: impl FnMut() -> Result<T, EngineError>) -> Result<Vec<SlotId>, EngineError> {
+        let made = (0..count).map(|_| make()).collect::<Result<Vec<T>, EngineError>>()?;
+        Ok(made.into_iter().map(|slot| self.insert(slot)).collect())
     }
 
     /// Frees slots.
@@ -45,19 +31,26 @@ impl<P: Clone> Slots<P> {
         }
     }
 
-    /// A slot and its program.
-    pub fn get(&mut self, id: SlotId) -> (&mut Slot, &P) {
-        let entry = self.entries[id.0 as usize].as_mut();
-        let (slot, program) = entry.expect("a slot that was given out and not back");
-        (slot, program)
+    /// What belongs to a slot.
+    pub fn get(&mut self, id: SlotId) -> &mut T {
+        self.entries[id.0 as usize].as_mut().expect("a slot that was given out and not back")
     }
 
-    fn insert(&mut self, slot: Slot, program: P) -> SlotId {
+    fn insert(&mut self, slot: T) -> SlotId {
         let free = self.entries.iter().position(Option::is_none).unwrap_or(self.entries.len());
         if free == self.entries.len() {
             self.entries.push(None);
         }
-        self.entries[free] = Some((slot, program));
+        self.entries[free] = Some(slot);
         SlotId(u16::try_from(free).expect("the configuration's check bounds models times slots"))
     }
+}
+
+/// Memory for a batch.
+pub fn new_slot(layout: &Arc<Layout>, limits: SlotLimits) -> Result<Slot, EngineError> {
+    Slot::new(Arc::clone(layout), limits).map_err(|source| EngineError::Memory {
+        what: format!("a slot of {} candidates, {} requests and 2 x {} ids", limits.rows, limits.contexts, limits.ids),
+        bytes: Slot::bytes(layout, limits),
+        source,
+    })
 }

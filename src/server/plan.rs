@@ -1,7 +1,11 @@
 //! What a server will run on, decided and explained before anything is started: shards and CPUs, the sockets' backend, the engine.
 
-use crate::config::{Config, EngineChoice, PrecisionChoice, Shards};
+use std::sync::Arc;
+
+use crate::config::{Config, Cuda as CudaSettings, EngineChoice, PrecisionChoice, Shards};
 use crate::engine::cpu::PrecisionOptions;
+use crate::engine::cuda::compile::{Arch, Cubins, default_cache};
+use crate::engine::cuda::{Device, DeviceOptions};
 use crate::engine::precision::{Precision, ShiftLimits};
 use crate::engine::{EngineKind, PrepareOptions};
 use crate::server::placement::{Cpus, Placement};
@@ -31,10 +35,10 @@ impl Plan {
     /// Decides for this machine. Tries the kernel; starts nothing.
     pub fn for_machine(config: &Config) -> Result<Plan, Unfit> {
         let mut notes = Vec::new();
-        let engine = choose_engine(config.general.engine, &mut notes)?;
         let general = &config.general;
+        let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), &mut notes)?;
         let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
-        let prepare = prepare_options(engine, general.precision, limits)?;
+        let prepare = prepare_options(&engine, general.precision, limits)?;
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
         notes.push((io.warn, io.message));
         let cpus = Cpus::detect().map_err(|error| Unfit(format!("the process's CPU affinity cannot be read: {error}")))?;
@@ -44,59 +48,165 @@ impl Plan {
         };
         let placement = cpus.place(asked, config.general.pin);
         notes.push((false, placement.message.clone()));
-        Ok(Plan { placement, io: io.backend, engine, prepare, notes })
+        Ok(Plan { placement, io: io.backend, engine: engine.kind, prepare, notes })
     }
 }
 
-/// Decides for an engine; `notes` gets what an operator should read.
-pub fn choose_engine(choice: EngineChoice, notes: &mut Vec<(bool, String)>) -> Result<EngineKind, Unfit> {
+/// The engine, and the GPU where it is for one.
+#[derive(Clone, Debug)]
+pub struct ChosenEngine {
+    /// What computes.
+    pub kind: EngineKind,
+    /// On this.
+    pub device: Option<Arc<Device>>,
+}
+
+impl From<EngineKind> for ChosenEngine {
+    fn from(kind: EngineKind) -> ChosenEngine {
+        ChosenEngine { kind, device: None }
+    }
+}
+
+/// How the CUDA engine uses its device, as configured.
+pub fn device_options(settings: &CudaSettings) -> DeviceOptions {
+    DeviceOptions {
+        ordinal: settings.device,
+        in_flight_per_shard: settings.in_flight_per_shard,
+        in_flight_per_device: settings.in_flight_per_device,
+        copy_from_bytes: settings.copy_from_bytes,
+    }
+}
+
+/// Decides for an engine that computes in this precision, and opens its device; `notes` gets what an operator should read.
+pub fn choose_engine(
+    choice: EngineChoice,
+    precision: PrecisionChoice,
+    options: DeviceOptions,
+    notes: &mut Vec<(bool, String)>,
+) -> Result<ChosenEngine, Unfit> {
     Ok(match choice {
-        EngineChoice::Cpu => EngineKind::Cpu,
-        EngineChoice::Auto => {
-            notes.push((true, AUTO_NOTE.into()));
-            EngineKind::Cpu
-        }
+        EngineChoice::Cpu => EngineKind::Cpu.into(),
+        EngineChoice::Auto => match usable_device(precision, options) {
+            Ok(device) => {
+                notes.push((
+                    true,
+                    format!("engine auto: taking cuda on {}; name it (--engine cuda) so that a missing GPU is an error", told(&device)),
+                ));
+                ChosenEngine { kind: EngineKind::Cuda, device: Some(device) }
+            }
+            Err(reason) => {
+                notes.push((true, format!("engine auto: taking cpu ({reason}); --engine cpu says the same without this line")));
+                EngineKind::Cpu.into()
+            }
+        },
         EngineChoice::Null => {
             notes.push((true, NULL_NOTE.into()));
-            EngineKind::Null
+            EngineKind::Null.into()
         }
-        EngineChoice::Cuda => return Err(Unfit(CUDA_REFUSED.into())),
+        EngineChoice::Cuda => {
+            let device = Device::open(options)
+                .map_err(|reason| Unfit(format!("engine cuda: {reason}; {}, or take --engine cpu or --engine auto", reason.remedy())))?;
+            if let Some(reason) = too_old(&device) {
+                return Err(Unfit(format!("engine cuda: {reason}; take a newer GPU, or take --engine cpu or --engine auto")));
+            }
+            notes.push((false, format!("engine cuda on {}", told(&device))));
+            ChosenEngine { kind: EngineKind::Cuda, device: Some(device) }
+        }
     })
 }
 
-/// How an engine makes models ready in this precision; the null engine has none.
-pub fn prepare_options(engine: EngineKind, choice: PrecisionChoice, limits: ShiftLimits) -> Result<PrepareOptions, Unfit> {
+/// The device, if there is one that `auto` may take; else why not.
+fn usable_device(precision: PrecisionChoice, options: DeviceOptions) -> Result<Arc<Device>, String> {
+    if matches!(precision, PrecisionChoice::Int8 | PrecisionChoice::F16) {
+        return Err(format!("precision {precision} is the cpu engine's"));
+    }
+    let device = Device::open(options).map_err(|reason| reason.to_string())?;
+    match too_old(&device) {
+        Some(reason) => Err(reason),
+        None => Ok(device),
+    }
+}
+
+fn too_old(device: &Device) -> Option<String> {
+    let (major, minor) = device.gpu().capability;
+    Arch::of_device(major, minor).err().map(|reason| format!("{}: {reason}", told(device)))
+}
+
+fn told(device: &Device) -> String {
+    let gpu = device.gpu();
+    format!("GPU {} ({}, {} MiB)", gpu.ordinal, gpu.name, gpu.memory_bytes >> 20)
+}
+
+/// How an engine makes models ready in this precision. Error: the engine has no such arithmetic.
+pub fn prepare_options(engine: &ChosenEngine, choice: PrecisionChoice, limits: ShiftLimits) -> Result<PrepareOptions, Unfit> {
     let precision = match choice {
         PrecisionChoice::F32 => Precision::F32,
         PrecisionChoice::Int8 => Precision::Int8,
         PrecisionChoice::F16 => Precision::F16,
+        PrecisionChoice::Bf16 => Precision::Bf16,
     };
-    if engine == EngineKind::Null && precision != Precision::F32 {
-        return Err(Unfit(format!(
-            "precision {}: the null engine computes nothing; leave precision at f32, or take engine cpu",
-            precision.name()
-        )));
+    let refused = match (engine.kind, precision) {
+        (_, Precision::F32) | (EngineKind::Cpu, Precision::Int8 | Precision::F16) | (EngineKind::Cuda, Precision::Bf16) => None,
+        (EngineKind::Null, _) => Some("the null engine computes nothing; leave precision at f32, or take engine cpu"),
+        (EngineKind::Cpu, Precision::Bf16) => Some("the cpu engine has no arithmetic in bf16; take f32, int8 or f16, or engine cuda"),
+        (EngineKind::Cuda, Precision::Int8 | Precision::F16) => {
+            Some("the cuda engine computes in f32 or bf16; take one of them, or engine cpu")
+        }
+    };
+    if let Some(reason) = refused {
+        return Err(Unfit(format!("precision {}: {reason}", precision.name())));
     }
-    Ok(PrepareOptions { precision: PrecisionOptions { precision, limits, even_small: false } })
+    Ok(PrepareOptions {
+        precision: PrecisionOptions { precision, limits, even_small: false },
+        device: engine.device.clone(),
+        cubins: Cubins::new(Some(default_cache()), None),
+    })
 }
 
-const AUTO_NOTE: &str = "engine auto: taking cpu (this build has no GPU engine; --engine cpu says the same without this line)";
 const NULL_NOTE: &str = "engine null: every score is the same constant; this measures the server, it does not rank";
-const CUDA_REFUSED: &str = "engine cuda: this build has no CUDA engine; use --engine cpu, or --engine auto to take the best one there is";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn decide(choice: EngineChoice, precision: PrecisionChoice, ordinal: usize) -> Result<(EngineKind, Vec<(bool, String)>), Unfit> {
+        let mut notes = Vec::new();
+        let options = DeviceOptions { ordinal, ..DeviceOptions::default() };
+        choose_engine(choice, precision, options, &mut notes).map(|engine| (engine.kind, notes))
+    }
+
     #[test]
     fn no_silent_fallback() {
-        let decide = |choice| {
-            let mut notes = Vec::new();
-            choose_engine(choice, &mut notes).map(|engine| (engine, notes.len()))
-        };
-        assert_eq!(decide(EngineChoice::Cpu), Ok((EngineKind::Cpu, 0)));
-        assert_eq!(decide(EngineChoice::Auto), Ok((EngineKind::Cpu, 1)));
-        assert_eq!(decide(EngineChoice::Null), Ok((EngineKind::Null, 1)));
-        assert_eq!(decide(EngineChoice::Cuda), Err(Unfit(CUDA_REFUSED.into())));
+        let f32 = PrecisionChoice::F32;
+        assert_eq!(decide(EngineChoice::Cpu, f32, 0), Ok((EngineKind::Cpu, vec![])));
+        assert_eq!(decide(EngineChoice::Null, f32, 0), Ok((EngineKind::Null, vec![(true, NULL_NOTE.into())])));
+        // No machine has so many GPUs, with a driver or without.
+        let (engine, notes) = decide(EngineChoice::Auto, f32, 999).expect("the cpu at least");
+        assert_eq!(engine, EngineKind::Cpu);
+        assert!(notes[0].0 && notes[0].1.starts_with("engine auto: taking cpu ("), "{notes:?}");
+        let Unfit(line) = decide(EngineChoice::Cuda, f32, 999).expect_err("no such GPU");
+        assert!(
+            line.starts_with("engine cuda: ") && line.ends_with(", or take --engine cpu or --engine auto") && !line.contains('\n'),
+            "{line}"
+        );
+        let (engine, notes) = decide(EngineChoice::Auto, PrecisionChoice::Int8, 0).expect("the cpu");
+        let expected = "engine auto: taking cpu (precision int8 is the cpu engine's); --engine cpu says the same without this line";
+        assert_eq!((engine, notes), (EngineKind::Cpu, vec![(true, expected.into())]));
+    }
+
+    #[test]
+    fn each_engine_has_its_precisions() {
+        use EngineKind::{Cpu, Cuda, Null};
+        use PrecisionChoice::{Bf16, F16, F32, Int8};
+        let taken = [(Cpu, F32), (Cpu, Int8), (Cpu, F16), (Cuda, F32), (Cuda, Bf16), (Null, F32)];
+        for engine in [Cpu, Cuda, Null] {
+            for choice in [F32, Int8, F16, Bf16] {
+                let options = prepare_options(&engine.into(), choice, ShiftLimits::default());
+                assert_eq!(options.is_ok(), taken.contains(&(engine, choice)), "{engine:?} {choice}");
+                if let Err(Unfit(line)) = options {
+                    assert!(line.starts_with(&format!("precision {choice}: ")) && line.contains("engine c"), "{line}");
+                }
+            }
+        }
     }
 }

@@ -97,7 +97,7 @@ pub fn prepare(
         engine::prepare_with(engine, model, options).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
     let report = match engine {
         EngineKind::Null => None,
-        EngineKind::Cpu => Some(selftest::replay(&prepared, model)),
+        EngineKind::Cpu | EngineKind::Cuda => Some(selftest::replay(&prepared, model)),
     };
     let report = report.transpose().map_err(|source| PublishError::Selftest { model: name, version, source })?;
     if let Some(decided) = prepared.precision() {

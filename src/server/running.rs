@@ -132,7 +132,7 @@ impl Server {
         }
         drop(sender);
         let entrance = Some(Entrance { listeners, intakes, cpus: plan.placement.control.clone() });
-        let (engine, prepare, config) = (plan.engine, plan.prepare, config.clone());
+        let (engine, prepare, config) = (plan.engine, plan.prepare.clone(), config.clone());
         let mut server = Server { addresses, entrance, acceptor: None, shards, reports, registry, engine, prepare, config };
         server.await_shards()?;
         Ok(server)
@@ -165,7 +165,12 @@ impl Server {
 
     /// The part of [`Server::publish`] that takes long and needs no shard, for another thread.
     pub fn preparation(&self) -> Preparation {
-        Preparation { engine: self.engine, options: self.prepare, limits: self.config.limits.clone(), registry: Arc::clone(&self.registry) }
+        Preparation {
+            engine: self.engine,
+            options: self.prepare.clone(),
+            limits: self.config.limits.clone(),
+            registry: Arc::clone(&self.registry),
+        }
     }
 
     /// Returns when every shard serves a prepared model, when a shard fails, or soon after `stopped` says so.
@@ -201,9 +206,10 @@ impl Server {
         Ok(published)
     }
 
-    /// The reason of a shard that has died, if one has. A server with a dead shard cannot go on.
+    /// The reason of a shard that has died, or of a GPU that is lost, if one is. Such a server cannot go on.
     pub fn failure(&self) -> Option<String> {
-        failure(&self.reports)
+        let fault = self.prepare.device.as_ref().and_then(|device| device.fault());
+        failure(&self.reports).or_else(|| fault.map(str::to_owned))
     }
 
     /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for

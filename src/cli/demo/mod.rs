@@ -17,7 +17,7 @@ use gavel_client::{Address, Options};
 use super::exit::{Exit, Failure};
 use super::progress::{Progress, Unit};
 use super::table::TextTable;
-use crate::config::{Config, IoChoice, PrecisionChoice};
+use crate::config::{Config, EngineChoice, IoChoice, PrecisionChoice};
 use crate::engine::selftest::Report;
 use crate::metrics::Registry;
 use crate::model::{LoadOptions, Model, load};
@@ -58,6 +58,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let mut config = Config::default();
     config.general.listen = vec!["127.0.0.1:0".parse().map_err(Failure::new)?];
     config.general.io = args.io;
+    config.general.engine = EngineChoice::Cpu;
     config.general.precision = args.precision;
     config.timeouts.drain_ms = 2_000;
     let plan = Plan::for_machine(&config).map_err(Failure::environment)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::{Segment, Slot, SlotLimits};
-use crate::engine::slots::Slots;
+use crate::engine::slots::{Slots, new_slot};
 use crate::engine::{Engine, EngineError, Prepared, SlotId, Step};
 use crate::model::ValueScope;
 use crate::units::{Clock, Instant, Span};
@@ -14,7 +14,7 @@ use super::tile::{Memory, Tile};
 
 /// Runs one batch at a time.
 pub struct CpuEngine {
-    slots: Slots<Arc<Program>>,
+    slots: Slots<(Slot, Arc<Program>)>,
     workspace: Workspace,
     batch: Option<Batch>,
 }
@@ -65,7 +65,7 @@ impl Engine for CpuEngine {
             panic!("a model prepared for another engine");
         };
         self.workspace.fit(program, limits)?;
-        self.slots.add(program, program.layout(), slots, limits)
+        self.slots.add(slots, || Ok((new_slot(program.layout(), limits)?, Arc::clone(program))))
     }
 
     fn detach(&mut self, slots: &[SlotId]) {
@@ -75,7 +75,7 @@ impl Engine for CpuEngine {
 
     fn slot(&mut self, id: SlotId) -> &mut Slot {
         assert!(self.batch.is_none_or(|batch| batch.slot != id), "a slot in flight belongs to the engine");
-        self.slots.get(id).0
+        &mut self.slots.get(id).0
     }
 
     fn start(&mut self, id: SlotId) {
@@ -87,6 +87,7 @@ impl Engine for CpuEngine {
     fn step(&mut self, clock: &Clock, until: Instant) -> Step {
         let Some(mut batch) = self.batch else { return Step::Idle };
         let (slot, program) = self.slots.get(batch.slot);
+        let program = &*program;
         let (inputs, scores) = slot.run();
         let mut tile = Tile {
             simd: program.simd,

@@ -4,13 +4,25 @@
 
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
+mod buckets;
 pub mod compile;
+mod device;
+mod driver;
+mod engine;
 mod generate;
+mod inputs;
 mod job;
-mod probe;
+mod loaded;
+mod permits;
+mod prepare;
 mod program;
+mod slot;
 
+pub use device::{Device, DeviceOptions};
+pub use driver::{DriverError, Gpu, GpuUnavailable, probe};
+pub use engine::CudaEngine;
 pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
-pub use probe::{Gpu, GpuUnavailable, probe};
+pub use loaded::{KernelFacts, Loaded};
+pub use prepare::{load, prepare};
 pub use program::{Launch, Needs, Over, Program, Variant};

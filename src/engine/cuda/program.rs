@@ -78,6 +78,12 @@ pub struct Needs {
     pub work_bytes: usize,
 }
 
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "program of {}, {} bytes of source", self.model.name, self.source.len())
+    }
+}
+
 impl Program {
     /// The launches for a batch of so many candidates.
     pub fn variant(&self, rows: usize) -> &Variant {

@@ -19,7 +19,7 @@ use super::resources::Resources;
 pub const BUNDLE_FOLDER: &str = "kernels";
 
 /// Finds or makes cubins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Cubins {
     cache: Option<CubinFolder>,
     nvrtc: Option<PathBuf>,

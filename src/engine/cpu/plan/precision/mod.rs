@@ -35,6 +35,10 @@ pub struct PrecisionOptions {
 
 /// Plans a model in reduced precision.
 pub fn plan(model: &Arc<Model>, options: &Options) -> Result<Program, EngineError> {
+    if options.precision.precision == Precision::Bf16 {
+        let reason = "the cpu engine has no arithmetic in bf16; take f32, int8 or f16, or engine cuda".into();
+        return Err(EngineError::Precision { precision: Precision::Bf16.name(), reason });
+    }
     let rows = model.selftest.rows();
     if rows == 0 {
         let reason = "the model has no selftest rows to measure it on; export the bundle with a selftest, or take f32".into();

@@ -1,0 +1,41 @@
+//! A device's context: where memory, modules and streams of this process live.
+
+use std::ptr;
+
+use cudarc::driver::sys;
+
+use super::{DriverError, check};
+
+/// The primary context of a device, held until the last handle goes.
+#[derive(Debug)]
+pub struct Context {
+    device: sys::CUdevice,
+    raw: sys::CUcontext,
+}
+
+// SAFETY: the driver's calls on a context may come from any thread; the handle is a name for it.
+unsafe impl Send for Context {}
+// SAFETY: as above; nothing here is written after `new`.
+unsafe impl Sync for Context {}
+
+impl Context {
+    pub(super) fn new(device: sys::CUdevice) -> Result<Context, DriverError> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: `raw` is a place for a handle; `device` came from the driver.
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) }, "making a context on the GPU")?;
+        Ok(Context { device, raw })
+    }
+
+    /// Makes it the calling thread's: calls that name no stream go to the thread's context.
+    pub fn bind(&self) -> Result<(), DriverError> {
+        // SAFETY: the handle is retained until `drop`.
+        check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "making the GPU's context the thread's")
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained in `new`, released once. What it refuses at the end nobody can mend.
+        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+    }
+}

@@ -1,0 +1,107 @@
+//! Memory on the device, and memory of ours that the device reads and writes.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use super::{Context, DriverError, check};
+use crate::engine::cuda::DevicePointer;
+
+/// Device memory, aligned to 256 bytes. None at all where 0 bytes were asked for: its address is then null.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    context: Arc<Context>,
+    address: DevicePointer,
+    bytes: usize,
+}
+
+impl DeviceMemory {
+    /// Takes so many bytes, with whatever was in them.
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<DeviceMemory, DriverError> {
+        context.bind()?;
+        let mut address = 0;
+        if bytes > 0 {
+            // SAFETY: `address` is a place for an address.
+            check(unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }, "taking device memory")?;
+        }
+        Ok(DeviceMemory { context: Arc::clone(context), address, bytes })
+    }
+
+    /// So many bytes of 0.
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<DeviceMemory, DriverError> {
+        let memory = DeviceMemory::new(context, bytes)?;
+        if bytes > 0 {
+            // SAFETY: the whole of memory that was just taken.
+            check(unsafe { sys::cuMemsetD8_v2(memory.address, 0, bytes) }, "clearing device memory")?;
+        }
+        Ok(memory)
+    }
+
+    /// A copy of `bytes`; returns when they are there.
+    pub fn copy_of(context: &Arc<Context>, bytes: &[u8]) -> Result<DeviceMemory, DriverError> {
+        let memory = DeviceMemory::new(context, bytes.len())?;
+        if !bytes.is_empty() {
+            // SAFETY: source and target have this length, and the call returns when the source was read.
+            let code = unsafe { sys::cuMemcpyHtoD_v2(memory.address, bytes.as_ptr().cast(), bytes.len()) };
+            check(code, "copying to the device")?;
+        }
+        Ok(memory)
+    }
+
+    /// Where it lies; null if it is empty.
+    pub fn address(&self) -> DevicePointer {
+        self.address
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if self.bytes > 0 && self.context.bind().is_ok() {
+            // SAFETY: taken in `new`, freed once; whoever launched work on it waited for that first.
+            let _ = unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// Host memory that is locked and known to the device. Does not own it.
+#[derive(Debug)]
+pub struct RegisteredMemory {
+    context: Arc<Context>,
+    host: *mut u8,
+    address: DevicePointer,
+}
+
+impl RegisteredMemory {
+    /// Locks and maps `bytes` at `host`.
+    ///
+    /// # Safety
+    /// - the range is mapped, writable, and stays so until this is dropped;
+    /// - while the device works on it, nobody else writes what it reads or reads what it writes.
+    pub unsafe fn new(context: &Arc<Context>, host: *mut u8, bytes: usize) -> Result<RegisteredMemory, DriverError> {
+        context.bind()?;
+        let at = host.cast::<c_void>();
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        // SAFETY: the caller's promise: the range is mapped.
+        check(unsafe { sys::cuMemHostRegister_v2(at, bytes, flags) }, "registering host memory with the GPU")?;
+        let mut memory = RegisteredMemory { context: Arc::clone(context), host, address: 0 };
+        // SAFETY: the range was just registered as mapped; `address` is a place for an address.
+        let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut memory.address, at, 0) };
+        check(code, "asking where the GPU sees host memory")?;
+        Ok(memory)
+    }
+
+    /// Where the device sees it.
+    pub fn address(&self) -> DevicePointer {
+        self.address
+    }
+}
+
+impl Drop for RegisteredMemory {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: registered in `new`, and the memory is still mapped: the caller of `new` promised.
+            let _ = unsafe { sys::cuMemHostUnregister(self.host.cast()) };
+        }
+    }
+}

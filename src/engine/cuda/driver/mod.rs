@@ -1,0 +1,22 @@
+//! The driver's library as owned types: the only module that names the binding.
+//!
+//! Each type frees what it holds; each holds the [`Context`] that it belongs to. What is called while serving (`Graph::launch`, `Stream::is_done`,
+//! `Stream::call`) allocates, locks and formats nothing here. Nothing panics: a library that is missing or too old is found out by [`open`], once.
+
+mod context;
+mod error;
+mod graph;
+mod library;
+mod memory;
+mod module;
+mod stream;
+
+pub use context::Context;
+pub use error::DriverError;
+pub use graph::Graph;
+pub use library::{Gpu, GpuUnavailable, open, probe};
+pub use memory::{DeviceMemory, RegisteredMemory};
+pub use module::{Function, Grid, Module};
+pub use stream::Stream;
+
+use error::check;

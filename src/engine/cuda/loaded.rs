@@ -1,0 +1,131 @@
+//! A program on a device: kernels, weights and tables, once for all shards.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::DevicePointer;
+use super::device::Device;
+use super::driver::{DeviceMemory, Function, Module};
+use super::program::{Launch, Program};
+use crate::engine::EngineError;
+
+/// What shards launch. Freed when the last of them lets go.
+#[derive(Debug)]
+pub struct Loaded {
+    device: Arc<Device>,
+    program: Arc<Program>,
+    kernels: HashMap<String, Kernel>,
+    weights: DeviceMemory,
+    /// Held for their memory.
+    _tables: Vec<DeviceMemory>,
+    table_addresses: DeviceMemory,
+}
+
+/// A kernel with what its launches need.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) function: Function,
+    /// Blocks that the device runs at once; `None` if the kernel has no scratch memory and nobody needs to know.
+    pub(super) blocks_max: Option<usize>,
+    facts: KernelFacts,
+}
+
+/// What the compiler made of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Its name.
+    pub name: String,
+    /// Registers of a thread.
+    pub registers: usize,
+    /// Bytes of a thread that did not fit into registers.
+    pub local_bytes: usize,
+    /// Dynamic shared memory of a block, the most of its launches.
+    pub shared_bytes: u32,
+}
+
+impl Loaded {
+    /// Loads compiled kernels and uploads weights and tables. Start-up and reload only.
+    pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
+        let context = device.context();
+        let module = Module::load(context, image).map_err(device.error("kernels"))?;
+        let mut kernels = HashMap::new();
+        for (name, launches) in launches_by_kernel(&program) {
+            let kernel = Kernel::new(device, &module, name, &launches)?;
+            kernels.insert(name.to_owned(), kernel);
+        }
+        let bytes = program.weights.len();
+        let weights = DeviceMemory::copy_of(context, &program.weights).map_err(device.error(format!("{bytes} bytes of weights")))?;
+        let mut tables = Vec::with_capacity(program.tables.len());
+        for id in &program.tables {
+            let table = program.model.weights.table(*id);
+            let what = format!("table {} of {} bytes", table.name, table.bytes());
+            tables.push(DeviceMemory::copy_of(context, table.data.as_slice()).map_err(device.error(what))?);
+        }
+        let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
+        let table_addresses =
+            DeviceMemory::copy_of(context, bytemuck::cast_slice(&addresses)).map_err(device.error("addresses of tables"))?;
+        Ok(Loaded { device: Arc::clone(device), program, kernels, weights, _tables: tables, table_addresses })
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// What was loaded.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Each kernel, by name.
+    pub fn kernels(&self) -> Vec<KernelFacts> {
+        let mut facts: Vec<KernelFacts> = self.kernels.values().map(|kernel| kernel.facts.clone()).collect();
+        facts.sort_by(|a, b| a.name.cmp(&b.name));
+        facts
+    }
+
+    pub(super) fn kernel(&self, launch: &Launch) -> &Kernel {
+        self.kernels.get(&launch.kernel).expect("every launch's kernel was loaded")
+    }
+
+    pub(super) fn weights(&self) -> DevicePointer {
+        self.weights.address()
+    }
+
+    pub(super) fn table_addresses(&self) -> DevicePointer {
+        self.table_addresses.address()
+    }
+}
+
+impl Kernel {
+    fn new(device: &Device, module: &Arc<Module>, name: &str, launches: &[&Launch]) -> Result<Kernel, EngineError> {
+        let what = || format!("kernel {name}");
+        let function = module.function(name).map_err(device.error(what()))?;
+        let shared_bytes = launches.iter().map(|launch| launch.shared_bytes).max().unwrap_or(0);
+        if shared_bytes > SHARED_BYTES_UNASKED {
+            function
+                .allow_shared(shared_bytes)
+                .map_err(device.error(format!("kernel {name} with {shared_bytes} bytes of shared memory")))?;
+        }
+        let mut blocks_max = None;
+        for launch in launches.iter().filter(|launch| launch.scratch_bytes > 0) {
+            let resident = function.resident_blocks(launch.threads, launch.shared_bytes).map_err(device.error(what()))?;
+            let blocks = (resident * device.gpu().multiprocessors).max(1);
+            blocks_max = Some(blocks_max.map_or(blocks, |known: usize| known.min(blocks)));
+        }
+        let registers = function.registers().map_err(device.error(what()))?;
+        let local_bytes = function.local_bytes().map_err(device.error(what()))?;
+        Ok(Kernel { function, blocks_max, facts: KernelFacts { name: name.to_owned(), registers, local_bytes, shared_bytes } })
+    }
+}
+
+fn launches_by_kernel(program: &Program) -> HashMap<&str, Vec<&Launch>> {
+    let mut kernels: HashMap<&str, Vec<&Launch>> = HashMap::new();
+    for launch in program.variants.iter().flat_map(|variant| &variant.launches) {
+        kernels.entry(&launch.kernel).or_default().push(launch);
+    }
+    kernels
+}
+
+/// Dynamic shared memory that any kernel may have without asking.
+const SHARED_BYTES_UNASKED: u32 = 48 << 10;

@@ -1,0 +1,197 @@
+//! A slot with everything that a batch in it needs on the device, and the graphs that run it.
+//!
+//! ```text
+//!   host, registered   [slot: inputs .. scores]   [control: header | done]
+//!   device             staged inputs   kept   work   scratch   blocks done
+//!   graphs             one per bucket of candidates: (copies,) kernels
+//! ```
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use memmap2::MmapMut;
+
+use super::buckets::{Shape, buckets, shape};
+use super::driver::{DeviceMemory, DriverError, Graph, RegisteredMemory, Stream};
+use super::inputs::{Copy, Inputs};
+use super::job::{DevicePointer, Header, Job};
+use super::loaded::Loaded;
+use crate::batch::{Slot, SlotLimits};
+use crate::engine::EngineError;
+use crate::engine::slots::new_slot;
+
+/// One slot. Fields are dropped in this order: nothing runs any more when memory goes, and what is registered goes before what holds it.
+pub struct CudaSlot {
+    stream: Stream,
+    buckets: Vec<Bucket>,
+    _device_memory: Vec<DeviceMemory>,
+    control: Control,
+    _registered: RegisteredMemory,
+    slot: Slot,
+    loaded: Arc<Loaded>,
+}
+
+/// What runs batches of up to so many candidates.
+struct Bucket {
+    rows: usize,
+    graph: Graph,
+}
+
+impl CudaSlot {
+    /// Makes a slot, its memory on the device, and its graphs.
+    pub fn new(loaded: &Arc<Loaded>, limits: SlotLimits) -> Result<CudaSlot, EngineError> {
+        let (device, program) = (loaded.device(), loaded.program());
+        let context = device.context();
+        let failed = |what: &str| device.error(format!("a slot of {} candidates: {what}", limits.rows));
+        let mut slot = new_slot(&program.layout, limits)?;
+        slot.prefer_huge_pages();
+        let (memory, bytes) = slot.memory();
+        // SAFETY: the slot's mapping lives in this struct and is dropped after the registration. Rust code touches it through the slot alone, which
+        // the engine hands out only while the device does not work on it.
+        let registered = unsafe { RegisteredMemory::new(context, memory, bytes) }
+            .map_err(device.error(format!("a slot of {} candidates: {bytes} bytes of host memory", limits.rows)))?;
+        let control = Control::new(loaded)?;
+        let shapes: Vec<Shape> = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits)).collect();
+
+        let mut device_memory = Vec::new();
+        let mut take = |bytes: usize, what: &str| -> Result<DevicePointer, EngineError> {
+            let memory = DeviceMemory::zeroed(context, bytes).map_err(failed(&format!("{bytes} bytes of device memory for {what}")))?;
+            let address = memory.address();
+            device_memory.push(memory);
+            Ok(address)
+        };
+        let work_rows = limits.rows.next_multiple_of(WORK_ROWS_ALIGN);
+        let mapped = Inputs::mapped(registered.address(), slot.map());
+        let job = Job {
+            header: control.registered.address() + HEADER_AT as u64,
+            contexts: mapped.contexts,
+            candidates: mapped.candidates,
+            row_context: mapped.row_context,
+            weights: loaded.weights(),
+            tables: loaded.table_addresses(),
+            kept: take(limits.contexts * program.needs.kept_bytes, "kept values")?,
+            work: take(work_rows * program.needs.work_bytes, "values between kernels")?,
+            work_rows: work_rows as u64,
+            scratch: take(shapes.iter().map(|shape| shape.scratch_bytes).max().unwrap_or(0), "scratch memory")?,
+            scores: registered.address() + slot.map().scores.start as u64,
+            blocks_done: take(BLOCKS_DONE_BYTES, "a counter")?,
+            done: control.registered.address() + DONE_AT as u64,
+        };
+        let copy_from = device.options().copy_from_bytes;
+        let staged_bytes = mapped.copies(slot.map(), &program.layout, limits.rows).iter().map(Copy::room).sum::<usize>();
+        let staging = match staged_bytes >= copy_from {
+            true => take(staged_bytes, "copied inputs")?,
+            false => 0,
+        };
+
+        let stream = Stream::new(context).map_err(failed("a stream"))?;
+        let mut captured = Vec::with_capacity(shapes.len());
+        for shape in &shapes {
+            let mut copies = mapped.copies(slot.map(), &program.layout, shape.rows);
+            if copies.iter().map(|copy| copy.bytes).sum::<usize>() < copy_from {
+                copies.clear();
+            }
+            let inputs = mapped.staged(&copies, staging, &mapped.copies(slot.map(), &program.layout, limits.rows));
+            let job = Job { candidates: inputs.candidates, row_context: inputs.row_context, ..job };
+            let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
+            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))? });
+        }
+        stream.wait().map_err(failed("uploading graphs"))?;
+        Ok(CudaSlot {
+            stream,
+            buckets: captured,
+            _device_memory: device_memory,
+            control,
+            _registered: registered,
+            slot,
+            loaded: Arc::clone(loaded),
+        })
+    }
+
+    /// What it runs.
+    pub fn loaded(&self) -> &Arc<Loaded> {
+        &self.loaded
+    }
+
+    /// The batch. Only while it is not launched.
+    pub fn slot(&mut self) -> &mut Slot {
+        &mut self.slot
+    }
+
+    /// Hands the batch to the device; it has at least one candidate.
+    pub fn launch(&mut self) -> Result<(), DriverError> {
+        let rows = self.slot.rows();
+        let sequence = self.control.next(rows, self.slot.segments().len());
+        let at = self.buckets.partition_point(|bucket| bucket.rows < rows);
+        self.control.expected = sequence;
+        self.buckets[at].graph.launch(&self.stream)
+    }
+
+    /// Whether the scores of the batch that was launched are there. Reads one word.
+    pub fn has_scores(&self) -> bool {
+        self.control.done() == self.control.expected
+    }
+
+    /// What the batch runs in.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+fn record(stream: &Stream, loaded: &Loaded, shape: &Shape, job: &Job, inputs: &Inputs, memory: *const u8) -> Result<(), DriverError> {
+    for copy in &inputs.copied {
+        // SAFETY: both ranges belong to the slot that owns the graph. The source lies within the slot's memory; shards do not write there while the
+        // graph runs.
+        unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes)? };
+    }
+    for (launch, grid) in shape.variant.launches.iter().zip(&shape.grids) {
+        // SAFETY: generated kernels take a `Job`; everything it points to belongs to the slot that owns the graph, or to what is loaded.
+        unsafe { stream.launch(&loaded.kernel(launch).function, *grid, job)? };
+    }
+    Ok(())
+}
+
+/// The header that the device reads and the word that it writes, on cache lines of their own.
+struct Control {
+    registered: RegisteredMemory,
+    memory: MmapMut,
+    expected: u32,
+}
+
+impl Control {
+    fn new(loaded: &Loaded) -> Result<Control, EngineError> {
+        let mut memory = MmapMut::map_anon(CONTROL_BYTES).map_err(|source| EngineError::Memory {
+            what: "the header of a slot".into(),
+            bytes: CONTROL_BYTES,
+            source,
+        })?;
+        // SAFETY: the mapping lives in this struct and is dropped after the registration; it is accessed as single words only.
+        let registered = unsafe { RegisteredMemory::new(loaded.device().context(), memory.as_mut_ptr(), CONTROL_BYTES) }
+            .map_err(loaded.device().error("the header of a slot"))?;
+        Ok(Control { registered, memory, expected: 0 })
+    }
+
+    /// Writes the header of the next batch; gives its number.
+    fn next(&mut self, rows: usize, contexts: usize) -> u32 {
+        let sequence = self.expected.wrapping_add(1);
+        let header = Header { rows: rows as u32, contexts: contexts as u32, sequence, reserved: 0 };
+        // SAFETY: the header's place in the mapping; the device reads it only while a batch runs, and none does.
+        unsafe { ptr::write_volatile(self.memory.as_mut_ptr().add(HEADER_AT).cast::<Header>(), header) };
+        sequence
+    }
+
+    fn done(&self) -> u32 {
+        // SAFETY: an aligned word of the mapping that the device writes, with release, while we read.
+        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(DONE_AT).cast::<u32>().cast_mut()) }.load(Ordering::Acquire)
+    }
+}
+
+/// A page: what can be registered.
+const CONTROL_BYTES: usize = 4096;
+const HEADER_AT: usize = 0;
+/// Neither the header's cache line nor the one that is fetched along with it.
+const DONE_AT: usize = 256;
+const BLOCKS_DONE_BYTES: usize = 256;
+/// So that each value between kernels begins on a boundary of 256 bytes, and whole tiles fit.
+const WORK_ROWS_ALIGN: usize = 256;
