@@ -28,8 +28,8 @@ DEV float softplus_f32(float x) {
 }
 
 DEV float pow_f32(float a, float b) { return pow_(a, b); }
-// a where a >= 0, else a * b.
-DEV float prelu_f32(float a, float b) { return a >= 0.0f ? a : a * b; }
+// a * b where a < 0, else a.
+DEV float prelu_f32(float a, float b) { return a < 0.0f ? a * b : a; }
 // NaN if either is.
 DEV float min_f32(float a, float b) { return is_nan(a) || a < b ? a : b; }
 DEV float max_f32(float a, float b) { return is_nan(a) || a > b ? a : b; }
@@ -56,9 +56,9 @@ DEV int64_t mod_i64(int64_t a, int64_t b) {
     const int64_t rest = a % b;
     return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
 }
-// 0 where b is negative, unless a is 1 or -1.
+// 0 where b is negative or beyond 32 bits, unless a is 1 or -1.
 DEV int64_t pow_i64(int64_t a, int64_t b) {
-    if (b < 0) {
+    if (b < 0 || b > 0xffffffffll) {
         return a == 1 ? 1 : a == -1 ? (b % 2 == 0 ? 1 : -1) : 0;
     }
     uint64_t base = (uint64_t)a, result = 1;

@@ -18,7 +18,8 @@ static_assert(sizeof(void*) == 8, "64-bit only");
 
 // A device function; a kernel of at most so many threads a block; a kernel of several arguments for the emulator, after its body.
 #define DEV __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// One block per multiprocessor is asked for: without that number ptxas keeps to so few registers that it puts loads off until they are used.
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define KERNEL_EXPORT(name)
 // Numbers at namespace scope, known when compiling and indexed at run time.
 #define DEV_CONST static constexpr __device__

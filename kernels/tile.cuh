@@ -86,6 +86,34 @@ struct Same<A, A> {
     static constexpr bool value = true;
 };
 
+// Four numbers of the model, on a boundary of 16 bytes.
+DEV float4 load_f32x4(const float* p) {
+    const uint4 bits = load_nc16(p);
+    return make_float4(bits_f32(bits.x), bits_f32(bits.y), bits_f32(bits.z), bits_f32(bits.w));
+}
+
+// The work of a step in items, each of a group of LANES neighbouring lanes: calls run(item, lane of the group, slot of the group in the
+// block, live). All lanes of a warp take part in every turn, so that groups may shuffle; those without an item see the last one, not live.
+template <int LANES, class RUN>
+DEV void share_out(int items, const RUN& run) {
+    constexpr int PER_WARP = 32 / LANES;
+    const int group = (int)lane() / LANES, slot = (int)warp() * PER_WARP + group;
+    for (int first = (int)warp() * PER_WARP; first < items; first += WARPS * PER_WARP) {
+        const int item = first + group;
+        run(item < items ? item : items - 1, (int)lane() % LANES, slot, item < items);
+    }
+}
+
+// The sum over a group of LANES lanes, for all of them.
+template <int LANES>
+DEV float sum_lanes(float x) {
+#pragma unroll
+    for (int mask = LANES / 2; mask > 0; mask /= 2) {
+        x += shfl_xor(x, (uint32_t)mask);
+    }
+    return x;
+}
+
 // Takes the block's tiles through STEPS. Shared memory: [TILE] contexts, then the values.
 template <class STEPS, int TILE, bool CANDIDATES, int SCRATCH_BYTES>
 DEV void run_tiles(const Job& job, uint8_t* shared) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::Layout;
-use crate::model::{Model, TableId};
+use crate::model::{Model, Table, TableId};
 
 /// Made once per process and kind of device, shared by all shards.
 pub struct Program {
@@ -17,10 +17,50 @@ pub struct Program {
     pub variants: Vec<Variant>,
     /// Packed weights and constants: uploaded once per device, on a boundary of 256 bytes.
     pub weights: Vec<u8>,
-    /// Tables, in the order of `Job::tables`: uploaded once per device, as they are in memory.
-    pub tables: Vec<TableId>,
+    /// Tables, in the order of `Job::tables`: uploaded once per device, each on a boundary of 256 bytes.
+    pub tables: Vec<DeviceTable>,
     /// Device memory of a slot.
     pub needs: Needs,
+}
+
+/// A table in device memory: the rows of [`Table`], byte by byte, perhaps further apart. Kernels read whole words of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTable {
+    /// Which table.
+    pub id: TableId,
+    /// Bytes from row to row: [`Table::row_bytes`], or a few more that hold anything.
+    pub row_stride: usize,
+}
+
+impl DeviceTable {
+    /// The rows of a table start on boundaries of 4 bytes, and of 8 or 16 where that takes no more than an eighth more memory.
+    pub fn new(id: TableId, table: &Table) -> DeviceTable {
+        let row_bytes = table.row_bytes();
+        let padded = |boundary: &usize| row_bytes.next_multiple_of(*boundary);
+        let row_stride = [16, 8].iter().map(padded).find(|stride| stride * 8 <= row_bytes * 9).unwrap_or_else(|| padded(&4));
+        DeviceTable { id, row_stride }
+    }
+
+    /// Bytes of the table on the device.
+    pub fn bytes(&self, table: &Table) -> usize {
+        self.row_stride * table.rows as usize
+    }
+
+    /// Bytes that the rows from `first_row` on have on the device, as many rows as `to` holds; gives how many those are. What is between rows is
+    /// left as it is.
+    pub fn pack(&self, table: &Table, first_row: u32, to: &mut [u8]) -> u32 {
+        let rows = (to.len() / self.row_stride).min((table.rows - first_row) as usize);
+        let row_bytes = table.row_bytes();
+        let from = &table.data[first_row as usize * row_bytes..][..rows * row_bytes];
+        if row_bytes == self.row_stride {
+            to[..from.len()].copy_from_slice(from);
+        } else {
+            for (from, to) in from.chunks_exact(row_bytes).zip(to.chunks_exact_mut(self.row_stride)) {
+                to[..row_bytes].copy_from_slice(from);
+            }
+        }
+        rows as u32
+    }
 }
 
 /// The launches of batches from some size on.
@@ -89,5 +129,60 @@ impl Program {
     pub fn variant(&self, rows: usize) -> &Variant {
         let after = self.variants.partition_point(|variant| variant.rows_from <= rows);
         &self.variants[after.saturating_sub(1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TableDType;
+
+    fn table(rows: u32, row_bytes: usize) -> Table {
+        let data: Vec<u8> = (0..rows as usize * row_bytes).map(|at| at as u8).collect();
+        Table { name: "t".into(), rows, dim: 1, dtype: TableDType::Int8Rowwise, data: data.as_slice().into() }
+    }
+
+    #[test]
+    fn rows_are_whole_words() {
+        // Bytes of a row in the bundle, on the device.
+        let cases = [
+            (4, 4),
+            (8, 8),
+            (16, 16),
+            (32, 32),
+            (512, 512),
+            (21, 24),
+            (11, 12),
+            (26, 28),
+            (52, 52),
+            (12, 12),
+            (24, 24),
+            (68, 72),
+            (72, 80),
+            (136, 144),
+            (9, 12),
+            (30, 32),
+            (250, 256),
+        ];
+        for (row_bytes, expected) in cases {
+            assert_eq!(DeviceTable::new(TableId(0), &table(1, row_bytes)).row_stride, expected, "{row_bytes}");
+        }
+    }
+
+    #[test]
+    fn rows_are_packed_piece_by_piece() {
+        let table = table(5, 9);
+        let placed = DeviceTable::new(TableId(0), &table);
+        assert_eq!(placed.bytes(&table), 60);
+        let mut found = Vec::new();
+        let mut row = 0;
+        while row < table.rows {
+            let mut piece = [0xee; 26];
+            let rows = placed.pack(&table, row, &mut piece);
+            found.extend_from_slice(&piece[..rows as usize * placed.row_stride]);
+            row += rows;
+        }
+        let expected: Vec<u8> = (0..5).flat_map(|row| table.row(row).iter().copied().chain([0xee; 3])).collect();
+        assert_eq!(found, expected);
     }
 }

@@ -12,16 +12,19 @@ use super::Generic;
 
 /// One axis of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Axis {
+pub struct Axis {
     /// Size of the operand's axis.
-    size: usize,
+    pub size: usize,
     /// Positions of the window.
-    positions: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
+    pub positions: usize,
+    /// Elements of the window.
+    pub kernel: usize,
+    /// Elements from position to position.
+    pub stride: usize,
+    /// Elements from one element of the window to the next.
+    pub dilation: usize,
     /// Padding before the axis.
-    pad: usize,
+    pub pad: usize,
 }
 
 impl Axis {
@@ -68,6 +71,11 @@ impl Shape {
         Shape { axes }
     }
 
+    /// Its axes, outermost first.
+    pub fn axes(&self) -> &[Axis; 3] {
+        &self.axes
+    }
+
     /// Elements of one channel of the operand.
     fn elements(&self) -> usize {
         self.axes.iter().map(|axis| axis.size).product()
@@ -77,7 +85,7 @@ impl Shape {
         self.axes.iter().map(|axis| axis.positions).product()
     }
     /// Elements of the window.
-    fn taps(&self) -> usize {
+    pub fn taps(&self) -> usize {
         self.axes.iter().map(|axis| axis.kernel).product()
     }
 

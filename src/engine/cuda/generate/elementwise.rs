@@ -33,6 +33,9 @@ pub fn index_expression(shape: &[usize], strides: &[usize], first: usize) -> Str
         }
     }
     let total: usize = axes.iter().map(|(size, _)| size).product();
+    if total == 0 {
+        return "0".to_owned();
+    }
     let mut behind = total;
     let mut terms: Vec<String> = Vec::new();
     for (at, &(size, stride)) in axes.iter().enumerate() {
@@ -254,6 +257,7 @@ mod tests {
             (vec![2, 1, 3], vec![0, 7, 1], 0, "e % 3"),
             (vec![2, 3, 4], vec![12, 0, 1], 0, "e / 12 * 12 + e % 4"),
             (vec![], vec![], 2, "2"),
+            (vec![3, 0], vec![0, 1], 0, "0"),
         ] {
             assert_eq!(index_expression(&shape, &strides, first), expected, "{shape:?} {strides:?}");
         }

@@ -7,7 +7,8 @@ use crate::engine::cpu::plan::constant::Constant;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::origins::Piece;
 use crate::engine::cpu::plan::task::{PlanValue, Task, ValueIndex, Work};
-use crate::model::{DType, Model, Scope, TableId, ValueScope};
+use crate::engine::cuda::program::DeviceTable;
+use crate::model::{DType, Model, Scope, ValueScope};
 
 use super::blob::Blob;
 use super::place::{Place, Places, Region};
@@ -30,7 +31,7 @@ pub struct Emitter<'e, 'a> {
     /// Numbers that kernels read.
     pub blob: &'e mut Blob,
     /// Tables that kernels read, in the order of `Job::tables`.
-    pub tables: &'e mut Vec<TableId>,
+    pub tables: &'e mut Vec<DeviceTable>,
     /// Where types and tables of the task's own go, before the kernel.
     pub definitions: &'e mut String,
     /// Steps of the kernel, each a statement. Between two of them all threads of the block meet.
@@ -159,7 +160,7 @@ impl Emitter<'_, '_> {
             Work::Dense { features } => self.dense(features),
             Work::Integer { feature } => self.integer(*feature),
             Work::Length { feature } => self.length(*feature),
-            Work::Lookup { feature, table, pool } => self.lookup(*feature, *table, *pool),
+            Work::Lookup { .. } => self.lookups(std::slice::from_ref(self.task)),
             Work::Linear { x, matrix, bias, addend, activation } => self.linear(*x, matrix, bias, *addend, *activation),
             Work::Interaction { vectors, dim, pairs, .. } => self.interaction(vectors, *dim, pairs),
             Work::Binary { op, a, b } => self.binary(*op, *a, *b),

@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use crate::batch::Layout;
 use crate::engine::EngineError;
+use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::tasks;
 use crate::engine::cpu::{Hoist, Options, Simd};
-use crate::model::{Model, TableId, ValueScope};
+use crate::model::{Model, ValueScope};
 
-use super::program::{Launch, Needs, Over, Program, Variant};
+use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
 use self::emitter::Emitter;
@@ -98,7 +99,7 @@ struct Generator<'g, 'a> {
     segments: &'g Segments,
     target: &'g Target,
     blob: Blob,
-    tables: Vec<TableId>,
+    tables: Vec<DeviceTable>,
 }
 
 impl Generator<'_, '_> {
@@ -139,7 +140,13 @@ impl Generator<'_, '_> {
     /// The steps of a segment.
     fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
-        for &number in &self.segments.list[segment].tasks {
+        let mut rest = self.segments.list[segment].tasks.as_slice();
+        while let [number, behind @ ..] = rest {
+            let number = *number;
+            // Lookups that stand side by side are one step.
+            let together = &self.lowered.tasks[number..];
+            let together = &together[..count_lookups(together, &self.lowered.values, self.model)];
+            rest = &behind[together.len().saturating_sub(1)..];
             let mut steps = Vec::new();
             let mut emitter = Emitter {
                 task: &self.lowered.tasks[number],
@@ -155,7 +162,10 @@ impl Generator<'_, '_> {
                 segment,
                 number,
             };
-            emitter.emit();
+            match together {
+                [] => emitter.emit(),
+                _ => emitter.lookups(together),
+            }
             texts.extend(steps.into_iter().map(|step| format!("        {step}")));
         }
         texts
@@ -191,10 +201,13 @@ const PRELUDE: &str = "\
 #include \"attention.cuh\"
 #include \"dot_interaction.cuh\"
 #include \"elementwise.cuh\"
+#include \"experts.cuh\"
 #include \"fm.cuh\"
 #include \"lookup_pool.cuh\"
 #include \"mlp.cuh\"
+#include \"normalize.cuh\"
 #include \"picks.cuh\"
+#include \"products.cuh\"
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"

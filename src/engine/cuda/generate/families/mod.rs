@@ -1,5 +1,6 @@
 //! The other families, a file each, as in `kernels/`.
 
+mod lines;
 mod normalize;
 mod picks;
 mod products;
@@ -38,3 +39,6 @@ impl Emitter<'_, '_> {
         }
     }
 }
+
+/// Threads of a block, whom steps should keep busy.
+const BLOCK_THREADS: usize = super::THREADS as usize;
