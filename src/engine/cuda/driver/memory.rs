@@ -41,13 +41,21 @@ impl DeviceMemory {
 
     /// A copy of `bytes`; returns when they are there.
     pub fn copy_of(context: &Arc<Context>, bytes: &[u8]) -> Result<DeviceMemory, DriverError> {
-        let memory = DeviceMemory::new(context, bytes.len())?;
-        if !bytes.is_empty() {
-            // SAFETY: source and target have this length, and the call returns when the source was read.
-            let code = unsafe { sys::cuMemcpyHtoD_v2(memory.address, bytes.as_ptr().cast(), bytes.len()) };
-            check(code, "copying to the device")?;
-        }
+        let mut memory = DeviceMemory::new(context, bytes.len())?;
+        memory.write(0, bytes)?;
         Ok(memory)
+    }
+
+    /// Writes `bytes` from byte `at` on, which is within the memory; returns when they are there.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), DriverError> {
+        assert!(at + bytes.len() <= self.bytes, "within the memory");
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: source and target have this length, and the call returns when the source was read.
+        let code = unsafe { sys::cuMemcpyHtoD_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len()) };
+        check(code, "copying to the device")
     }
 
     /// Where it lies; null if it is empty.

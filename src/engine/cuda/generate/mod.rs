@@ -9,6 +9,7 @@ mod elementwise;
 mod emitter;
 mod families;
 mod lookups;
+mod narrow;
 mod place;
 mod segments;
 
@@ -75,7 +76,7 @@ impl Program {
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile), target.numbers);
             let mut kernels = String::new();
             let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
@@ -185,9 +186,11 @@ impl Generator<'_, '_> {
 
 /// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.
 const fn head_bytes(tile: usize) -> usize {
-    (tile * 4).next_multiple_of(128)
+    (tile * 4).next_multiple_of(128) + ROOM_BYTES
 }
 
+/// Shared memory for what threads tell each other within one step: `ROOM_BYTES` of `kernels/tile.cuh`.
+const ROOM_BYTES: usize = 8192;
 /// Rows of a tile: few for short batches, many where weights should be read seldom.
 const TILES: [usize; 2] = [16, 64];
 /// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
@@ -205,6 +208,7 @@ const PRELUDE: &str = "\
 #include \"fm.cuh\"
 #include \"lookup_pool.cuh\"
 #include \"mlp.cuh\"
+#include \"mlp_bf16.cuh\"
 #include \"normalize.cuh\"
 #include \"picks.cuh\"
 #include \"products.cuh\"
