@@ -38,15 +38,23 @@ fn golden_bundles_pass_their_selftests_in_f32() {
 
 #[test]
 fn golden_bundles_move_in_bf16_as_far_as_the_format_explains() {
+    let mut faults = Vec::new();
     for model in models() {
         let prepared = prepare_with(EngineKind::Cuda, &model, &options(Precision::Bf16)).expect("prepared");
+        if prepared.precision().is_none_or(|report| report.reduced() == 0) {
+            println!("{:24} has no dense layer", model.name);
+            continue;
+        }
         let report = selftest::replay(&prepared, &model).unwrap_or_else(|error| panic!("{}: {error}", model.name));
         let case = BF16_SHIFTS.iter().filter(|(name, _)| model.name.starts_with(name)).max_by_key(|(name, _)| name.len());
         let (case, shift) = case.unwrap_or_else(|| panic!("{}: no case is recorded for it", model.name));
+        let worst = report.worst();
         println!("{:24} {report}; {case} moves by {shift:.1e} with its weights in bf16", model.name);
-        assert!(report.worst() <= BOTH_ROUNDED * shift, "{}: moved by {:.1e}, {case} by {shift:.1e}", model.name, report.worst());
-        assert!(report.worst() > 0.0, "{}: nothing was rounded", model.name);
+        if worst > BOTH_ROUNDED * shift || worst == 0.0 {
+            faults.push(format!("{}: moved by {worst:.1e}, {case} by {shift:.1e}", model.name));
+        }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 fn options(precision: Precision) -> PrepareOptions {
