@@ -26,6 +26,7 @@ enum Code : int {
     INVALID_CONTEXT = 201,
     NO_BINARY_FOR_GPU = 209,
     INVALID_HANDLE = 400,
+    ILLEGAL_STATE = 401,
     NOT_FOUND = 500,
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
@@ -35,8 +36,6 @@ enum Code : int {
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
-    CAPTURE_INVALIDATED = 901,
-    ILLEGAL_STATE = 401,
 };
 
 // Something that a stream does: `run` once `ready` (if there is one) says so. `run` returns a code; any but SUCCESS breaks the device.
@@ -47,6 +46,7 @@ struct Operation {
 
 struct Module {
     void* library;
+    int file; // open as long as the library: the loader takes a file of the same number for the same library
 };
 
 struct Function {
@@ -129,7 +129,7 @@ class Device {
     bool lazy;
     uint32_t max_delay_us;
     unsigned waiting = 0, credits = 0;
-    uint64_t seed, kernels_run = 0;
+    uint64_t seed, workers, kernels_run = 0;
 };
 
 // Whether this thread runs operations of the device, and so may not call the driver.

@@ -622,25 +622,28 @@ API cuModuleLoadData(void** handle, const void* image) {
     }
     std::string path = "/proc/self/fd/" + std::to_string(file);
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    close(file);
     if (!library) {
         fprintf(stderr, "emulator: %s\n", dlerror());
+        close(file);
         return INVALID_IMAGE;
     }
     auto* architecture = (const char* const*)dlsym(library, "emu_architecture");
     if (!architecture || !runs_on(*architecture, device.capability)) {
         dlclose(library);
+        close(file);
         return NO_BINARY_FOR_GPU;
     }
-    *handle = new Module{library};
+    *handle = new Module{library, file};
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
 API cuModuleUnload(void* handle) {
     ENTER(true);
     device.wait(lock, [&] { return device.idle(); });
-    dlclose(((Module*)handle)->library);
-    delete (Module*)handle;
+    auto* module = (Module*)handle;
+    dlclose(module->library);
+    close(module->file);
+    delete module;
     return SUCCESS;
 }
 API cuModuleGetFunction(void** handle, void* module, const char* name) {
