@@ -2,7 +2,7 @@
 //
 // f32: a thread holds 4 rows x 4 columns of sums; neighbouring threads take neighbouring columns, so a warp reads 512 bytes of W at once and
 // shares the rows of X. Layers of fewer than 8 columns are scalar products, a warp each.
-// Weights: W [K][N padded to 4], zeros behind N; bias [N padded to 4]. Addend: [N] per row, or [INNER][N], or none.
+// Weights: W [K][N padded to 4], zeros behind N; bias [N padded to 8]. Addend: [N] per row, or [INNER][N], or none.
 // Bytes per tile: K * N * 4 of weights from the L2; FLOPs: 2 * K * N per row. In shared memory otherwise.
 #pragma once
 #include "tile.cuh"
@@ -17,7 +17,7 @@ DEV float activate(float x) {
     return ACTIVATION == SIGMOID ? 1.0f / (1.0f + exp_(-x)) : x;
 }
 
-template <class X, class OUT, class ADDEND, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_f32(const Block& b) {
     constexpr int PADDED = (N + 3) / 4 * 4;
     const float* weights = (const float*)(b.job.weights + WEIGHTS);

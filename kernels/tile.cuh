@@ -22,6 +22,16 @@ struct Block {
     int rows;                 // rows of the tile
 };
 
+// An element of 16 bits, rounded when it is stored.
+struct Bf16 {
+    uint16_t bits;
+    DEV operator float() const { return bf16_to_f32(bits); }
+    DEV Bf16& operator=(float value) {
+        bits = f32_to_bf16(value);
+        return *this;
+    }
+};
+
 // Whose rows an input is read from, for row r of the tile.
 struct OwnRows {
     static constexpr bool OF_CONTEXT = false;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::DevicePointer;
 use super::device::Device;
-use super::driver::{DeviceMemory, Function, Module};
-use super::program::{Launch, Program};
+use super::driver::{Context, DeviceMemory, DriverError, Function, Module};
+use super::program::{DeviceTable, Launch, Program};
 use crate::engine::EngineError;
+use crate::model::Table;
 
 /// What shards launch. Freed when the last of them lets go.
 #[derive(Debug)]
@@ -56,10 +57,10 @@ impl Loaded {
         let bytes = program.weights.len();
         let weights = DeviceMemory::copy_of(context, &program.weights).map_err(device.error(format!("{bytes} bytes of weights")))?;
         let mut tables = Vec::with_capacity(program.tables.len());
-        for id in &program.tables {
-            let table = program.model.weights.table(*id);
-            let what = format!("table {} of {} bytes", table.name, table.bytes());
-            tables.push(DeviceMemory::copy_of(context, table.data.as_slice()).map_err(device.error(what))?);
+        for placed in &program.tables {
+            let table = program.model.weights.table(placed.id);
+            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
+            tables.push(upload(context, placed, table).map_err(device.error(what))?);
         }
         let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
         let table_addresses =
@@ -96,6 +97,23 @@ impl Loaded {
         self.table_addresses.address()
     }
 }
+
+/// A table on the device, its rows as far apart as kernels expect them: packed piece by piece.
+fn upload(context: &Arc<Context>, placed: &DeviceTable, table: &Table) -> Result<DeviceMemory, DriverError> {
+    let mut memory = DeviceMemory::new(context, placed.bytes(table))?;
+    let rows_at_once = (PIECE_BYTES / placed.row_stride).clamp(1, table.rows as usize);
+    let mut piece = vec![0; rows_at_once * placed.row_stride];
+    let mut row = 0;
+    while row < table.rows {
+        let rows = placed.pack(table, row, &mut piece);
+        memory.write(row as usize * placed.row_stride, &piece[..rows as usize * placed.row_stride])?;
+        row += rows;
+    }
+    Ok(memory)
+}
+
+/// Bytes of a table that are copied at once.
+const PIECE_BYTES: usize = 8 << 20;
 
 impl Kernel {
     fn new(device: &Device, module: &Arc<Module>, name: &str, launches: &[&Launch]) -> Result<Kernel, EngineError> {

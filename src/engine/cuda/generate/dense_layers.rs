@@ -1,5 +1,9 @@
 //! Dense layers and dot interactions.
 
+use std::fmt::Write;
+
+use half::bf16;
+
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::plan::origins::Piece;
 use crate::engine::cpu::plan::task::ValueIndex;
@@ -8,17 +12,13 @@ use crate::engine::cpu::plan::weights::LayerMatrix;
 use super::emitter::Emitter;
 
 impl Emitter<'_, '_> {
-    /// A product with weights, bias, addend, activation (`kernels/mlp.cuh`).
+    /// A product with weights, bias, addend, activation (`kernels/mlp.cuh`, `kernels/mlp_bf16.cuh`).
     pub(super) fn linear(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], addend: Option<ValueIndex>, activation: Activation) {
         let (k, n) = (matrix.k, matrix.n);
-        let padded = n.next_multiple_of(4);
-        let mut weights = vec![0.0f32; k * padded];
-        for row in 0..k {
-            (0..n).for_each(|column| weights[row * padded + column] = matrix.at(row, column));
-        }
         let mut bias = bias.to_vec();
-        bias.resize(padded, 0.0);
-        let (weights, bias) = (self.blob.add(&weights), self.blob.add(&bias));
+        bias.resize(n.next_multiple_of(8), 0.0);
+        let bias = self.blob.add(&bias);
+        let weights = if self.is_bf16() { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let inner = self.out().len() / n;
         let addend_inner = addend.map_or(1, |addend| self.value(addend).len() / n);
         let (x, out, addend) = (self.view(x), self.out_view(), self.view_or_none(addend));
@@ -27,15 +27,120 @@ impl Emitter<'_, '_> {
             Activation::Relu => "RELU",
             Activation::Sigmoid => "SIGMOID",
         };
-        self.step(format!("linear_f32<{x}, {out}, {addend}, {k}, {n}, {inner}, {addend_inner}, {activation}, {weights}, {bias}>(b);"));
+        let name = if self.is_bf16() { "linear_bf16" } else { "linear_f32" };
+        let tile = self.places.tile;
+        let room = match self.is_bf16() && shares_inputs(tile * inner, k, n) {
+            true => self.block_room(WARP_SUMS * WARPS),
+            false => "None".to_owned(),
+        };
+        self.step(format!(
+            "{name}<{x}, {out}, {addend}, {room}, {tile}, {k}, {n}, {inner}, {addend_inner}, {activation}, {weights}, {bias}>(b);"
+        ));
     }
 
     /// Dot products of pairs (`kernels/dot_interaction.cuh`).
     pub(super) fn interaction(&mut self, vectors: &[Piece], dim: usize, pairs: &[[usize; 2]]) {
+        if self.is_bf16() {
+            return self.interaction_bf16(vectors, dim, pairs);
+        }
         let list: Vec<u32> = pairs.iter().map(|[a, b]| *a as u32 | (*b as u32) << 16).collect();
         let list = self.blob.add(&list);
         let (out, count) = (self.out_view(), pairs.len());
         let vectors = self.vectors(vectors);
         self.step(format!("interaction_f32<{vectors}, {out}, {dim}, {count}, {list}>(b);"));
     }
+
+    fn interaction_bf16(&mut self, vectors: &[Piece], dim: usize, pairs: &[[usize; 2]]) {
+        let squares = squares(pairs);
+        let heads: Vec<u32> = squares.iter().map(|square| square.head()).collect();
+        let places: Vec<i32> = squares.iter().flat_map(|square| &square.places).copied().collect();
+        let (heads, places) = (self.blob.add(&heads), self.blob.add(&places));
+        let (out, count, name) = (self.out_view(), vectors.len(), format!("Vectors{}", self.number));
+        let mut text = format!("struct {name} {{\n    DEV static uint2 quad(const Block& b, int r, int v, int k) {{\n");
+        for run in self.vector_runs(vectors) {
+            let bytes = format!("{} * (int)sizeof({}::Element)", run.step.unsigned_abs(), run.view);
+            let align = format!("boundary(Rows<{}>::ALIGN | {bytes})", run.view);
+            let _ = writeln!(text, "        {}return operand_quad<{dim}, {align}>({}, k);", run.condition(count), run.address());
+        }
+        text.push_str("    }\n};");
+        self.define(&text);
+        self.step(format!("interaction_bf16<{name}, {out}, {count}, {dim}, {}, {heads}, {places}>(b);", squares.len()));
+    }
+}
+
+/// Whether a product of so many rows is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.
+fn shares_inputs(rows: usize, k: usize, n: usize) -> bool {
+    rows.div_ceil(16) * n.div_ceil(8) * 2 <= WARPS && k > 32
+}
+
+/// Warps of a block: `WARPS` of `kernels/tile.cuh`.
+const WARPS: usize = 8;
+/// Bytes of the sums of 16 x 8 products.
+const WARP_SUMS: usize = 512;
+
+/// `[k][n padded to 4]`, as `linear_f32` reads weights.
+fn padded_rows(matrix: &LayerMatrix) -> Vec<f32> {
+    let padded = matrix.n.next_multiple_of(4);
+    let mut weights = vec![0.0f32; matrix.k * padded];
+    for k in 0..matrix.k {
+        (0..matrix.n).for_each(|n| weights[k * padded + n] = matrix.at(k, n));
+    }
+    weights
+}
+
+/// Strips of 8 columns, chunks of 32 inputs, 32 lanes, 8 elements, as `linear_bf16` reads weights.
+fn operand_chunks(matrix: &LayerMatrix) -> Vec<u16> {
+    let (strips, chunks) = (matrix.n.div_ceil(8), matrix.k.div_ceil(32));
+    let mut weights = Vec::with_capacity(strips * chunks * 256);
+    for strip in 0..strips {
+        for chunk in 0..chunks {
+            for lane in 0..32 {
+                let (n, first) = (strip * 8 + lane / 4, chunk * 32 + lane % 4 * 2);
+                weights.extend([0, 1, 8, 9, 16, 17, 24, 25].map(|at| {
+                    let k = first + at;
+                    let weight = if k < matrix.k && n < matrix.n { matrix.at(k, n) } else { 0.0 };
+                    bf16::from_f32(weight).to_bits()
+                }));
+            }
+        }
+    }
+    weights
+}
+
+/// 32 x 32 products of vectors, as `interaction_bf16` computes them at once.
+struct Square {
+    /// Vectors `32 down ..` and `32 across ..`.
+    down: usize,
+    across: usize,
+    /// Tiles of 16 x 8 that hold wanted products.
+    tiles: u32,
+    /// Where each product belongs, as the lanes hold them; -1: nowhere.
+    places: Vec<i32>,
+}
+
+impl Square {
+    fn head(&self) -> u32 {
+        self.down as u32 | (self.across as u32) << 12 | self.tiles << 24
+    }
+}
+
+/// The squares that hold all pairs. A product is wanted once in a square: pairs that come again are in a further one.
+fn squares(pairs: &[[usize; 2]]) -> Vec<Square> {
+    let mut squares: Vec<Square> = Vec::new();
+    for (place, &[a, b]) in pairs.iter().enumerate() {
+        let (i, j) = (a.max(b), a.min(b));
+        let (down, across) = (i / 32, j / 32);
+        let (tile, element) = (i % 32 / 16 * 4 + j % 32 / 8, i % 16 / 8 * 2 + j % 2);
+        let lane = i % 8 * 4 + j % 8 / 2;
+        let slot = (tile * 4 + element) * 32 + lane;
+        let free = squares.iter().position(|square| (square.down, square.across) == (down, across) && square.places[slot] < 0);
+        let at = free.unwrap_or(squares.len());
+        if at == squares.len() {
+            squares.push(Square { down, across, tiles: 0, places: vec![-1; 1024] });
+        }
+        let square = &mut squares[at];
+        square.tiles |= 1 << tile;
+        square.places[slot] = place as i32;
+    }
+    squares
 }

@@ -111,23 +111,43 @@ impl Emitter<'_, '_> {
     pub fn vectors(&mut self, vectors: &[Piece]) -> String {
         let name = format!("Vectors{}", self.number);
         let mut text = format!("struct {name} {{\n    DEV static const float* at(const Block& b, int r, int v) {{\n");
-        let mut first = 0;
-        while first < vectors.len() {
-            // Vectors side by side are one case.
-            let Piece { value, first: start, len } = vectors[first];
-            let run =
-                vectors[first..].iter().enumerate().take_while(|(at, vector)| vector.value == value && vector.first == start + at * len);
-            let end = first + run.count();
-            let view = self.view_from(value, start);
-            let _ = match end == vectors.len() {
-                true => writeln!(text, "        return {view}::row(b, r) + (v - {first}) * {len};"),
-                false => writeln!(text, "        if (v < {end}) return {view}::row(b, r) + (v - {first}) * {len};"),
-            };
-            first = end;
+        for run in self.vector_runs(vectors) {
+            let _ = writeln!(text, "        {}return {};", run.condition(vectors.len()), run.address());
         }
         text.push_str("    }\n};");
         self.define(&text);
         name
+    }
+
+    /// Vectors that are pieces, in order, as runs of those that lie at equal distances.
+    pub fn vector_runs(&mut self, vectors: &[Piece]) -> Vec<VectorRun> {
+        let spots: Vec<_> = vectors.iter().map(|vector| self.spot(vector)).collect();
+        let mut runs = Vec::new();
+        let mut first = 0;
+        while first < vectors.len() {
+            let next = spots.get(first + 1).filter(|next| next.0 == spots[first].0);
+            let step = next.map_or(0, |next| next.1 - spots[first].1);
+            let is_in = |at: &usize| spots[*at].0 == spots[first].0 && spots[*at].1 == spots[first].1 + (*at - first) as isize * step;
+            let end = (first..vectors.len()).take_while(is_in).last().map_or(first, |last| last + 1);
+            runs.push(VectorRun { first, end, view: self.view_from(vectors[first].value, vectors[first].first), step });
+            first = end;
+        }
+        runs
+    }
+
+    /// What two pieces have in common whose distance is the same in every row, and the element at which this one starts.
+    fn spot(&self, piece: &Piece) -> ((Option<Region>, usize, usize), isize) {
+        let planned = self.value(piece.value);
+        if planned.scope == ValueScope::Constant {
+            return ((None, piece.value, 0), piece.first as isize);
+        }
+        let bytes = if self.places.is_narrow(piece.value) { 2 } else { planned.element_bytes() };
+        let place = self.places.of(piece.value, bytes);
+        let first = (place.first + piece.first) as isize;
+        match place.region {
+            Region::Work => ((Some(place.region), place.stride, place.offset), first),
+            region => ((Some(region), place.stride, bytes), first + (place.offset / bytes) as isize),
+        }
     }
 
     /// Layout of a feature's scope, the map from rows of the tile to its rows, and whether it is a candidate feature (C++).
@@ -226,10 +246,34 @@ impl Emitter<'_, '_> {
     }
 }
 
+/// Vectors `first .. end` of a list, at equal distances.
+pub struct VectorRun {
+    /// Index of the first.
+    pub first: usize,
+    /// Index behind the last.
+    pub end: usize,
+    /// Of the first one's rows.
+    pub view: String,
+    /// Elements from vector to vector.
+    pub step: isize,
+}
+
+impl VectorRun {
+    /// What says, once earlier runs are out of question, that `v` is in this one; nothing where it is the last of `count` vectors.
+    pub fn condition(&self, count: usize) -> String {
+        if self.end == count { String::new() } else { format!("if (v < {}) ", self.end) }
+    }
+
+    /// Where vector `v` of row `r` lies.
+    pub fn address(&self) -> String {
+        format!("{}::row(b, r) + (v - {}) * {}", self.view, self.first, self.step)
+    }
+}
+
 /// The type through which the steps of a kernel reach the rows of a value from its element `first` on.
 pub fn view(lowered: &Lowered, places: &Places, blob: &mut Blob, value: ValueIndex, first: usize, is_candidate: bool) -> String {
     let planned = &lowered.values[value];
-    let (bytes, element) = (planned.element_bytes(), element(planned.dtype));
+    let (bytes, element) = if places.is_narrow(value) { (2, "Bf16") } else { (planned.element_bytes(), element(planned.dtype)) };
     if planned.scope == ValueScope::Constant {
         let offset = match lowered.constants.get(&value).expect("constants that tasks read were computed") {
             Constant::F32(values) => blob.add(values),

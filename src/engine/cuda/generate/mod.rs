@@ -9,6 +9,7 @@ mod elementwise;
 mod emitter;
 mod families;
 mod lookups;
+mod narrow;
 mod place;
 mod segments;
 
@@ -75,7 +76,7 @@ impl Program {
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
-            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile));
+            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile), target.numbers);
             let mut kernels = String::new();
             let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
@@ -205,6 +206,7 @@ const PRELUDE: &str = "\
 #include \"fm.cuh\"
 #include \"lookup_pool.cuh\"
 #include \"mlp.cuh\"
+#include \"mlp_bf16.cuh\"
 #include \"normalize.cuh\"
 #include \"picks.cuh\"
 #include \"products.cuh\"

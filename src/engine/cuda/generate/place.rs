@@ -7,6 +7,8 @@ use crate::engine::cpu::plan::place::{FreeList, Homes, lives};
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::model::ValueScope;
 
+use super::Numbers;
+use super::narrow::narrow;
 use super::segments::Segments;
 
 /// Which memory a value lies in.
@@ -46,6 +48,7 @@ pub struct Place {
 pub struct Places {
     homes: Homes,
     roots: HashMap<ValueIndex, (Region, usize, usize)>,
+    narrow: HashSet<ValueIndex>,
     /// Rows of a tile.
     pub tile: usize,
     /// Bytes per context.
@@ -95,8 +98,10 @@ impl BlockMemory {
 impl Places {
     /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values. A value that several
     /// segments touch lies in device memory, a row for each row of the batch.
-    pub fn new(lowered: &Lowered, segments: &Segments, tile: usize, shared_limit: usize) -> Places {
+    pub fn new(lowered: &Lowered, segments: &Segments, tile: usize, shared_limit: usize, numbers: Numbers) -> Places {
         let homes = Homes::new(lowered);
+        let narrow = if numbers == Numbers::Bf16 { narrow(lowered, &homes) } else { HashSet::new() };
+        let bytes_of = |root: &ValueIndex, bytes: usize| if narrow.contains(root) { bytes / 2 } else { bytes };
         let mut lives = lives(lowered, &homes);
         // Rooms are for the CPU's kernels.
         let rooms = lowered.tasks.iter().filter_map(|task| if let Work::Generic(generic) = &task.work { generic.room() } else { None });
@@ -110,9 +115,9 @@ impl Places {
             let crosses = life.kept || segments.of(life.first) != segments.of(life.last);
             if crosses && scope == ValueScope::Context {
                 roots.insert(*root, (Region::Kept, kept_bytes, 0));
-                kept_bytes = (kept_bytes + life.bytes).next_multiple_of(ROW_ALIGN);
+                kept_bytes = (kept_bytes + bytes_of(root, life.bytes)).next_multiple_of(ROW_ALIGN);
             } else if crosses {
-                let stride = life.bytes.next_multiple_of(ROW_ALIGN);
+                let stride = bytes_of(root, life.bytes).next_multiple_of(ROW_ALIGN);
                 roots.insert(*root, (Region::Work, work.take(stride, life.first, life.last), stride));
             }
         }
@@ -122,7 +127,7 @@ impl Places {
             let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number);
             let own: Vec<_> = own.filter(|(root, _)| !roots.contains_key(root)).collect();
             for (root, life) in own {
-                let stride = padded(life.bytes);
+                let stride = if narrow.contains(root) { padded_narrow(life.bytes / 2) } else { padded(life.bytes) };
                 let (region, offset) = match shared.take_below(stride, life.first, life.last, shared_limit / tile) {
                     Some(offset) => (Region::Shared, offset),
                     None => (Region::Scratch, scratch.take(stride, life.first, life.last)),
@@ -133,7 +138,7 @@ impl Places {
         }
         let shared_limit = shared_limit / tile;
         let kept_bytes = kept_bytes.next_multiple_of(ROW_ALIGN);
-        Places { homes, roots, tile, kept_bytes, work_bytes: work.end(), blocks, shared_limit }
+        Places { homes, roots, narrow, tile, kept_bytes, work_bytes: work.end(), blocks, shared_limit }
     }
 
     /// Memory for the steps of one task of a segment alone, `bytes` per row of the tile: what no value holds then of shared memory, or device
@@ -147,6 +152,11 @@ impl Places {
         };
         block.take(region, Span { offset, bytes, first: task, last: task }, self.tile);
         Place { region, offset: offset * self.tile, first: 0, stride: bytes }
+    }
+
+    /// Whether the value's elements are bf16.
+    pub fn is_narrow(&self, value: ValueIndex) -> bool {
+        self.narrow.contains(&self.homes.of(value).0)
     }
 
     /// Where a value lies that is no constant. `element`: bytes of one.
@@ -188,6 +198,12 @@ fn padded(bytes: usize) -> usize {
     (groups | 1) * GROUP
 }
 
+/// The same for rows of 16-bit elements: eight rows, 16 bytes of each, lie in different banks; all are aligned for 16 bytes.
+fn padded_narrow(bytes: usize) -> usize {
+    const GROUP: usize = 16;
+    (bytes.div_ceil(GROUP) | 1) * GROUP
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +228,12 @@ mod tests {
     fn wide_rows_are_an_odd_number_of_groups_apart() {
         for (bytes, expected) in [(4, 8), (52, 56), (64, 96), (96, 96), (128, 160), (2048, 2080)] {
             assert_eq!(padded(bytes), expected, "{bytes}");
+        }
+    }
+    #[test]
+    fn rows_of_16_bits_are_an_odd_number_of_16_bytes_apart() {
+        for (bytes, expected) in [(2, 16), (16, 16), (18, 48), (32, 48), (128, 144), (1024, 1040)] {
+            assert_eq!(padded_narrow(bytes), expected, "{bytes}");
         }
     }
 }

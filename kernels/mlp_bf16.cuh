@@ -1,0 +1,239 @@
+// Dense layers of a tile on tensor cores: OUT[p][n] = activation(X[p][K] · W[K][N] + bias (+ addend)), for the p = rows * INNER rows of a product.
+// X and W are rounded to bf16, sums are f32.
+//
+// Weights: for each 8 columns and 32 inputs the 512 bytes that a warp needs as operands, 16 per lane: with g = lane / 4, t = lane % 4 inputs
+// 2t, 2t + 1, 2t + 8, 2t + 9 of column g, then the same of the next 16 inputs; zeros beyond K and N. Chunks of one strip of columns follow each
+// other. Bias: f32, padded to a multiple of 8.
+//
+// Threads: a warp takes NPW strips of 8 columns for MPW tiles of 16 rows, so that a tile's weights are read once from the L2 (twice or four times
+// where there are few columns), straight into registers, some chunks ahead; X comes by ldmatrix where it is bf16 in shared memory, else by loads
+// of pairs. Products too small for eight warps have their inputs split among them, and their sums added up through the room.
+//
+// Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
+// wgmma, about 500 for mma.sync) a tile of 16 rows is bound by the weights (K N / 32 clocks; 0.47 M weights: 8 us), a tile of 64 rows by the
+// operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
+// Results do not depend on a row's place in the tile, nor on the other rows.
+#pragma once
+#include "mlp.cuh"
+#include "operands.cuh"
+
+DEV constexpr int at_most(int a, int b) { return a < b ? a : b; }
+DEV constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
+// Row tiles of a warp: fewer where there are too few strips of columns for all warps.
+DEV constexpr int row_tiles(int mpw, int m, int strips) {
+    return mpw == 1 || parts(m, mpw) * strips >= WARPS ? mpw : row_tiles(mpw / 2, m, strips);
+}
+// What a warp spends: products, operands of rows, weights.
+DEV constexpr int cost(int mpw, int npw, int m, int strips) {
+    return parts(parts(m, mpw) * parts(strips, npw), WARPS) * (2 * mpw * npw + 2 * mpw + npw);
+}
+DEV constexpr int cheapest(int mpw, int m, int strips) {
+    const int one = cost(mpw, 1, m, strips), two = cost(mpw, 2, m, strips), four = cost(mpw, 4, m, strips);
+    return four <= two && four <= one ? 4 : two <= one ? 2 : 1;
+}
+
+// How the warps of a block share out a product of ROWS x K x N.
+template <int ROWS, int K, int N>
+struct WarpTiles {
+    static constexpr int M = parts(ROWS, 16), STRIPS = parts(N, 8), CHUNKS = parts(K, 32);
+    static constexpr int MPW = row_tiles(M >= 4 ? 4 : M >= 2 ? 2 : 1, M, STRIPS);
+    static constexpr int NPW = cheapest(MPW, M, STRIPS);
+    static constexpr int ITEMS = parts(M, MPW) * parts(STRIPS, NPW);
+    // Warps that share one item's inputs.
+    static constexpr int SPLITS = ITEMS * 2 > WARPS ? 1 : at_most(WARPS / ITEMS, CHUNKS);
+    // Chunks of weights under way.
+    static constexpr int AHEAD = at_most(8 / NPW, parts(CHUNKS, SPLITS));
+};
+
+// sums += X[p][32 from .. 32 to] · W, for MPW tiles of rows from `row0` on and NPW strips of columns from `strip0` on.
+template <class X, int ROWS, int K, int N, int INNER, int64_t WEIGHTS, class T>
+DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, float (&sums)[T::MPW][T::NPW][4]) {
+    using Element = typename X::Element;
+    constexpr int ALIGN = INNER > 1 ? boundary(Rows<X>::ALIGN | K * (int)sizeof(Element)) : Rows<X>::ALIGN;
+    constexpr bool BY_MATRIX = X::IS_SHARED && Same<Element, Bf16>::value && ALIGN == 16;
+    constexpr int PER_TILE = BY_MATRIX ? 1 : 2;
+    const int g = (int)lane() / 4, t = (int)lane() % 4;
+    const int last = (Rows<X>::IN_TILE ? ROWS : b.rows * INNER) - 1;
+    const Element* x[T::MPW][PER_TILE];
+#pragma unroll
+    for (int m = 0; m < T::MPW; m++) {
+#pragma unroll
+        for (int half = 0; half < PER_TILE; half++) {
+            int p = row0 + m * 16 + (BY_MATRIX ? (int)lane() % 16 : g + half * 8);
+            p = p < last ? p : last;
+            x[m][half] = X::row(b, p / INNER) + p % INNER * K;
+        }
+    }
+    const uint8_t* weights[T::NPW];
+    uint4 ahead[T::AHEAD][T::NPW];
+#pragma unroll
+    for (int n = 0; n < T::NPW; n++) {
+        const int strip = strip0 + n < T::STRIPS ? strip0 + n : T::STRIPS - 1;
+        weights[n] = b.job.weights + WEIGHTS + (size_t)strip * (T::CHUNKS * 512) + lane() * 16;
+    }
+#pragma unroll
+    for (int slot = 0; slot < T::AHEAD; slot++) {
+#pragma unroll
+        for (int n = 0; n < T::NPW; n++) {
+            ahead[slot][n] = load_nc16(weights[n] + (size_t)(from + slot < to ? from + slot : from) * 512);
+        }
+    }
+#pragma unroll 1
+    for (int first = from; first < to; first += T::AHEAD) {
+#pragma unroll
+        for (int slot = 0; slot < T::AHEAD; slot++) {
+            const int chunk = first + slot;
+            if (chunk >= to) {
+                break;
+            }
+            uint32_t w[T::NPW][2][2];
+#pragma unroll
+            for (int n = 0; n < T::NPW; n++) {
+                const uint4 four = ahead[slot][n];
+                w[n][0][0] = four.x;
+                w[n][0][1] = four.y;
+                w[n][1][0] = four.z;
+                w[n][1][1] = four.w;
+                if (chunk + T::AHEAD < to) {
+                    ahead[slot][n] = load_nc16(weights[n] + (size_t)(chunk + T::AHEAD) * 512);
+                }
+            }
+            const bool tail = K % 32 != 0 && chunk == T::CHUNKS - 1;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int k = chunk * 32 + half * 16;
+                if (half == 1 && (K - 1) % 32 < 16 && tail) {
+                    continue;
+                }
+#pragma unroll
+                for (int m = 0; m < T::MPW; m++) {
+                    uint32_t a[4];
+                    if constexpr (BY_MATRIX) {
+                        const int start = k + (int)lane() / 16 * 8;
+                        ldmatrix_x4(a, x[m][0] + (tail && start >= K ? 0 : start));
+                        if (tail) {
+                            a[0] = without_tail<K>(a[0], k + 2 * t);
+                            a[1] = without_tail<K>(a[1], k + 2 * t);
+                            a[2] = without_tail<K>(a[2], k + 2 * t + 8);
+                            a[3] = without_tail<K>(a[3], k + 2 * t + 8);
+                        }
+                    } else if (tail) {
+                        a[0] = operand_pair<K, ALIGN, true>(x[m][0], k + 2 * t);
+                        a[1] = operand_pair<K, ALIGN, true>(x[m][1], k + 2 * t);
+                        a[2] = operand_pair<K, ALIGN, true>(x[m][0], k + 2 * t + 8);
+                        a[3] = operand_pair<K, ALIGN, true>(x[m][1], k + 2 * t + 8);
+                    } else {
+                        a[0] = operand_pair<K, ALIGN, false>(x[m][0], k + 2 * t);
+                        a[1] = operand_pair<K, ALIGN, false>(x[m][1], k + 2 * t);
+                        a[2] = operand_pair<K, ALIGN, false>(x[m][0], k + 2 * t + 8);
+                        a[3] = operand_pair<K, ALIGN, false>(x[m][1], k + 2 * t + 8);
+                    }
+#pragma unroll
+                    for (int n = 0; n < T::NPW; n++) {
+                        mma_bf16(sums[m][n], a, w[n][half]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Columns n and n + 1 of row p of a product; n is even. Rows and columns that do not exist are left out.
+template <class OUT, class ADDEND, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t BIAS>
+DEV void store_pair(const Block& b, int p, int n, float first, float second) {
+    using Element = typename OUT::Element;
+    constexpr int ALIGN = INNER > 1 ? boundary(Rows<OUT>::ALIGN | N * (int)sizeof(Element)) : Rows<OUT>::ALIGN;
+    if (p >= b.rows * INNER || n >= N) {
+        return;
+    }
+    const uint2 bias = load_nc8(b.job.weights + BIAS + n * 4);
+    first += bits_f32(bias.x);
+    second += bits_f32(bias.y);
+    if constexpr (!Same<ADDEND, None>::value) {
+        const auto* addend = ADDEND::row(b, p / INNER) + (ADDEND_INNER > 1 ? p % INNER * N : 0) + n;
+        first += (float)addend[0];
+        second += n + 1 < N ? (float)addend[1] : 0.0f;
+    }
+    first = activate<ACTIVATION>(first);
+    second = activate<ACTIVATION>(second);
+    Element* out = OUT::row(b, p / INNER) + p % INNER * N + n;
+    if (N % 2 != 0 && n + 1 >= N) {
+        out[0] = first;
+    } else if constexpr (Same<Element, Bf16>::value && ALIGN >= 4) {
+        *(uint32_t*)out = pack_bf16(first, second);
+    } else if constexpr (Same<Element, float>::value && ALIGN >= 8) {
+        *(float2*)out = make_float2(first, second);
+    } else {
+        out[0] = first;
+        out[1] = second;
+    }
+}
+
+// Every warp has items of its own.
+template <class X, class OUT, class ADDEND, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+DEV void linear_bf16_whole(const Block& b) {
+    using T = WarpTiles<ROWS, K, N>;
+    constexpr int COLUMNS = (T::STRIPS + T::NPW - 1) / T::NPW;
+    const int g = (int)lane() / 4, t = (int)lane() % 4;
+    const int row_items = (b.rows * INNER + 16 * T::MPW - 1) / (16 * T::MPW);
+#pragma unroll 1
+    for (int item = (int)warp(); item < row_items * COLUMNS; item += WARPS) {
+        const int row0 = item / COLUMNS * (16 * T::MPW), strip0 = item % COLUMNS * T::NPW;
+        float sums[T::MPW][T::NPW][4] = {};
+        multiply_bf16<X, ROWS, K, N, INNER, WEIGHTS, T>(b, row0, strip0, 0, T::CHUNKS, sums);
+#pragma unroll
+        for (int m = 0; m < T::MPW; m++) {
+#pragma unroll
+            for (int n = 0; n < T::NPW; n++) {
+                const int p = row0 + m * 16 + g, column = (strip0 + n) * 8 + 2 * t;
+                store_pair<OUT, ADDEND, N, INNER, ADDEND_INNER, ACTIVATION, BIAS>(b, p, column, sums[m][n][0], sums[m][n][1]);
+                store_pair<OUT, ADDEND, N, INNER, ADDEND_INNER, ACTIVATION, BIAS>(b, p + 8, column, sums[m][n][2], sums[m][n][3]);
+            }
+        }
+    }
+}
+
+// Several warps share an item: each has some of its inputs.
+template <class X, class OUT, class ADDEND, class ROOM, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+DEV void linear_bf16_split(const Block& b) {
+    using T = WarpTiles<ROWS, K, N>;
+    static_assert(T::MPW == 1 && T::NPW == 1, "512 bytes of sums for each warp in the room");
+    constexpr int SHARE = (T::CHUNKS + T::SPLITS - 1) / T::SPLITS;
+    float* room = (float*)ROOM::row(b, 0);
+    const int item = (int)warp() / T::SPLITS, split = (int)warp() % T::SPLITS;
+    if (item < T::ITEMS) {
+        const int g = (int)lane() / 4, t = (int)lane() % 4;
+        const int from = split * SHARE, to = from + SHARE < T::CHUNKS ? from + SHARE : T::CHUNKS;
+        float sums[1][1][4] = {};
+        if (from < to) {
+            multiply_bf16<X, ROWS, K, N, INNER, WEIGHTS, T>(b, item / T::STRIPS * 16, item % T::STRIPS, from, to, sums);
+        }
+        float* mine = room + warp() * 128;
+        *(float2*)(mine + g * 8 + 2 * t) = make_float2(sums[0][0][0], sums[0][0][1]);
+        *(float2*)(mine + (g + 8) * 8 + 2 * t) = make_float2(sums[0][0][2], sums[0][0][3]);
+    }
+    sync_block();
+    for (int i = (int)thread_x(); i < T::ITEMS * 64; i += THREADS) {
+        const int of = i / 64, row = i % 64 / 4, column = i % 4 * 2;
+        const float* sums = room + of * (T::SPLITS * 128) + row * 8 + column;
+        float2 sum = *(const float2*)sums;
+#pragma unroll
+        for (int other = 1; other < T::SPLITS; other++) {
+            const float2 more = *(const float2*)(sums + other * 128);
+            sum.x += more.x;
+            sum.y += more.y;
+        }
+        const int p = of / T::STRIPS * 16 + row, n = of % T::STRIPS * 8 + column;
+        store_pair<OUT, ADDEND, N, INNER, ADDEND_INNER, ACTIVATION, BIAS>(b, p, n, sum.x, sum.y);
+    }
+}
+
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+DEV void linear_bf16(const Block& b) {
+    constexpr int ROWS = TILE * INNER;
+    if constexpr (WarpTiles<ROWS, K, N>::SPLITS > 1) {
+        linear_bf16_split<X, OUT, ADDEND, ROOM, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
+    } else {
+        linear_bf16_whole<X, OUT, ADDEND, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
+    }
+}
