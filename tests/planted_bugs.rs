@@ -52,7 +52,7 @@ const BUGS: &[Bug] = &[
         "a meeting of half a warp",
         "sync_warp(); // the warp's ids are there",
         "if (lane() < 16) { sync_warp(); }",
-        "lanes of a warp meet at different places",
+        "for its warp",
     ),
     bug(
         "a return before a barrier",

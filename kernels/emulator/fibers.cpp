@@ -239,6 +239,8 @@ static void fault(Thread* t, const char* why, const char* file, uint32_t line) {
 // contents, a late one for who does not wait.
 static void copy(Thread* t, void* to, const void* from, uint32_t bytes, uint32_t source_bytes, const char* file, uint32_t line) {
     Worker& worker = *(Worker*)t->worker;
+    t->file = file;
+    t->line = line;
     if ((uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0) {
         fault(t, "cp.async: an address is not on a boundary of its size", file, line);
     }
