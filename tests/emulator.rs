@@ -58,9 +58,11 @@ KERNEL(32) wild(Work work) {
     work.to[thread_x()] = *(volatile float*)16;
 }
 
+namespace inner {
 KERNEL(32) several(uint32_t* to, uint32_t a, float b, uint64_t c) {
     to[thread_x()] = a + (uint32_t)b + (uint32_t)(c >> 32);
 }
+} // namespace inner
 "#;
 
 #[repr(C)]

@@ -104,15 +104,26 @@ void Device::push(Stream* stream, Operation operation) {
 }
 
 bool Device::idle() const {
-    if (!null_stream.queue.empty() || null_stream.busy) {
-        return false;
-    }
+    bool empty = null_stream.queue.empty();
     for (const Stream* stream : streams) {
-        if (!stream->queue.empty() || stream->busy) {
-            return false;
-        }
+        empty &= stream->queue.empty();
     }
-    return true;
+    return empty && !busy();
+}
+
+bool Device::busy() const {
+    bool any = null_stream.busy;
+    for (const Stream* stream : streams) {
+        any |= stream->busy;
+    }
+    return any;
+}
+
+void Device::drop_queues() {
+    null_stream.queue.clear();
+    for (Stream* stream : streams) {
+        stream->queue.clear();
+    }
 }
 
 Stream* Device::stream(void* handle) {
@@ -128,10 +139,31 @@ int Device::wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>
     work.notify_all();
     changed.wait(lock, [&] { return sticky != SUCCESS || done(); });
     waiting--;
+    let_finish(lock);
     return sticky;
 }
 
-void Device::let_run_a_little(std::unique_lock<std::mutex>&) {
+void Device::let_finish(std::unique_lock<std::mutex>& lock) {
+    if (sticky != SUCCESS) {
+        changed.wait_for(lock, std::chrono::milliseconds(200), [&] { return !busy(); });
+    }
+}
+
+void Device::reset(std::unique_lock<std::mutex>& lock) {
+    drop_queues();
+    changed.wait(lock, [&] { return !busy(); });
+    sticky = SUCCESS;
+    fault.clear();
+    plans.clear();
+    for (Event* event : events) {
+        event->reached = event->recorded;
+    }
+    for (GraphExec* exec : execs) {
+        exec->finished = exec->launched;
+    }
+}
+
+void Device::let_run_a_little() {
     credits++;
     work.notify_all();
 }
@@ -173,11 +205,8 @@ void Device::serve() {
     device_thread = true;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-        if (sticky != SUCCESS) { // what was asked for before is lost
-            null_stream.queue.clear();
-            for (Stream* stream : streams) {
-                stream->queue.clear();
-            }
+        if (sticky != SUCCESS) {
+            drop_queues(); // what was asked for before is lost
         }
         bool may = !lazy || waiting != 0 || credits != 0;
         if (may && step(lock)) {

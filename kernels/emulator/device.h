@@ -1,6 +1,7 @@
 // The stand-in device: streams of operations, run by a thread of its own in an order drawn from a seed.
 #pragma once
 #include "fibers.h"
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -72,6 +73,7 @@ struct GraphExec {
 
 struct Event {
     uint64_t recorded = 0, reached = 0;
+    std::chrono::steady_clock::time_point time; // when it was reached
     Graph* in_capture = nullptr;
 };
 
@@ -91,7 +93,11 @@ class Device {
     // All with the mutex held.
     void push(Stream* stream, Operation operation);
     int wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
-    void let_run_a_little(std::unique_lock<std::mutex>& lock);
+    void let_run_a_little();
+    // After an error that stays: until what runs has returned, or for a while if it waits for the host.
+    void let_finish(std::unique_lock<std::mutex>& lock);
+    // As a new process would find it, but for memory and handles.
+    void reset(std::unique_lock<std::mutex>& lock);
     bool idle() const;
     Stream* stream(void* handle); // null if there is none such
     int allocate(void** memory, size_t bytes, bool on_host);
@@ -104,6 +110,7 @@ class Device {
     Stream null_stream;
     std::set<Stream*> streams;
     std::set<Event*> events;
+    std::set<GraphExec*> execs;
     std::map<uintptr_t, size_t> device_memory, host_memory, registered;
     size_t used_bytes = 0, total_bytes;
     int capability;
@@ -119,6 +126,8 @@ class Device {
     Device();
     void serve();
     bool step(std::unique_lock<std::mutex>& lock);
+    bool busy() const;
+    void drop_queues();
 
     struct Planned {
         uint64_t countdown;

@@ -138,12 +138,12 @@ template <auto function, class... A> constexpr Kernel describe(void (*)(A...), u
 #define KERNEL(threads)                                                                         \
     static_assert((threads) % 32 == 0 && (threads) > 0 && (threads) <= 1024, "whole warps");    \
     void
-#define EMU_EXPORT(name, max_threads)                                                               \
+#define EMU_EXPORT(name, function, max_threads)                                                     \
     extern "C" {                                                                                    \
     extern const emu::Kernel emu_kernel_##name __attribute__((visibility("default")));              \
-    const emu::Kernel emu_kernel_##name = emu::describe<&name>(&name, max_threads);                 \
+    const emu::Kernel emu_kernel_##name = emu::describe<&function>(&function, max_threads);         \
     }
-#define KERNEL_EXPORT(name) EMU_EXPORT(name, 1024)
+#define KERNEL_EXPORT(name) EMU_EXPORT(name, name, 1024)
 #define DEV_CONST static constexpr
 #define DYN_SMEM(name) uint8_t* const name = emu::self()->shared
 #define DYN_SMEM_ALIGNED(name, bytes) uint8_t* const name = emu::self()->shared

@@ -376,20 +376,14 @@ void Worker::run_block(uint64_t number) {
 
 // Fresh for every block, and poisoned. Of the exact size, so that an address sanitizer sees what lies outside.
 static uint8_t* new_shared(uint32_t bytes) {
-    size_t rounded = (bytes + size_t(1023)) / 1024 * 1024;
-#if defined(__SANITIZE_ADDRESS__)
     void* memory = nullptr;
     if (posix_memalign(&memory, 1024, bytes ? bytes : 1) != 0) {
         throw std::bad_alloc();
     }
-#else
-    void* memory = aligned_alloc(1024, rounded ? rounded : 1024);
-    if (!memory) {
-        throw std::bad_alloc();
-    }
-#endif
     return (uint8_t*)memory;
 }
+
+#if !defined(__SANITIZE_ADDRESS__) // the sanitizer has its own handlers, and better reports
 
 // A signal while a fiber runs: go on in `illegal` on the fiber's stack, as if it had been called.
 static void illegal() {
@@ -421,7 +415,6 @@ static void on_signal(int number, siginfo_t* info, void* context) {
 
 // Signals of fibers are handled on a stack of their own: the fiber's may be the fault.
 static void catch_signals() {
-#if !defined(__SANITIZE_ADDRESS__)
     static std::once_flag once;
     std::call_once(once, [] {
         struct sigaction action = {};
@@ -446,8 +439,11 @@ static void catch_signals() {
         }
     } stack;
     (void)stack;
-#endif
 }
+
+#else
+static void catch_signals() {}
+#endif
 
 // Workers are kept: their stacks take a while to set up.
 static std::mutex pool_lock;
