@@ -48,12 +48,7 @@ const BUGS: &[Bug] = &[
         "divergent barrier",
     ),
     bug("a barrier in half a warp", "sync_block(); // all rows are gathered", "if (lane() < 16) { sync_block(); }", "divergent barrier"),
-    bug(
-        "a meeting of half a warp",
-        "sync_warp(); // the warp's ids are there",
-        "if (lane() < 16) { sync_warp(); }",
-        "for its warp",
-    ),
+    bug("a meeting of half a warp", "sync_warp(); // the warp's ids are there", "if (lane() < 16) { sync_warp(); }", "for its warp"),
     bug(
         "a return before a barrier",
         "sync_block(); // all warps have summed",

@@ -151,7 +151,9 @@ void Device::let_finish(std::unique_lock<std::mutex>& lock) {
 
 void Device::reset(std::unique_lock<std::mutex>& lock) {
     drop_queues();
-    changed.wait(lock, [&] { return !busy(); });
+    if (!changed.wait_for(lock, std::chrono::seconds(5), [&] { return !busy(); })) {
+        fprintf(stderr, "emulator: an operation runs on across a reset: a kernel that waits for the host?\n");
+    }
     sticky = SUCCESS;
     fault.clear();
     plans.clear();
