@@ -335,7 +335,10 @@ fn memory_is_finite_and_poisoned() {
 #[test]
 fn threads_need_a_context() {
     let Some((_turn, context, _)) = device() else { return };
-    let allocate = || unsafe { result::malloc_sync(16) }.map_err(|error| error.0); // SAFETY: the memory is not used
+    let allocate = || {
+        // SAFETY: the memory is not used.
+        unsafe { result::malloc_sync(16) }.map_err(|error| error.0)
+    };
     let unbound = std::thread::spawn(allocate).join().unwrap();
     assert_eq!(unbound, Err(CUresult::CUDA_ERROR_INVALID_CONTEXT));
     let bound = std::thread::spawn(move || context.bind_to_thread().map_err(|error| error.0).and_then(|()| allocate())).join().unwrap();

@@ -44,7 +44,8 @@ pub fn check(kernels: &Kernels, rows: usize) -> Result<(), String> {
         let unit = |u: usize| (0..WIDTH).map(|k| weights[u * WIDTH + k].to_f64() * pooled(k)).sum::<f64>() + f64::from(bias[u]);
         let z: f64 = (0..UNITS).map(|u| unit(u).max(0.0) * f64::from(last[u])).sum();
         let expected = 1.0 / (1.0 + (-z).exp());
-        if !((f64::from(got) - expected).abs() < 1e-4) {
+        let error = (f64::from(got) - expected).abs();
+        if error.is_nan() || error > 1e-4 {
             return Err(format!("row {row}: {got} for {expected}"));
         }
     }
