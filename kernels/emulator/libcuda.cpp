@@ -56,13 +56,22 @@ API emu_fail(const char* plan) {
     return SUCCESS;
 }
 
-// Forgets an error that stays, as a new process would.
+// Forgets an error that stays, what was registered, and planned faults, as a new process would.
 API emu_reset() {
     Device& device = Device::get();
     std::lock_guard<std::mutex> lock(device.mutex);
     device.sticky = SUCCESS;
     device.fault.clear();
+    device.registered.clear();
+    device.plan_faults("");
     return SUCCESS;
+}
+
+// Memory, registrations, streams, modules and graphs that were not given back.
+API emu_held() {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return (int)(device.device_memory.size() + device.host_memory.size() + device.registered.size() + device.streams.size()) + device.objects;
 }
 
 // Copies the text of the last fault of a kernel; returns its length.
@@ -633,6 +642,7 @@ API cuModuleLoadData(void** handle, const void* image) {
         return NO_BINARY_FOR_GPU;
     }
     *handle = new Module{library};
+    device.objects++;
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
@@ -641,6 +651,7 @@ API cuModuleUnload(void* handle) {
     device.wait(lock, [&] { return device.idle(); });
     dlclose(((Module*)handle)->library);
     delete (Module*)handle;
+    device.objects--;
     return SUCCESS;
 }
 API cuModuleGetFunction(void** handle, void* module, const char* name) {
@@ -725,6 +736,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
     }
     *graph = stream->capture;
     Graph* captured = stream->capture;
+    device.objects++;
     for (Stream* other : device.streams) {
         other->capture = other->capture == captured ? nullptr : other->capture;
     }
@@ -743,6 +755,7 @@ API cuStreamIsCapturing(void* handle, int* status) {
 API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     ENTER(true);
     *exec = new GraphExec{((Graph*)graph)->nodes};
+    device.objects++;
     return SUCCESS;
 }
 API cuGraphGetNodes(void* graph, void**, size_t* count) {
@@ -776,11 +789,13 @@ API cuGraphLaunch(void* handle, void* stream_handle) {
 API cuGraphDestroy(void* graph) {
     ENTER(true);
     delete (Graph*)graph;
+    device.objects--;
     return SUCCESS;
 }
 API cuGraphExecDestroy(void* exec) {
     ENTER(true);
     device.wait(lock, [&] { return device.idle(); });
     delete (GraphExec*)exec;
+    device.objects--;
     return SUCCESS;
 }
