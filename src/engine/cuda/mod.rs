@@ -7,7 +7,7 @@
 mod buckets;
 pub mod compile;
 mod device;
-mod driver;
+pub mod driver;
 mod engine;
 mod generate;
 mod inputs;

@@ -38,6 +38,7 @@ pub fn headers() -> &'static [Header<'static>] {
         "rt.cuh"
         "tile.cuh"
         "trees.cuh"
+        "wide.cuh"
         "window.cuh"
     };
     HEADERS
