@@ -141,7 +141,7 @@ impl Rig {
 }
 
 /// Compiled kernels are kept beside the tests.
-fn cubins() -> Cubins {
+pub fn cubins() -> Cubins {
     let compiler = (emulator::cuda() == Some(Cuda::Emulated)).then(|| emulator::build(&[]).unwrap());
     Cubins::new(Some(cache(&compiler)), compiler)
 }
