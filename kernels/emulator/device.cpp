@@ -66,6 +66,9 @@ Device::Device() : random{0} {
 }
 
 void Device::plan_faults(const char* text) {
+    if (!*text) {
+        plans.clear();
+    }
     std::string all = text;
     for (size_t from = 0; from < all.size();) {
         size_t to = all.find(',', from);

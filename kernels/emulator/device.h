@@ -112,6 +112,7 @@ class Device {
     std::set<Event*> events;
     std::set<GraphExec*> execs;
     std::map<uintptr_t, size_t> device_memory, host_memory, registered;
+    int objects = 0; // modules, graphs, instances of graphs
     size_t used_bytes = 0, total_bytes;
     int capability;
     Random random;

@@ -58,12 +58,20 @@ API emu_fail(const char* plan) {
     return SUCCESS;
 }
 
-// Forgets an error that stays, and errors that are planned.
+// Forgets an error that stays, errors that are planned, and what was registered.
 API emu_reset() {
     Device& device = Device::get();
     std::unique_lock<std::mutex> lock(device.mutex);
     device.reset(lock);
+    device.registered.clear();
     return SUCCESS;
+}
+
+// Memory, registrations, streams, modules and graphs that were not given back.
+API emu_held() {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return (int)(device.device_memory.size() + device.host_memory.size() + device.registered.size() + device.streams.size()) + device.objects;
 }
 
 // Copies the text of the last fault of a kernel; returns its length.
@@ -643,6 +651,7 @@ API cuModuleLoadData(void** handle, const void* image) {
         return NO_BINARY_FOR_GPU;
     }
     *handle = new Module{library, file};
+    device.objects++;
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
@@ -653,6 +662,7 @@ API cuModuleUnload(void* handle) {
     dlclose(module->library);
     close(module->file);
     delete module;
+    device.objects--;
     return SUCCESS;
 }
 API cuModuleGetFunction(void** handle, void* module, const char* name) {
@@ -742,6 +752,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
     }
     *graph = stream->capture;
     Graph* captured = stream->capture;
+    device.objects++;
     for (Stream* other : device.streams) {
         other->capture = other->capture == captured ? nullptr : other->capture;
     }
@@ -761,6 +772,7 @@ API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     ENTER(true);
     auto* made = new GraphExec{((Graph*)graph)->nodes};
     device.execs.insert(made);
+    device.objects++;
     *exec = made;
     return SUCCESS;
 }
@@ -795,6 +807,7 @@ API cuGraphLaunch(void* handle, void* stream_handle) {
 API cuGraphDestroy(void* graph) {
     ENTER(true);
     delete (Graph*)graph;
+    device.objects--;
     return SUCCESS;
 }
 API cuGraphExecDestroy(void* exec) {
@@ -802,5 +815,6 @@ API cuGraphExecDestroy(void* exec) {
     device.wait(lock, [&] { return device.idle(); });
     device.execs.erase((GraphExec*)exec);
     delete (GraphExec*)exec;
+    device.objects--;
     return SUCCESS;
 }

@@ -114,11 +114,17 @@ fn own<F: Copy>(name: &CStr) -> F {
     }
 }
 
-/// Plans errors: `function:nth call:code`, or `kernel:name:nth:code` for executions, with commas between them.
+/// Plans errors: `function:nth call:code`, or `kernel:name:nth:code` for executions, with commas between them; nothing forgets all plans.
 pub fn fail(plan: &str) {
     let plan = CString::new(plan).expect("no zero byte");
     let emu_fail: extern "C" fn(*const c_char) -> c_int = own(c"emu_fail");
     emu_fail(plan.as_ptr());
+}
+
+/// Memory, registrations, streams, modules and graphs that nobody gave back.
+pub fn held() -> i32 {
+    let emu_held: extern "C" fn() -> c_int = own(c"emu_held");
+    emu_held()
 }
 
 /// Forgets an error that stays, as a new process would.
