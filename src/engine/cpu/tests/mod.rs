@@ -13,7 +13,7 @@ pub(in crate::engine) mod oracle;
 mod passes;
 mod products;
 pub(in crate::engine) mod random;
-mod tables;
+pub(in crate::engine) mod tables;
 mod work;
 
 use std::sync::Arc;

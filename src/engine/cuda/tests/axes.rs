@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::engine::cpu::tests::Random;
 use crate::engine::cpu::tests::batches;
 use crate::engine::cpu::tests::builder::ModelBuilder;
 use crate::engine::cpu::tests::kernels::array;
-use crate::engine::cpu::tests::Random;
 use crate::model::*;
 
 use super::check;

@@ -7,6 +7,7 @@ mod emulator;
 
 mod axes;
 mod elementwise;
+mod lookups;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
