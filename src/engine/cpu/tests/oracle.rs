@@ -2,7 +2,6 @@
 
 mod more;
 
-use crate::batch::NO_ROW;
 use crate::model::*;
 
 use super::batches::{Cell, Request};
