@@ -29,6 +29,7 @@ use crate::model::{Model, ValueScope};
 use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
+use self::dense_layers::WideLayer;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
@@ -122,7 +123,7 @@ struct Generator<'g, 'a> {
     tables: Vec<DeviceTable>,
 }
 
-impl Generator<'_, '_> {
+impl<'a> Generator<'_, 'a> {
     /// The kernels for tiles of some size: their source, and their launches in order.
     fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
         let tile = places.tile;
@@ -132,12 +133,23 @@ impl Generator<'_, '_> {
         for (number, segment) in self.segments.list.iter().enumerate() {
             let is_candidate = segment.scope == ValueScope::Candidate;
             let is_last = number + 1 == self.segments.list.len();
+            let scope = if is_candidate { "candidates" } else { "contexts" };
+            if segment.wide {
+                let layer = self.wide(places, number);
+                let kernel = format!("{scope}_{number}_tile_{tile}");
+                let (strip, rows, columns) = (layer.strip, layer.rows, layer.columns);
+                let run = format!("run_strips<{strip}, {rows}, {is_candidate}>(job, shared);");
+                let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+                let over = Over::Grid { rows, columns };
+                launches.push(Launch { kernel, over, threads: THREADS, shared_bytes: layer.shared_bytes as u32, scratch_bytes: 0 });
+                continue;
+            }
             let mut definitions = String::new();
             let mut steps = self.steps(places, number, &mut definitions);
             if is_last {
                 steps.push(self.scores(places));
             }
-            let name = format!("{}_{number}", if is_candidate { "candidates" } else { "contexts" });
+            let name = format!("{scope}_{number}");
             let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
             let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
             let end = if is_last { "    finish(job);\n" } else { "" };
@@ -164,24 +176,12 @@ impl Generator<'_, '_> {
         while let [number, behind @ ..] = rest {
             let number = *number;
             // Lookups that stand side by side are one step.
-            let together = &self.lowered.tasks[number..];
-            let together = &together[..count_lookups(together, &self.lowered.values, self.model)];
+            let lowered = self.lowered;
+            let together = &lowered.tasks[number..];
+            let together = &together[..count_lookups(together, &lowered.values, self.model)];
             rest = &behind[together.len().saturating_sub(1)..];
             let mut steps = Vec::new();
-            let mut emitter = Emitter {
-                task: &self.lowered.tasks[number],
-                lowered: self.lowered,
-                places: &mut *places,
-                layout: self.layout,
-                model: self.model,
-                target: self.target,
-                blob: &mut self.blob,
-                tables: &mut self.tables,
-                definitions: &mut *definitions,
-                steps: &mut steps,
-                segment,
-                number,
-            };
+            let mut emitter = self.emitter(places, segment, number, definitions, &mut steps);
             match together {
                 [] => emitter.emit(),
                 _ => emitter.lookups(together),
@@ -189,6 +189,36 @@ impl Generator<'_, '_> {
             texts.extend(steps.into_iter().map(|step| format!("        {step}")));
         }
         texts
+    }
+
+    /// The layer that a segment consists of.
+    fn wide(&mut self, places: &mut Places, segment: usize) -> WideLayer {
+        let number = self.segments.list[segment].tasks[0];
+        self.emitter(places, segment, number, &mut String::new(), &mut Vec::new()).wide()
+    }
+
+    fn emitter<'e>(
+        &'e mut self,
+        places: &'e mut Places,
+        segment: usize,
+        number: usize,
+        definitions: &'e mut String,
+        steps: &'e mut Vec<String>,
+    ) -> Emitter<'e, 'a> {
+        Emitter {
+            task: &self.lowered.tasks[number],
+            lowered: self.lowered,
+            places,
+            layout: self.layout,
+            model: self.model,
+            target: self.target,
+            blob: &mut self.blob,
+            tables: &mut self.tables,
+            definitions,
+            steps,
+            segment,
+            number,
+        }
     }
 
     /// The step that writes the answer: outputs are of any scope.
@@ -232,5 +262,6 @@ const PRELUDE: &str = "\
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"
+#include \"wide.cuh\"
 #include \"window.cuh\"
 ";

@@ -40,11 +40,12 @@ pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
     }
 }
 
-/// Whether the task's step writes its elements one by one, whatever their type.
+/// Whether the task's step writes elements of either type.
 fn writes_any_element(task: &Task) -> bool {
     let computes = matches!(
         task.work,
         Work::Dense { .. }
+            | Work::Lookup { .. }
             | Work::Linear { .. }
             | Work::Interaction { .. }
             | Work::Binary { .. }
