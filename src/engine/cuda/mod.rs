@@ -17,6 +17,8 @@ mod permits;
 mod prepare;
 mod program;
 mod slot;
+#[cfg(test)]
+pub(in crate::engine) mod tests;
 
 pub use device::{Device, DeviceOptions};
 pub use driver::{DriverError, Gpu, GpuUnavailable, probe};

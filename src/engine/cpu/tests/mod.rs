@@ -1,18 +1,18 @@
 //! The engine against an independent f64 evaluation, on every instruction set of this machine.
 
 mod attention;
-mod batches;
-mod builder;
+pub(in crate::engine) mod batches;
+pub(in crate::engine) mod builder;
 mod families;
 mod generic;
 mod guarantees;
 mod interaction;
-mod kernels;
+pub(in crate::engine) mod kernels;
 mod mixtures;
-mod oracle;
+pub(in crate::engine) mod oracle;
 mod passes;
 mod products;
-mod random;
+pub(in crate::engine) mod random;
 mod tables;
 mod work;
 
@@ -109,30 +109,30 @@ fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
 
 /// xorshift64*: the same numbers everywhere.
 #[derive(Clone, Debug)]
-struct Random(u64);
+pub(in crate::engine) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub(in crate::engine) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    fn next(&mut self) -> u64 {
+    pub(in crate::engine) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
     /// Below `end`.
-    fn below(&mut self, end: usize) -> usize {
+    pub(in crate::engine) fn below(&mut self, end: usize) -> usize {
         ((self.next() >> 33) as usize) % end
     }
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+    pub(in crate::engine) fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())]
     }
     /// In −1 .. 1.
-    fn unit(&mut self) -> f64 {
+    pub(in crate::engine) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
-    fn chance(&mut self, one_in: usize) -> bool {
+    pub(in crate::engine) fn chance(&mut self, one_in: usize) -> bool {
         self.below(one_in) == 0
     }
 }
