@@ -7,7 +7,7 @@
 mod buckets;
 pub mod compile;
 mod device;
-mod driver;
+pub mod driver;
 mod engine;
 mod generate;
 mod inputs;
@@ -27,4 +27,4 @@ pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use loaded::{KernelFacts, Loaded};
 pub use prepare::{load, prepare};
-pub use program::{Launch, Needs, Over, Program, Variant};
+pub use program::{DeviceTable, Launch, Needs, Over, Program, Variant};

@@ -31,6 +31,19 @@ impl Context {
         // SAFETY: the handle is retained until `drop`.
         check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "making the GPU's context the thread's")
     }
+
+    pub(super) fn device(&self) -> sys::CUdevice {
+        self.device
+    }
+
+    /// Device memory that nobody uses.
+    pub fn free_bytes(&self) -> Result<usize, DriverError> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are places for sizes.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking a GPU for its free memory")?;
+        Ok(free)
+    }
 }
 
 impl Drop for Context {

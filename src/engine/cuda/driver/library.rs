@@ -147,7 +147,7 @@ fn refuse(code: sys::CUresult, doing: &'static str) -> Result<(), GpuUnavailable
 }
 
 /// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
-const NEEDED: [&str; 36] = [
+const NEEDED: [&str; 46] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -184,6 +184,16 @@ const NEEDED: [&str; 36] = [
     "cuGraphExecDestroy",
     "cuGraphUpload",
     "cuGraphLaunch",
+    "cuDriverGetVersion",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuEventElapsedTime",
 ];
 
 #[cfg(test)]

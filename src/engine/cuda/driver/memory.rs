@@ -1,6 +1,7 @@
 //! Memory on the device, and memory of ours that the device reads and writes.
 
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
@@ -72,6 +73,56 @@ impl Drop for DeviceMemory {
     }
 }
 
+/// Host memory of the driver's own, locked and known to the device. The server registers memory of ours instead; benches compare.
+#[derive(Debug)]
+pub struct HostMemory {
+    context: Arc<Context>,
+    host: *mut u8,
+    address: DevicePointer,
+    bytes: usize,
+}
+
+impl HostMemory {
+    /// Takes so many bytes, more than 0, with whatever was in them. `write_combined`: the CPU's caches pass them by; slow to read.
+    pub fn new(context: &Arc<Context>, bytes: usize, write_combined: bool) -> Result<HostMemory, DriverError> {
+        context.bind()?;
+        let caching = if write_combined { sys::CU_MEMHOSTALLOC_WRITECOMBINED } else { 0 };
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP | caching;
+        let mut host = ptr::null_mut::<c_void>();
+        // SAFETY: `host` is a place for an address.
+        check(unsafe { sys::cuMemHostAlloc(&mut host, bytes, flags) }, "taking locked host memory")?;
+        let mut memory = HostMemory { context: Arc::clone(context), host: host.cast(), address: 0, bytes };
+        // SAFETY: the memory was just taken as mapped; `address` is a place for an address.
+        let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut memory.address, host, 0) };
+        check(code, "asking where the GPU sees host memory")?;
+        Ok(memory)
+    }
+
+    /// Where the device sees it.
+    pub fn address(&self) -> DevicePointer {
+        self.address
+    }
+
+    /// Where it lies; valid as long as this lives, for as many bytes as were asked for.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.host
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: taken in `new`, freed once; whoever launched work on it waited for that first.
+            let _ = unsafe { sys::cuMemFreeHost(self.host.cast()) };
+        }
+    }
+}
+
 /// Host memory that is locked and known to the device. Does not own it.
 #[derive(Debug)]
 pub struct RegisteredMemory {
@@ -87,9 +138,26 @@ impl RegisteredMemory {
     /// - the range is mapped, writable, and stays so until this is dropped;
     /// - while the device works on it, nobody else writes what it reads or reads what it writes.
     pub unsafe fn new(context: &Arc<Context>, host: *mut u8, bytes: usize) -> Result<RegisteredMemory, DriverError> {
+        // SAFETY: the caller's promise.
+        unsafe { RegisteredMemory::with(context, host, bytes, 0) }
+    }
+
+    /// The same for memory that may not be written, neither by the device nor by us. Some systems refuse it: the driver then says so.
+    ///
+    /// # Safety
+    /// - the range is mapped, and stays so until this is dropped;
+    /// - nobody writes it while the device reads it.
+    pub unsafe fn read_only(context: &Arc<Context>, host: *mut u8, bytes: usize) -> Result<RegisteredMemory, DriverError> {
+        // SAFETY: the caller's promise; the device is told not to write.
+        unsafe { RegisteredMemory::with(context, host, bytes, sys::CU_MEMHOSTREGISTER_READ_ONLY) }
+    }
+
+    /// # Safety
+    /// As `new`, or as `read_only` with its flag.
+    unsafe fn with(context: &Arc<Context>, host: *mut u8, bytes: usize, access: u32) -> Result<RegisteredMemory, DriverError> {
         context.bind()?;
         let at = host.cast::<c_void>();
-        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP | access;
         // SAFETY: the caller's promise: the range is mapped.
         check(unsafe { sys::cuMemHostRegister_v2(at, bytes, flags) }, "registering host memory with the GPU")?;
         let mut memory = RegisteredMemory { context: Arc::clone(context), host, address: 0 };

@@ -5,18 +5,22 @@
 
 mod context;
 mod error;
+mod event;
 mod graph;
 mod library;
 mod memory;
 mod module;
+mod properties;
 mod stream;
 
 pub use context::Context;
 pub use error::DriverError;
+pub use event::Event;
 pub use graph::Graph;
 pub use library::{Gpu, GpuUnavailable, open, probe};
-pub use memory::{DeviceMemory, RegisteredMemory};
+pub use memory::{DeviceMemory, HostMemory, RegisteredMemory};
 pub use module::{Function, Grid, Module};
+pub use properties::Properties;
 pub use stream::Stream;
 
 use error::check;

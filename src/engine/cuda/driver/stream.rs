@@ -109,8 +109,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let _ = self.wait();
         if self.context.bind().is_ok() {
+            let _ = self.wait();
             // SAFETY: made in `new`, destroyed once.
             let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
         }

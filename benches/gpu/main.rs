@@ -1,0 +1,61 @@
+//! What a GPU does: the facts that the engine's design rests on, each launch of a model's kernels against what the device can do at best, the
+//! whole server. `tools/gpu-pack` carries it to a machine with a GPU, which needs nothing but its driver; `docs/performance.md` has the results.
+//!
+//! `cargo bench --bench gpu -- facts|kernels|work|serve [--json FILE] ..` measures on device 0; without `--bench` (as in `cargo test`), or with
+//! `--brief`, everything runs once on tiny sizes, on the emulator of `kernels/emulator` unless `GAVEL_CUDA=real`.
+#![allow(unsafe_code, missing_docs)]
+
+mod arguments;
+#[path = "../../tests/support/emulator.rs"]
+mod emulator;
+mod facts;
+mod report;
+mod rig;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, USAGE};
+use gavel::engine::cuda::compile::Arch;
+
+fn main() -> ExitCode {
+    let done = Arguments::read().and_then(|arguments| run(&arguments));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    match arguments.mode.as_str() {
+        "compile" => return compile(arguments),
+        _ if arguments.measuring => {}
+        _ => match emulator::cuda() {
+            Some(_) => {}
+            None => return Ok(()),
+        },
+    }
+    let mut arguments = arguments.clone();
+    if !arguments.measuring && arguments.nvrtc.is_none() && emulator::cuda() == Some(emulator::Cuda::Emulated) {
+        arguments.nvrtc = Some(emulator::build(&[])?);
+    }
+    let file = arguments.json.clone();
+    match arguments.mode.as_str() {
+        "facts" => facts::run(&arguments)?.write(file.as_deref()),
+        "" if !arguments.measuring => facts::run(&arguments)?.write(None),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Everything that runs on a device, for an architecture, without one.
+fn compile(arguments: &Arguments) -> Result<(), String> {
+    let arch: Arch = arguments.arch.parse().map_err(|error| format!("--arch: {error}"))?;
+    if arguments.cubins.is_none() {
+        return Err("compile needs --cubins DIR".into());
+    }
+    let code = rig::cubin(rig::SOURCE, arch, &arguments.cubins, arguments.nvrtc.as_deref())?;
+    println!("facts for {arch}: {} bytes", code.len());
+    Ok(())
+}
