@@ -2,9 +2,11 @@
 
 use crate::engine::cpu::tests::builder::{ModelBuilder, broadcast_shape};
 use crate::engine::cpu::tests::kernels::array;
+use crate::engine::cpu::tests::{Random, attention, batches};
 use crate::model::{Comparison, DType, Op, Operand, Scope, ValueId};
 
-use super::check_values;
+use super::trees::with_nan;
+use super::{check, check_values};
 
 #[test]
 fn products_of_every_shape() {
@@ -86,5 +88,37 @@ fn candidates_attend_to_their_contexts() {
         };
         let (q, k, v) = (of(Scope::Candidate, &[2, 8]), of(Scope::Context, &[19, 8]), of(Scope::Context, &[19, 6]));
         vec![model.op(Op::Sdpa { q, k, v, mask: None, scale: 0.3, causal: false })]
+    });
+}
+
+#[test]
+fn attention_in_the_forms_in_which_models_write_it() {
+    for model in attention::samples() {
+        let mut random = Random::new(4);
+        let requests: Vec<_> = [2, 15].iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
+        check(&model, &requests, 2e-5);
+    }
+}
+
+/// A query without keys: NaN where a softmax has it, zeros where the op does. Hidden keys take no part whatever their values.
+#[test]
+fn hidden_keys_take_no_part() {
+    check_values(5, &[9, 8], |model| {
+        let [q, k, v] = [[5, 6], [9, 6], [9, 3]].map(|shape| array(model, &shape));
+        let hidden = array(model, &[9]);
+        let hidden = with_nan(model, hidden);
+        let mask = model.op(Op::Compare { cmp: Comparison::Eq, a: Operand::Value(hidden), b: Operand::Value(hidden) });
+        let column = model.op_as(Op::Reshape { x: hidden }, vec![9, 1], DType::F32);
+        let v = model.op(Op::Add { a: Operand::Value(v), b: Operand::Value(column) });
+        let zeros = model.op(Op::Sdpa { q, k, v, mask: Some(mask), scale: 0.5, causal: true });
+        let scores = model.op(Op::MatMul { a: q, b: k, transpose_a: false, transpose_b: true });
+        let x = array(model, &[5, 1]);
+        let cond = model.op(Op::Compare { cmp: Comparison::Gt, a: Operand::Value(x), b: Operand::Scalar(0.0) });
+        let scores = model.op(Op::Where { cond, a: Operand::Value(scores), b: Operand::Scalar(f64::NEG_INFINITY) });
+        let weights = model.op(Op::Softmax { x: scores, axis: 1 });
+        let nan = model.op(Op::MatMul { a: weights, b: k, transpose_a: false, transpose_b: false });
+        let lost = model.op(Op::Compare { cmp: Comparison::Ne, a: Operand::Value(nan), b: Operand::Value(nan) });
+        let marked = model.op(Op::Where { cond: lost, a: Operand::Scalar(9.0), b: Operand::Value(nan) });
+        vec![zeros, marked]
     });
 }

@@ -6,9 +6,11 @@ use crate::model::{DType, Gru, GruKind, Op, Operand, Scope, ValueId};
 
 use super::check_values;
 
-/// Flags 1, 2, 4: not `reset_after`, not `reverse`, not `last`. Other operands come and go with them.
+/// Flags 1, 2, 4: not `reset_after`, not `reverse`, not `last`; 8: of the context's sequence. Other operands come and go with them.
 fn layer(model: &mut ModelBuilder, [steps, inputs, hidden]: [usize; 3], kind: GruKind, flags: usize) -> ValueId {
-    let x = array(model, &[steps, inputs]);
+    let feature = model.dense(if flags & 8 > 0 { Scope::Context } else { Scope::Candidate }, (steps * inputs) as u32);
+    let x = model.op(Op::Dense { features: vec![feature] });
+    let x = model.op_as(Op::Reshape { x }, vec![steps, inputs], DType::F32);
     let w_ih = model.tensor(&[3 * hidden, inputs], 1.0 / inputs as f64);
     let w_hh = model.tensor(&[3 * hidden, hidden], 1.0 / hidden as f64);
     let b_ih = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 3);
@@ -32,7 +34,7 @@ fn layer(model: &mut ModelBuilder, [steps, inputs, hidden]: [usize; 3], kind: Gr
 #[test]
 fn layers_of_every_kind() {
     for (seed, kind) in GruKind::NAMES.map(|(_, kind)| kind).into_iter().enumerate() {
-        check_values(seed as u64, &[6, 11], |model| (0..8).map(|flags| layer(model, [5, 3, 4], kind, flags)).collect());
+        check_values(seed as u64, &[6, 11], |model| (0..12).map(|flags| layer(model, [5, 3, 4], kind, flags)).collect());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::{Comparison, DType, Op, Operand, TensorData, Trees, UnaryFn, V
 use super::check_values;
 
 /// NaN where an element is below -2.
-fn with_nan(model: &mut ModelBuilder, x: ValueId) -> ValueId {
+pub fn with_nan(model: &mut ModelBuilder, x: ValueId) -> ValueId {
     let len = model.shape(x)[0];
     let below = model.op(Op::Compare { cmp: Comparison::Lt, a: Operand::Value(x), b: Operand::Scalar(-2.0) });
     let minus = model.op_as(Op::Fill { value: -1.0 }, vec![len], DType::F32);
