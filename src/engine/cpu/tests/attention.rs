@@ -198,7 +198,7 @@ fn model(seed: u64, form: &Form) -> Arc<Model> {
 
 /// One model for each way of cutting heads, with other scales and masks each.
 pub fn samples() -> Vec<Arc<Model>> {
-    let form = |(at, heads)| Form {
+    let form = |(at, heads): (usize, Heads)| Form {
         scale: SCALES[at + 1],
         hide: HIDES[at],
         heads,
