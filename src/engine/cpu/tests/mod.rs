@@ -1,6 +1,6 @@
 //! The engine against an independent f64 evaluation, on every instruction set of this machine.
 
-mod attention;
+pub(in crate::engine) mod attention;
 pub(in crate::engine) mod batches;
 pub(in crate::engine) mod builder;
 mod families;

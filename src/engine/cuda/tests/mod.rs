@@ -9,14 +9,20 @@ mod axes;
 mod elementwise;
 mod lookups;
 mod mixtures;
+mod products;
+mod recurrent;
+mod trees;
+mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::cpu::tests::batches::{self, Request};
-use crate::engine::cpu::tests::{Bench, oracle};
+use crate::engine::cpu::tests::builder::ModelBuilder;
+use crate::engine::cpu::tests::kernels::elements;
+use crate::engine::cpu::tests::{Bench, Random, oracle};
 use crate::engine::cpu::{Hoist, Simd};
 use crate::engine::{Engine, EngineError, Prepared, Step};
-use crate::model::Model;
+use crate::model::{DType, Model, Op, ValueId};
 use crate::units::{Clock, Instant};
 
 use self::emulator::Cuda;
@@ -61,6 +67,22 @@ fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected:
             }
         }
     }
+}
+
+/// Checks values of one model, in requests of so many candidates: of long values three sums with random factors.
+fn check_values(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> Vec<ValueId>) {
+    let mut model = ModelBuilder::new(seed);
+    let mut outputs = Vec::new();
+    for x in make(&mut model) {
+        let len = model.shape(x).iter().product();
+        let flat = model.op_as(Op::Reshape { x }, vec![len], DType::F32);
+        let few = if len > 4 { model.linear(flat, 3) } else { flat };
+        outputs.extend(elements(&mut model, few));
+    }
+    let model = model.finish(&outputs);
+    let mut random = Random::new(seed);
+    let requests: Vec<_> = rows.iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
+    check(&model, &requests, 1e-5);
 }
 
 /// [`check`] for tests of other engines, where the environment asks for it: it takes seconds per model.
