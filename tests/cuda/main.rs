@@ -11,4 +11,5 @@ mod allocator;
 mod batches;
 mod faults;
 mod rig;
+mod serving;
 mod sharing;

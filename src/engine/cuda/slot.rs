@@ -87,7 +87,11 @@ impl CudaSlot {
 
         let stream = Stream::new(context).map_err(failed("a stream"))?;
         let mut captured = Vec::with_capacity(shapes.len());
-        for shape in &shapes {
+        let mut firsts = Vec::new();
+        for (number, shape) in shapes.iter().enumerate() {
+            if number == 0 || shapes[number - 1].variant != shape.variant {
+                firsts.push(number);
+            }
             let mut copies = mapped.copies(slot.map(), &program.layout, shape.rows);
             if copies.iter().map(|copy| copy.bytes).sum::<usize>() < copy_from {
                 copies.clear();
@@ -97,8 +101,7 @@ impl CudaSlot {
             let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
             captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))? });
         }
-        stream.wait().map_err(failed("uploading graphs"))?;
-        Ok(CudaSlot {
+        let mut made = CudaSlot {
             stream,
             buckets: captured,
             _device_memory: device_memory,
@@ -106,7 +109,27 @@ impl CudaSlot {
             _registered: registered,
             slot,
             loaded: Arc::clone(loaded),
-        })
+        };
+        for at in firsts {
+            made.try_out(at).map_err(failed("a batch without rows"))?;
+            if !made.has_scores() {
+                return Err(EngineError::Unavailable {
+                    engine: "cuda",
+                    reason: format!("kernels of {} do not say when they are done", program.model.name),
+                    remedy: "this is a defect of gavel: report it, and serve the model with --engine cpu meanwhile".into(),
+                });
+            }
+        }
+        Ok(made)
+    }
+
+    /// Runs a bucket without rows: code that the driver loads late, and calls that it prepares at first use, are there when serving begins.
+    fn try_out(&mut self, at: usize) -> Result<(), DriverError> {
+        self.launch_bucket(at, 0, 0)?;
+        // SAFETY: the function takes whatever there is, and does nothing.
+        unsafe { self.stream.call(nothing, ptr::null())? };
+        self.stream.is_done()?;
+        self.stream.wait()
     }
 
     /// What it runs.
@@ -122,9 +145,12 @@ impl CudaSlot {
     /// Hands the batch to the device; it has at least one candidate.
     pub fn launch(&mut self) -> Result<(), DriverError> {
         let rows = self.slot.rows();
-        let sequence = self.control.next(rows, self.slot.segments().len());
         let at = self.buckets.partition_point(|bucket| bucket.rows < rows);
-        self.control.expected = sequence;
+        self.launch_bucket(at, rows, self.slot.segments().len())
+    }
+
+    fn launch_bucket(&mut self, at: usize, rows: usize, contexts: usize) -> Result<(), DriverError> {
+        self.control.next(rows, contexts);
         self.buckets[at].graph.launch(&self.stream)
     }
 
@@ -172,13 +198,12 @@ impl Control {
         Ok(Control { registered, memory, expected: 0 })
     }
 
-    /// Writes the header of the next batch; gives its number.
-    fn next(&mut self, rows: usize, contexts: usize) -> u32 {
-        let sequence = self.expected.wrapping_add(1);
-        let header = Header { rows: rows as u32, contexts: contexts as u32, sequence, reserved: 0 };
+    /// Writes the header of the next batch, with the number that is expected back.
+    fn next(&mut self, rows: usize, contexts: usize) {
+        self.expected = self.expected.wrapping_add(1);
+        let header = Header { rows: rows as u32, contexts: contexts as u32, sequence: self.expected, reserved: 0 };
         // SAFETY: the header's place in the mapping; the device reads it only while a batch runs, and none does.
         unsafe { ptr::write_volatile(self.memory.as_mut_ptr().add(HEADER_AT).cast::<Header>(), header) };
-        sequence
     }
 
     fn done(&self) -> u32 {
@@ -186,6 +211,9 @@ impl Control {
         unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(DONE_AT).cast::<u32>().cast_mut()) }.load(Ordering::Acquire)
     }
 }
+
+/// For [`CudaSlot::try_out`].
+unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}
 
 /// A page: what can be registered.
 const CONTROL_BYTES: usize = 4096;

@@ -20,8 +20,10 @@ use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::task::{Task, Work};
 use crate::engine::cpu::plan::tasks;
 use crate::engine::cpu::{Hoist, Options, Simd};
+use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
 use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
@@ -93,9 +95,26 @@ impl Program {
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
         }
+        let layers = layers(&lowered, target.numbers);
         let Generator { blob, tables, .. } = generator;
-        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs })
+        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
     }
+}
+
+/// The dense layers of a plan: all of them have the arithmetic that was asked for.
+fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
+    let (precision, reason) = match numbers {
+        Numbers::F32 => (Precision::F32, "as asked for"),
+        Numbers::Bf16 => (Precision::Bf16, "tensor cores multiply it"),
+    };
+    let layer = |task: &Task| match &task.work {
+        Work::Linear { matrix, .. } => {
+            let name = lowered.names.get(&task.out).cloned().unwrap_or_default();
+            Some(LayerPrecision { name, k: matrix.k, n: matrix.n, precision, reason: reason.to_owned() })
+        }
+        _ => None,
+    };
+    lowered.tasks.iter().filter_map(layer).collect()
 }
 
 /// One model on its way.
