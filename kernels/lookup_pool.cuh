@@ -47,8 +47,19 @@ struct Chunk {
     uint32_t words[WORDS];
     uint32_t header[HEADER_WORDS];
 
-    // Asks for chunk `at` of a row. Nothing outside the row's STRIDE bytes is read.
-    DEV void load(const uint8_t* row, int at) {
+    // Asks for chunk `at` of a row, if that is there; else the numbers are anything finite. Nothing outside the row's STRIDE bytes is read.
+    DEV void load(const uint8_t* row, int at, bool there) {
+#pragma unroll
+        for (int word = 0; word < WORDS; word++) {
+            words[word] = 0;
+        }
+#pragma unroll
+        for (int word = 0; word < HEADER_WORDS; word++) {
+            header[word] = 0;
+        }
+        if (!there) {
+            return;
+        }
         const int first = ROWS::CODES + (BITS < 32 ? at * BITS / 32 * 4 : at * (BITS / 8));
 #pragma unroll
         for (int word = 0; word < WORDS; word += WIDTH / 4) {
@@ -155,9 +166,10 @@ struct Lookup {
         const uint4 words = load_nc16(b.job.weights + list + feature * 16);
         return Lookup{words.x, words.y, words.z, words.w};
     }
-    // Row `id`, or any other that exists.
-    DEV const uint8_t* row(const Block& b, uint32_t id, int stride) const {
-        return b.job.tables[table] + (uint64_t)(id < rows ? id : 0) * (uint32_t)stride;
+    // Row 0.
+    DEV const uint8_t* base(const Block& b) const {
+        const uint2 words = load_nc8(b.job.tables + table);
+        return (const uint8_t*)((uint64_t)words.y << 32 | words.x);
     }
 };
 
@@ -199,6 +211,7 @@ DEV void gather_rows(const Block& b) {
     const int items = b.rows * ITEMS;
     for (int first = thread_from<FROM>(); first < items; first += THREADS * UNROLL) {
         Lookup lookups[UNROLL];
+        const uint8_t* bases[UNROLL];
         uint2 bags[UNROLL];
         uint32_t ids[UNROLL];
         float weights[UNROLL];
@@ -211,6 +224,7 @@ DEV void gather_rows(const Block& b) {
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
+            bases[u] = lookups[u].base(b);
             bags[u] = IDS::bag(b, lookups[u], item(u) / ITEMS);
         }
 #pragma unroll
@@ -221,7 +235,7 @@ DEV void gather_rows(const Block& b) {
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            chunks[u].load(lookups[u].row(b, ids[u], ROWS::STRIDE), item(u) % CHUNKS);
+            chunks[u].load(bases[u] + (uint64_t)ids[u] * ROWS::STRIDE, item(u) % CHUNKS, ids[u] < lookups[u].rows);
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -257,13 +271,15 @@ DEV void pool_bags(const Block& b) {
         return;
     }
 
-    Lookup lookup, next_lookup;
-    uint2 bag, next_bag;
+    Lookup next_lookup;
+    const uint8_t* next_base;
+    uint2 next_bag;
     uint32_t ids[UNROLL];
     float weights[UNROLL];
     const auto find = [&](int at) {
         const int known = at < items ? at : 0;
         next_lookup = Lookup::at(b, LIST, known % ITEMS / GROUP);
+        next_base = next_lookup.base(b);
         next_bag = IDS::bag(b, next_lookup, known / ITEMS);
         if (at >= items || at % LANES >= CHUNKS) {
             next_bag.y = 0;
@@ -280,8 +296,9 @@ DEV void pool_bags(const Block& b) {
     ask(next_bag, i % GROUP / LANES);
     for (; i < end; i += THREADS) {
         const int chunk = i % LANES;
-        lookup = next_lookup;
-        bag = next_bag;
+        const Lookup lookup = next_lookup;
+        const uint8_t* base = next_base;
+        const uint2 bag = next_bag;
         if (i + THREADS < end) {
             find(i + THREADS);
         } else {
@@ -301,8 +318,8 @@ DEV void pool_bags(const Block& b) {
             float factors[UNROLL];
 #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
-                chunks[u].load(lookup.row(b, ids[u], ROWS::STRIDE), chunk % CHUNKS);
                 there[u] = ids[u] < lookup.rows;
+                chunks[u].load(base + (uint64_t)ids[u] * ROWS::STRIDE, chunk % CHUNKS, there[u]);
                 factors[u] = there[u] ? weights[u] : 0.0f;
                 counted += there[u] ? 1 : 0;
             }
@@ -365,7 +382,7 @@ DEV void table_rows(const Block& b) {
             const int i = min_(first + u * THREADS, items - 1);
             const int64_t id = INDEX::row(b, i / ITEMS)[i % ITEMS / CHUNKS];
             there[u] = id >= 0 && id < (int64_t)TABLE_ROWS;
-            chunks[u].load(table + (there[u] ? (uint64_t)id : 0) * (uint32_t)ROWS::STRIDE, i % CHUNKS);
+            chunks[u].load(table + (uint64_t)id * ROWS::STRIDE, i % CHUNKS, there[u]);
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {

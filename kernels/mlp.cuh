@@ -17,7 +17,7 @@ DEV float activate(float x) {
     return ACTIVATION == SIGMOID ? 1.0f / (1.0f + exp_(-x)) : x;
 }
 
-template <class X, class OUT, class ADDEND, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_f32(const Block& b) {
     constexpr int PADDED = (N + 3) / 4 * 4;
     const float* weights = (const float*)(b.job.weights + WEIGHTS);

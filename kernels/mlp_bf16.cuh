@@ -194,12 +194,12 @@ DEV void linear_bf16_whole(const Block& b) {
 }
 
 // Several warps share an item: each has some of its inputs.
-template <class X, class OUT, class ADDEND, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_bf16_split(const Block& b) {
     using T = WarpTiles<ROWS, K, N>;
-    static_assert(T::MPW == 1 && T::NPW == 1 && WARPS * 16 * 8 * 4 <= ROOM_BYTES, "a warp's sums in its part of the room");
+    static_assert(T::MPW == 1 && T::NPW == 1, "512 bytes of sums for each warp in the room");
     constexpr int SHARE = (T::CHUNKS + T::SPLITS - 1) / T::SPLITS;
-    float* room = (float*)b.room;
+    float* room = (float*)ROOM::row(b, 0);
     const int item = (int)warp() / T::SPLITS, split = (int)warp() % T::SPLITS;
     if (item < T::ITEMS) {
         const int g = (int)lane() / 4, t = (int)lane() % 4;
@@ -228,11 +228,11 @@ DEV void linear_bf16_split(const Block& b) {
     }
 }
 
-template <class X, class OUT, class ADDEND, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_bf16(const Block& b) {
     constexpr int ROWS = TILE * INNER;
     if constexpr (WarpTiles<ROWS, K, N>::SPLITS > 1) {
-        linear_bf16_split<X, OUT, ADDEND, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
+        linear_bf16_split<X, OUT, ADDEND, ROOM, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
     } else {
         linear_bf16_whole<X, OUT, ADDEND, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
     }

@@ -9,9 +9,11 @@
 // state itself: the state, and the state scaled; a turn has two). Z: room of [HIDDEN] for gate z then, else None.
 // Bytes per tile and step: 12 * HIDDEN^2 of weights from the L1 or L2, ceil(rows / ROWS) times; FLOPs: 6 * HIDDEN^2 per row and step.
 #pragma once
-#include "elementwise.cuh"
+#include "tile.cuh"
 
 enum GruKind { GRU, AGRU, AUGRU };
+
+DEV float gate(float x) { return 1.0f / (1.0f + exp_(-x)); }
 
 template <int KIND>
 DEV float next_state(float state, float z, float n, float attention) {
@@ -119,8 +121,8 @@ DEV void gru(const Block& b) {
                     float value = state[now];
                     if (at >= 0) {
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        const float reset = sigmoid_f32(sums[i][0] + (float)inputs[0]);
-                        const float z = sigmoid_f32(sums[i][1] + (float)inputs[HIDDEN]);
+                        const float reset = gate(sums[i][0] + (float)inputs[0]);
+                        const float z = gate(sums[i][1] + (float)inputs[HIDDEN]);
                         const float n = tanh_(fma_(reset, sums[i][2] + bias[j], (float)inputs[2 * HIDDEN]));
                         value = next_state<KIND>(value, z, n, share(r, at));
                         if (!LAST) {
@@ -142,8 +144,8 @@ DEV void gru(const Block& b) {
                     if (at >= 0) {
                         float* state = STATE::row(b, r) + j;
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        state[PADDED] = state[0] * sigmoid_f32(sums[i][0] + (float)inputs[0]);
-                        Z::row(b, r)[j] = sigmoid_f32(sums[i][1] + (float)inputs[HIDDEN]);
+                        state[PADDED] = state[0] * gate(sums[i][0] + (float)inputs[0]);
+                        Z::row(b, r)[j] = gate(sums[i][1] + (float)inputs[HIDDEN]);
                     }
                 }
             }

@@ -233,6 +233,7 @@ DEV float sqrt_(float x) { return sqrtf(x); }
 DEV float rsqrt_(float x) { return rsqrtf(x); }
 DEV float pow_(float x, float y) { return powf(x, y); }
 DEV float erf_(float x) { return erff(x); }
+DEV float fmod_(float x, float y) { return fmodf(x, y); }
 DEV float sin_(float x) { return sinf(x); }
 DEV float cos_(float x) { return cosf(x); }
 DEV float floor_(float x) { return floorf(x); }

@@ -12,7 +12,6 @@
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
-constexpr int ROOM_BYTES = 8192;
 
 struct Block {
     const Job& job;
@@ -21,7 +20,6 @@ struct Block {
     const uint32_t* context;  // [TILE]: the context of each row; row 0's for rows behind the last; null in the contexts' kernel
     int first;                // first row of the tile, within the batch
     int rows;                 // rows of the tile
-    uint8_t* room;            // shared memory [ROOM_BYTES] for what threads tell each other within one step
 };
 
 // An element of 16 bits, rounded when it is stored.
@@ -126,14 +124,14 @@ DEV float sum_lanes(float x) {
     return x;
 }
 
-// Takes the block's tiles through STEPS. Shared memory: [TILE] contexts, the steps' room, then the values.
+// Takes the block's tiles through STEPS. Shared memory: [TILE] contexts, then the values.
 template <class STEPS, int TILE, bool CANDIDATES, int SCRATCH_BYTES>
 DEV void run_tiles(const Job& job, uint8_t* shared) {
-    constexpr int CONTEXTS = (TILE * 4 + 127) / 128 * 128, HEAD = CONTEXTS + ROOM_BYTES;
+    constexpr int HEAD = (TILE * 4 + 127) / 128 * 128;
     const int rows = (int)(CANDIDATES ? job.header->rows : job.header->contexts);
     uint32_t* context = (uint32_t*)shared;
     for (int tile = (int)block_x(); tile * TILE < rows; tile += (int)blocks_x()) {
-        Block b{job, shared + HEAD, job.scratch + (size_t)block_x() * SCRATCH_BYTES, context, tile * TILE, 0, shared + CONTEXTS};
+        Block b{job, shared + HEAD, job.scratch + (size_t)block_x() * SCRATCH_BYTES, context, tile * TILE, 0};
         b.rows = rows - b.first < TILE ? rows - b.first : TILE;
         if (CANDIDATES) {
             for (int r = (int)thread_x(); r < TILE; r += THREADS) {

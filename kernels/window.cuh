@@ -3,7 +3,7 @@
 // conv: OUT [OUTER][GROUPS * OUTPUTS][positions] = BIAS + sum over INPUTS and taps of weight * X [OUTER][GROUPS * INPUTS][elements], as far as
 // the taps lie inside. A thread holds 4 outputs of one group at POINTS positions, which lie ceil(positions / POINTS) apart: neighbouring threads
 // take neighbouring positions, and share the weights that they read.
-// Weights: [GROUPS][INPUTS][taps][OUTPUTS padded to 4], zeros behind OUTPUTS; BIAS [GROUPS][OUTPUTS padded to 4].
+// Weights: [GROUPS][taps][INPUTS][OUTPUTS padded to 4], zeros behind OUTPUTS; BIAS [GROUPS][OUTPUTS padded to 4].
 // FLOPs: 2 * INPUTS * taps per output; bytes: X ceil(OUTPUTS / 4) times, weights from the L1 or L2.
 //
 // pool: OUT [OUTER][positions] of X [OUTER][elements], a thread per element of the result.
@@ -17,7 +17,10 @@ struct Axis {
     static constexpr int SIZE = SIZE_, POSITIONS = POSITIONS_, KERNEL = KERNEL_, STRIDE = STRIDE_, DILATION = DILATION_, PAD = PAD_;
     // Where element `tap` lies at `position`: inside if it is one of 0 .. SIZE.
     DEV static int source(int position, int tap) { return position * STRIDE + tap * DILATION - PAD; }
-    DEV static bool inside(int source) { return PAD == 0 && (POSITIONS - 1) * STRIDE + (KERNEL - 1) * DILATION < SIZE ? true : source >= 0 && source < SIZE; }
+    DEV static bool inside(int source) {
+        constexpr bool ALWAYS = PAD == 0 && (POSITIONS - 1) * STRIDE + (KERNEL - 1) * DILATION < SIZE;
+        return ALWAYS || (source >= 0 && source < SIZE);
+    }
 };
 
 template <class A_, class B_, class C_>
@@ -29,11 +32,11 @@ struct Window {
     static constexpr int POSITIONS = A::POSITIONS * B::POSITIONS * C::POSITIONS;
     static constexpr int TAPS = A::KERNEL * B::KERNEL * C::KERNEL;
 
-    // The element under tap (i, j, k) at a position; -1 where that is padding.
-    DEV static int element(int position, int i, int j, int k) {
-        const int a = A::source(position / (B::POSITIONS * C::POSITIONS), i);
-        const int b = B::source(position / C::POSITIONS % B::POSITIONS, j);
-        const int c = C::source(position % C::POSITIONS, k);
+    // The element under a tap at a position; -1 where that is padding.
+    DEV static int element(int position, int tap) {
+        const int a = A::source(position / (B::POSITIONS * C::POSITIONS), tap / (B::KERNEL * C::KERNEL));
+        const int b = B::source(position / C::POSITIONS % B::POSITIONS, tap / C::KERNEL % B::KERNEL);
+        const int c = C::source(position % C::POSITIONS, tap % C::KERNEL);
         return A::inside(a) && B::inside(b) && C::inside(c) ? (a * B::SIZE + b) * C::SIZE + c : -1;
     }
 };
@@ -45,7 +48,7 @@ DEV void conv(const Block& b) {
         const int point = item % ACROSS, strip = item / ACROSS % STRIPS, group = item / (ACROSS * STRIPS) % GROUPS;
         const int outer = item / (ACROSS * STRIPS * GROUPS) % OUTER, r = item / (ACROSS * STRIPS * GROUPS * OUTER);
         const auto* x = X::row(b, r) + (outer * GROUPS + group) * INPUTS * WINDOW::ELEMENTS;
-        const float* weights = (const float*)(b.job.weights + WEIGHTS) + (size_t)group * INPUTS * WINDOW::TAPS * STRIPS * 4 + strip * 4;
+        const float* weights = (const float*)(b.job.weights + WEIGHTS) + (size_t)group * WINDOW::TAPS * INPUTS * STRIPS * 4 + strip * 4;
         const float4 bias = load_f32x4((const float*)(b.job.weights + BIAS) + (group * STRIPS + strip) * 4);
         float sums[POINTS][4];
 #pragma unroll
@@ -56,28 +59,27 @@ DEV void conv(const Block& b) {
             sums[i][3] = bias.w;
         }
 #pragma unroll 1
-        for (int input = 0; input < INPUTS; input++) {
-#pragma unroll 1
-            for (int ij = 0; ij < WINDOW::A::KERNEL * WINDOW::B::KERNEL; ij++) {
-#pragma unroll 4
-                for (int k = 0; k < WINDOW::C::KERNEL; k++) {
-                    const float4 w = load_f32x4(weights);
-                    weights += STRIPS * 4;
+        for (int tap = 0; tap < WINDOW::TAPS; tap++) {
+            int elements[POINTS];
 #pragma unroll
-                    for (int i = 0; i < POINTS; i++) {
-                        const int position = min_(point + i * ACROSS, WINDOW::POSITIONS - 1);
-                        const int element = WINDOW::element(position, ij / WINDOW::B::KERNEL, ij % WINDOW::B::KERNEL, k);
-                        if (element >= 0) {
-                            const float value = (float)x[element];
-                            sums[i][0] = fma_(w.x, value, sums[i][0]);
-                            sums[i][1] = fma_(w.y, value, sums[i][1]);
-                            sums[i][2] = fma_(w.z, value, sums[i][2]);
-                            sums[i][3] = fma_(w.w, value, sums[i][3]);
-                        }
+            for (int i = 0; i < POINTS; i++) {
+                elements[i] = WINDOW::element(min_(point + i * ACROSS, WINDOW::POSITIONS - 1), tap);
+            }
+#pragma unroll 2
+            for (int input = 0; input < INPUTS; input++) {
+                const float4 w = load_f32x4(weights);
+                weights += STRIPS * 4;
+#pragma unroll
+                for (int i = 0; i < POINTS; i++) {
+                    if (elements[i] >= 0) {
+                        const float value = (float)x[input * WINDOW::ELEMENTS + elements[i]];
+                        sums[i][0] = fma_(w.x, value, sums[i][0]);
+                        sums[i][1] = fma_(w.y, value, sums[i][1]);
+                        sums[i][2] = fma_(w.z, value, sums[i][2]);
+                        sums[i][3] = fma_(w.w, value, sums[i][3]);
                     }
                 }
             }
-            x += WINDOW::ELEMENTS;
         }
         auto* out = OUT::row(b, r) + ((outer * GROUPS + group) * OUTPUTS + strip * 4) * WINDOW::POSITIONS;
 #pragma unroll
@@ -104,15 +106,12 @@ DEV void pool(const Block& b) {
         float value = FUNCTION == MAX_POOL ? bits_f32(0xff800000u) : 0.0f;
         int count = 0;
 #pragma unroll 1
-        for (int ij = 0; ij < WINDOW::A::KERNEL * WINDOW::B::KERNEL; ij++) {
-#pragma unroll 4
-            for (int k = 0; k < WINDOW::C::KERNEL; k++) {
-                const int element = WINDOW::element(position, ij / WINDOW::B::KERNEL, ij % WINDOW::B::KERNEL, k);
-                if (element >= 0) {
-                    const float other = (float)x[element];
-                    value = FUNCTION != MAX_POOL ? value + other : value > other || is_nan(value) ? value : other;
-                    count++;
-                }
+        for (int tap = 0; tap < WINDOW::TAPS; tap++) {
+            const int element = WINDOW::element(position, tap);
+            if (element >= 0) {
+                const float other = (float)x[element];
+                value = FUNCTION != MAX_POOL ? value + other : value > other || is_nan(value) ? value : other;
+                count++;
             }
         }
         if (FUNCTION != MAX_POOL) {

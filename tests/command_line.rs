@@ -40,6 +40,11 @@ fn exit_codes() {
         (&["import", "onnx", "x.onnx", "--out", "y", "--dim", "length"], 2, "NAME=SIZE"),
         (&["inspect", "tests/bundles/dlrm", "--precision", "int8"], 2, "say --plan too"),
         (&["check", "no/such/bundle"], 1, "no/such/bundle"),
+        (&["compile", "tests/bundles/dlrm", "--arch", "sm_75"], 2, "compute capability 7.5 is older than 8.0"),
+        (&["compile", "tests/bundles/dlrm", "--arch", "sm_80,hopper"], 2, "architecture \"hopper\" is not of the form sm_90a"),
+        (&["compile", "tests/bundles/dlrm", "--precision", "int8"], 2, "possible values: f32, bf16"),
+        (&["compile", "tests/bundles/dlrm", "--nvrtc", "no/such"], 78, "no/such: No such file"),
+        (&["compile", "tests/bundles/dlrm", "--nvrtc", "tests/bundles"], 78, "no libnvrtc.so.12 in tests/bundles; install it (pip install"),
         (&["check", "tests/bundles/dlrm", "--engine", "cpu", "--precision", "bf16"], 78, "no arithmetic in bf16"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
         (&["synth", "dlrm-kaggle", "--rows-cap", "5", "--out", "tests"], 1, "exists already"),
@@ -93,6 +98,46 @@ fn inspect_shows_the_precision_of_a_plan() {
     assert_eq!(json["precision"]["limits"]["probability"], 5e-3);
     let json: serde_json::Value = serde_json::from_str(&plan(&["--json"]).0).expect("JSON");
     assert!(json["precision"].is_null());
+}
+
+/// Neither a GPU nor its driver is needed, only the compiler's library.
+#[test]
+fn kernels_are_compiled_ahead_of_time() {
+    let Some(nvrtc) = std::env::var("GAVEL_NVRTC").ok().filter(|path| !path.is_empty()) else {
+        return println!("skipped: GAVEL_NVRTC does not name the CUDA compiler");
+    };
+    let place = tempfile::tempdir().expect("a folder");
+    let out = place.path().join("kernels");
+    let out = out.to_str().expect("UTF-8");
+    let compile = |more: &[&str]| {
+        let output = gavel(&[&["compile", "tests/bundles/dlrm_scoped", "--nvrtc", &nvrtc, "--out", out, "--deny-spills"], more].concat());
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    };
+    let files = || {
+        let entries = std::fs::read_dir(out).expect("a folder").flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let stdout = compile(&["--arch", "sm_90a,sm_80,sm_90a"]);
+    for part in ["registers", "contexts_16", "candidates_16", "sm_80", "sm_90a", "f32", "made 2 cubins", out] {
+        assert!(stdout.contains(part), "{part}\n{stdout}");
+    }
+    let names = files();
+    let parts: Vec<&str> = names.iter().map(|name| name.rsplit_once('.').map_or("", |(_, ending)| ending)).collect();
+    assert_eq!(parts, ["cubin", "json", "cubin", "json"], "{names:?}");
+    assert!(names[0].starts_with("sm_80-") && names[2].starts_with("sm_90a-"), "{names:?}");
+    let described = std::fs::read(format!("{out}/{}", names[1])).expect("a description");
+    let described: serde_json::Value = serde_json::from_slice(&described).expect("JSON");
+    let cubin = std::fs::read(format!("{out}/{}", names[0])).expect("a cubin");
+    assert!(cubin.starts_with(b"\x7fELF") && described["bytes"] == cubin.len());
+    assert!(described["kernels"].as_array().is_some_and(|kernels| kernels.iter().any(|kernel| kernel["function"] == "candidates_16")));
+
+    compile(&["--arch", "sm_80"]);
+    assert_eq!(files(), names, "the same sources are the same files");
+    compile(&["--arch", "sm_80", "--precision", "bf16"]);
+    assert_eq!(files().len(), 6, "another precision is another program");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 // What rt.cuh is under g++: a CUDA thread is a fiber, and all that a wrapper needs lies at the top of the fiber's own stack.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 #if !defined(__x86_64__)
@@ -360,6 +361,7 @@ DEV float sqrt_(float x) { return __builtin_sqrtf(x); }
 DEV float rsqrt_(float x) { return 1.0f / __builtin_sqrtf(x); }
 DEV float pow_(float x, float y) { return __builtin_powf(x, y); }
 DEV float erf_(float x) { return __builtin_erff(x); }
+DEV float fmod_(float x, float y) { return __builtin_fmodf(x, y); }
 DEV float sin_(float x) { return __builtin_sinf(x); }
 DEV float cos_(float x) { return __builtin_cosf(x); }
 DEV float floor_(float x) { return __builtin_floorf(x); }

@@ -1,6 +1,7 @@
 //! Settings with a small set of values.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 macro_rules! choices {
@@ -147,6 +148,25 @@ impl fmt::Display for Shards {
         match self {
             Shards::Auto => f.write_str("auto"),
             Shards::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// Where something is on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where it usually is.
+    Auto,
+    /// Here.
+    Path(PathBuf),
+}
+
+impl Place {
+    /// The path that was given.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Place::Auto => None,
+            Place::Path(path) => Some(path),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, PrecisionChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards};
 
 /// A value as it was given, not yet of any type.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +149,21 @@ impl Value for PathBuf {
     }
 }
 
+impl Value for Place {
+    fn read(raw: &Raw) -> Result<Place, String> {
+        match raw {
+            Raw::Text(text) | Raw::String(text) if text == "auto" => Ok(Place::Auto),
+            raw => PathBuf::read(raw).map(Place::Path).map_err(|_| format!("expected \"auto\" or a path, found {}", raw.describe())),
+        }
+    }
+    fn to_toml(&self) -> String {
+        match self {
+            Place::Auto => quote("auto"),
+            Place::Path(path) => path.to_toml(),
+        }
+    }
+}
+
 impl Value for Address {
     fn read(raw: &Raw) -> Result<Address, String> {
         match raw {
@@ -185,6 +200,8 @@ fn one_or_more(raw: &Raw) -> Result<Vec<Address>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn text(text: &str) -> Raw {
@@ -209,6 +226,21 @@ mod tests {
         assert_eq!(check_range(&5u32, Some(&(1..=4))), Err("expected a whole number from 1 to 4, found 5".into()));
         assert_eq!(check_range(&5u32, Some(&(1..=5))), Ok(()));
         assert_eq!(check_range(&5u32, None), Ok(()));
+    }
+
+    #[test]
+    fn places() {
+        for (raw, expected) in [
+            (text("auto"), Some(Place::Auto)),
+            (Raw::String("/a b".into()), Some(Place::Path("/a b".into()))),
+            (text("./auto"), Some(Place::Path("./auto".into()))),
+            (text(""), None),
+            (Raw::Integer(1), None),
+        ] {
+            assert_eq!(Place::read(&raw).ok(), expected, "{raw:?}");
+        }
+        assert_eq!(Place::read(&text("")), Err("expected \"auto\" or a path, found \"\"".into()));
+        assert_eq!((Place::Auto.path(), Place::Path("/a".into()).path()), (None, Some(Path::new("/a"))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a server will run on, decided and explained before anything is started: shards and CPUs, the sockets' backend, the engine.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Config, Cuda as CudaSettings, EngineChoice, PrecisionChoice, Shards};
@@ -38,7 +39,7 @@ impl Plan {
         let general = &config.general;
         let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), &mut notes)?;
         let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
-        let prepare = prepare_options(&engine, general.precision, limits)?;
+        let prepare = PrepareOptions { cubins: cubins(&config.cuda), ..prepare_options(&engine, general.precision, limits)? };
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
         notes.push((io.warn, io.message));
         let cpus = Cpus::detect().map_err(|error| Unfit(format!("the process's CPU affinity cannot be read: {error}")))?;
@@ -75,6 +76,12 @@ pub fn device_options(settings: &CudaSettings) -> DeviceOptions {
         in_flight_per_device: settings.in_flight_per_device,
         copy_from_bytes: settings.copy_from_bytes,
     }
+}
+
+/// Where the CUDA engine finds and keeps compiled kernels, as configured.
+pub fn cubins(settings: &CudaSettings) -> Cubins {
+    let cache = settings.kernel_cache.path().map_or_else(default_cache, Path::to_path_buf);
+    Cubins::new(Some(cache), settings.nvrtc.path().map(Path::to_path_buf))
 }
 
 /// Decides for an engine that computes in this precision, and opens its device; `notes` gets what an operator should read.
@@ -159,7 +166,7 @@ pub fn prepare_options(engine: &ChosenEngine, choice: PrecisionChoice, limits: S
     Ok(PrepareOptions {
         precision: PrecisionOptions { precision, limits, even_small: false },
         device: engine.device.clone(),
-        cubins: Cubins::new(Some(default_cache()), None),
+        cubins: cubins(&CudaSettings::default()),
     })
 }
 

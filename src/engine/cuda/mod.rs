@@ -25,4 +25,4 @@ pub use generate::{Numbers, Target};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use loaded::{KernelFacts, Loaded};
 pub use prepare::{load, prepare};
-pub use program::{Launch, Needs, Over, Program, Variant};
+pub use program::{DeviceTable, Launch, Needs, Over, Program, Variant};

@@ -28,7 +28,9 @@ pub fn headers() -> &'static [Header<'static>] {
         "lines.cuh"
         "lookup_pool.cuh"
         "mlp.cuh"
+        "mlp_bf16.cuh"
         "normalize.cuh"
+        "operands.cuh"
         "picks.cuh"
         "products.cuh"
         "recurrent.cuh"
@@ -36,6 +38,7 @@ pub fn headers() -> &'static [Header<'static>] {
         "rt.cuh"
         "tile.cuh"
         "trees.cuh"
+        "wide.cuh"
         "window.cuh"
     };
     HEADERS

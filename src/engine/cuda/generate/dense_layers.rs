@@ -29,7 +29,13 @@ impl Emitter<'_, '_> {
         };
         let name = if self.is_bf16() { "linear_bf16" } else { "linear_f32" };
         let tile = self.places.tile;
-        self.step(format!("{name}<{x}, {out}, {addend}, {tile}, {k}, {n}, {inner}, {addend_inner}, {activation}, {weights}, {bias}>(b);"));
+        let room = match self.is_bf16() && shares_inputs(tile * inner, k, n) {
+            true => self.block_room(WARP_SUMS * WARPS),
+            false => "None".to_owned(),
+        };
+        self.step(format!(
+            "{name}<{x}, {out}, {addend}, {room}, {tile}, {k}, {n}, {inner}, {addend_inner}, {activation}, {weights}, {bias}>(b);"
+        ));
     }
 
     /// Dot products of pairs (`kernels/dot_interaction.cuh`).
@@ -61,6 +67,16 @@ impl Emitter<'_, '_> {
         self.step(format!("interaction_bf16<{name}, {out}, {count}, {dim}, {}, {heads}, {places}>(b);", squares.len()));
     }
 }
+
+/// Whether a product of so many rows is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.
+fn shares_inputs(rows: usize, k: usize, n: usize) -> bool {
+    rows.div_ceil(16) * n.div_ceil(8) * 2 <= WARPS && k > 32
+}
+
+/// Warps of a block: `WARPS` of `kernels/tile.cuh`.
+const WARPS: usize = 8;
+/// Bytes of the sums of 16 x 8 products.
+const WARP_SUMS: usize = 512;
 
 /// `[k][n padded to 4]`, as `linear_f32` reads weights.
 fn padded_rows(matrix: &LayerMatrix) -> Vec<f32> {

@@ -186,11 +186,9 @@ impl Generator<'_, '_> {
 
 /// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.
 const fn head_bytes(tile: usize) -> usize {
-    (tile * 4).next_multiple_of(128) + ROOM_BYTES
+    (tile * 4).next_multiple_of(128)
 }
 
-/// Shared memory for what threads tell each other within one step: `ROOM_BYTES` of `kernels/tile.cuh`.
-const ROOM_BYTES: usize = 8192;
 /// Rows of a tile: few for short batches, many where weights should be read seldom.
 const TILES: [usize; 2] = [16, 64];
 /// A batch fills so many large tiles before they pay: fewer leave most of the device idle.

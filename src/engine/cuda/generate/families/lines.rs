@@ -34,7 +34,7 @@ impl Lines {
         let (lines, count): (usize, usize) = (kept.iter().product(), taken.iter().product());
         // Where the elements behind one another are a line's, lanes share lines as far as that goes; elsewhere only as far as there are fewer
         // lines than threads.
-        let innermost = (0..shape.len()).rev().find(|&axis| shape[axis] > 1);
+        let innermost = (0..shape.len()).rev().find(|&axis| shape[axis] != 1);
         let together = innermost.is_none_or(|axis| axes.contains(&axis));
         let wanted = if together { WARP } else { THREADS / (lines * tile).clamp(1, THREADS) };
         let parts = wanted.min(count).clamp(1, WARP);

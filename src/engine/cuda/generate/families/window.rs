@@ -20,7 +20,8 @@ impl Emitter<'_, '_> {
             let (group, output) = (channel / outputs, channel % outputs);
             biases[group * padded + output] = bias[channel];
             for (at, &weight) in weight[channel * inputs * taps..][..inputs * taps].iter().enumerate() {
-                weights[(group * inputs * taps + at) * padded + output] = weight;
+                let (input, tap) = (at / taps, at % taps);
+                weights[((group * taps + tap) * inputs + input) * padded + output] = weight;
             }
         }
         let (weights, biases) = (self.blob.add(&weights), self.blob.add(&biases));

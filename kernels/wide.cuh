@@ -1,0 +1,302 @@
+// Dense layers too wide for tiles, a kernel each over the whole batch: OUT[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
+//
+// A block computes BM x BN results of a strip of rows (grid's x) and a strip of columns (y); X and W reach it through a ring of STAGES pieces of
+// shared memory, some pieces ahead of the arithmetic. Views as in tiles; a strip's rows are a Block without shared values.
+//
+// bf16: mma.sync m16n8k16, X and W rounded to bf16, sums in f32. 8 warps as 2 x 4, each 16 MT x 8 NT results: MT = NT = 4 is 128 x 128, 2 is
+//   64 x 64 for small batches. Pieces of 32 inputs: X as [BM][32], its 16-byte groups permuted so that ldmatrix meets no bank twice; W as it is
+//   packed for tiles (mlp_bf16.cuh), each lane's 16 bytes one load. X in bf16 comes by cp.async, X in f32 through registers.
+//   Bytes from the L2 per block and 32 inputs: 64 (BM + BN), or 64 (2 BM + BN) with X in f32, for 64 BM BN FLOPs. On an H200 (5.5 TB/s from the
+//   L2, about 500 TFLOP/s for mma.sync) 128 x 128 is bound by the L2 at 350 TFLOP/s: a layer of 1024 x 1024 at 4096 rows takes 25 us or more.
+// f32: 16 x 16 threads, each T x T results, T = 8 (128 x 128) or 4 (64 x 64). Pieces of 16 inputs: X transposed as [16][BM], W as [16][BN].
+//   Bound by arithmetic: 67 TFLOP/s on an H200; a layer of 1024 x 1024 at 4096 rows takes 130 us or more.
+// Weights: bf16 as linear_bf16's; f32 [K][N padded to 4]. Bias padded to a multiple of 8.
+#pragma once
+#include "mlp_bf16.cuh"
+
+// Takes strips of BM rows through STRIP::run, for column strip block_y. Shared memory: [BM] contexts, then STRIP's.
+template <class STRIP, int BM, bool CANDIDATES>
+DEV void run_strips(const Job& job, uint8_t* shared) {
+    const int rows = (int)(CANDIDATES ? job.header->rows : job.header->contexts);
+    uint32_t* context = (uint32_t*)shared;
+    for (int strip = (int)block_x(); strip * BM < rows; strip += (int)blocks_x()) {
+        Block b{job, shared + BM * 4, nullptr, context, strip * BM, 0};
+        b.rows = rows - b.first < BM ? rows - b.first : BM;
+        if (CANDIDATES) {
+            for (int r = (int)thread_x(); r < BM; r += THREADS) {
+                context[r] = job.row_context[b.first + (r < b.rows ? r : 0)];
+            }
+        }
+        STRIP::run(b, (int)block_y());
+        sync_block();
+    }
+}
+
+// What a thread brings of a piece of X by way of registers: 2 groups of 8 inputs for MT = 4, one for MT = 2.
+template <class X, int K, int MT>
+struct WideRows {
+    static constexpr int BM = 32 * MT, GROUPS = BM * 4 / THREADS;
+    using Element = typename X::Element;
+    static constexpr bool DIRECT = Same<Element, Bf16>::value && Rows<X>::ALIGN == 16;
+    uint4 held[GROUPS];
+
+    DEV static uint8_t* place(uint8_t* piece, int group) {
+        const int row = group / 4;
+        return piece + row * 64 + ((group % 4) ^ (row / 2 % 4)) * 16;
+    }
+    // Inputs 32 chunk .. of all rows, asynchronously.
+    DEV static void copy(const Block& b, uint8_t* piece, int chunk) {
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) {
+            const int group = i * THREADS + (int)thread_x(), row = group / 4, k = chunk * 32 + group % 4 * 8;
+            const bool live = row < b.rows && k < K;
+            const int left = (K - k) * 2;
+            cp_async16(place(piece, group), X::row(b, row < b.rows ? row : 0) + (live ? k : 0), live ? (left < 16 ? left : 16) : 0);
+        }
+    }
+    DEV void load(const Block& b, int chunk) {
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) {
+            const int group = i * THREADS + (int)thread_x(), row = group / 4, k = chunk * 32 + group % 4 * 8;
+            held[i] = make_uint4(0, 0, 0, 0);
+            if (row < b.rows) {
+                const Element* x = X::row(b, row);
+                if (K % 8 == 0 ? k < K : k + 8 <= K) {
+                    held[i] = octet(x, k);
+                } else if (K % 8 != 0 && k < K) {
+                    held[i].x = operand_pair<K, 2, true>(x, k);
+                    held[i].y = operand_pair<K, 2, true>(x, k + 2);
+                    held[i].z = operand_pair<K, 2, true>(x, k + 4);
+                    held[i].w = operand_pair<K, 2, true>(x, k + 6);
+                }
+            }
+        }
+    }
+    DEV static uint4 octet(const float* x, int k) {
+        if (Rows<X>::ALIGN >= 16) {
+            const float4 first = *(const float4*)(x + k), second = *(const float4*)(x + k + 4);
+            return make_uint4(pack_bf16(first.x, first.y), pack_bf16(first.z, first.w), pack_bf16(second.x, second.y), pack_bf16(second.z, second.w));
+        }
+        return pairs(x, k);
+    }
+    DEV static uint4 octet(const Bf16* x, int k) { return pairs(x, k); }
+    DEV static uint4 pairs(const Element* x, int k) {
+        constexpr int ALIGN = Rows<X>::ALIGN;
+        return make_uint4(operand_pair<K, ALIGN, false>(x, k), operand_pair<K, ALIGN, false>(x, k + 2), operand_pair<K, ALIGN, false>(x, k + 4),
+                          operand_pair<K, ALIGN, false>(x, k + 6));
+    }
+    DEV void store(uint8_t* piece) const {
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) {
+            *(uint4*)place(piece, i * THREADS + (int)thread_x()) = held[i];
+        }
+    }
+};
+
+template <class X, class OUT, class ADDEND, int MT, int NT, int STAGES, int K, int N, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+struct WideBf16 {
+    static constexpr int BM = 32 * MT, BN = 32 * NT, CHUNKS = parts(K, 32), STRIPS = parts(N, 8);
+    static constexpr int X_BYTES = BM * 64, STAGE_BYTES = X_BYTES + BN * 64;
+    using Source = WideRows<X, K, MT>;
+
+    // Inputs 32 chunk .. of the strip's columns, asynchronously.
+    DEV static void copy_weights(const Block& b, uint8_t* piece, int strip0, int chunk) {
+#pragma unroll
+        for (int i = 0; i < BN * 4 / THREADS; i++) {
+            const int at = i * THREADS + (int)thread_x(), strip = strip0 + at / 32;
+            const size_t from = ((size_t)(strip < STRIPS ? strip : 0) * CHUNKS + chunk) * 512 + at % 32 * 16;
+            cp_async16(piece + at * 16, b.job.weights + WEIGHTS + from, strip < STRIPS ? 16 : 0);
+        }
+    }
+
+    DEV static void run(const Block& b, int column_strip) {
+        const int strip0 = column_strip * (BN / 8);
+        const int down = (int)warp() / 4, across = (int)warp() % 4;
+        float sums[MT][NT][4] = {};
+        Source source;
+        sync_block();
+#pragma unroll
+        for (int stage = 0; stage < STAGES - 1; stage++) {
+            if (stage < CHUNKS) {
+                uint8_t* piece = b.shared + stage * STAGE_BYTES;
+                if constexpr (Source::DIRECT) {
+                    Source::copy(b, piece, stage);
+                } else {
+                    source.load(b, stage);
+                    source.store(piece);
+                }
+                copy_weights(b, piece + X_BYTES, strip0, stage);
+            }
+            cp_async_commit();
+        }
+#pragma unroll 1
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            cp_async_wait<STAGES - 2>();
+            sync_block();
+            const int next = chunk + STAGES - 1;
+            uint8_t* free = b.shared + next % STAGES * STAGE_BYTES;
+            if (next < CHUNKS) {
+                if constexpr (Source::DIRECT) {
+                    Source::copy(b, free, next);
+                } else {
+                    source.load(b, next);
+                }
+                copy_weights(b, free + X_BYTES, strip0, next);
+            }
+            cp_async_commit();
+            const uint8_t* x = b.shared + chunk % STAGES * STAGE_BYTES;
+            const uint8_t* w = x + X_BYTES + across * (NT * 512) + lane() * 16;
+            uint32_t columns[NT][2][2];
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                const uint4 four = *(const uint4*)(w + n * 512);
+                columns[n][0][0] = four.x;
+                columns[n][0][1] = four.y;
+                columns[n][1][0] = four.z;
+                columns[n][1][1] = four.w;
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+#pragma unroll
+                for (int m = 0; m < MT; m++) {
+                    const int row = (down * MT + m) * 16 + (int)lane() % 16;
+                    uint32_t a[4];
+                    ldmatrix_x4(a, x + row * 64 + ((half * 2 + (int)lane() / 16) ^ (row / 2 % 4)) * 16);
+#pragma unroll
+                    for (int n = 0; n < NT; n++) {
+                        mma_bf16(sums[m][n], a, columns[n][half]);
+                    }
+                }
+            }
+            if constexpr (!Source::DIRECT) {
+                if (next < CHUNKS) {
+                    source.store(free);
+                }
+            }
+        }
+        cp_async_wait<0>();
+        const int g = (int)lane() / 4, t = (int)lane() % 4;
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                const int row = (down * MT + m) * 16 + g, column = (strip0 + across * NT + n) * 8 + 2 * t;
+                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row, column, sums[m][n][0], sums[m][n][1]);
+                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row + 8, column, sums[m][n][2], sums[m][n][3]);
+            }
+        }
+    }
+};
+
+template <class X, class OUT, class ADDEND, int T, int K, int N, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+struct WideF32 {
+    static constexpr int BM = 16 * T, BN = 16 * T, DEPTH = 16, PIECES = parts(K, DEPTH), PADDED = (N + 3) / 4 * 4;
+    // Floats from input to input of X: 4 more than the rows, so that threads that bring neighbouring inputs meet different banks.
+    static constexpr int X_STEP = BM + 4, X_FLOATS = DEPTH * X_STEP, STAGE_BYTES = (X_FLOATS + DEPTH * BN) * 4, STAGES = 2;
+    static constexpr int QUADS = BM * DEPTH / 4 / THREADS;
+
+    DEV static void copy_weights(const Block& b, float* piece, int first_column, int chunk) {
+        const float* weights = (const float*)(b.job.weights + WEIGHTS);
+#pragma unroll
+        for (int i = 0; i < DEPTH * BN / 4 / THREADS; i++) {
+            const int at = i * THREADS + (int)thread_x(), k = chunk * DEPTH + at / (BN / 4), n = first_column + at % (BN / 4) * 4;
+            const bool live = k < K && n < PADDED;
+            cp_async16(piece + at * 4, weights + (live ? (size_t)k * PADDED + n : 0), live ? 16 : 0);
+        }
+    }
+    DEV static void load(const Block& b, float (&held)[QUADS][4], int chunk) {
+#pragma unroll
+        for (int i = 0; i < QUADS; i++) {
+            const int at = i * THREADS + (int)thread_x(), row = at / 4, k = chunk * DEPTH + at % 4 * 4;
+            held[i][0] = held[i][1] = held[i][2] = held[i][3] = 0.0f;
+            if (row < b.rows) {
+                const auto* x = X::row(b, row);
+                if (Same<typename X::Element, float>::value && Rows<X>::ALIGN >= 16 && k + 4 <= K) {
+                    const float4 four = *(const float4*)(x + k);
+                    held[i][0] = four.x;
+                    held[i][1] = four.y;
+                    held[i][2] = four.z;
+                    held[i][3] = four.w;
+                } else {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        if (k + e < K) {
+                            held[i][e] = (float)x[k + e];
+                        }
+                    }
+                }
+            }
+        }
+    }
+    DEV static void store(const float (&held)[QUADS][4], float* piece) {
+#pragma unroll
+        for (int i = 0; i < QUADS; i++) {
+            const int at = i * THREADS + (int)thread_x();
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                piece[(at % 4 * 4 + e) * X_STEP + at / 4] = held[i][e];
+            }
+        }
+    }
+
+    DEV static void run(const Block& b, int column_strip) {
+        const int first_column = column_strip * BN;
+        const int down = (int)thread_x() / 16 * 4, across = (int)thread_x() % 16 * 4;
+        float* stages = (float*)b.shared;
+        float sums[T][T] = {};
+        float held[QUADS][4];
+        sync_block();
+        load(b, held, 0);
+        store(held, stages);
+        copy_weights(b, stages + X_FLOATS, first_column, 0);
+        cp_async_commit();
+#pragma unroll 1
+        for (int chunk = 0; chunk < PIECES; chunk++) {
+            cp_async_wait<0>();
+            sync_block();
+            float* free = stages + (chunk + 1) % STAGES * (STAGE_BYTES / 4);
+            if (chunk + 1 < PIECES) {
+                load(b, held, chunk + 1);
+                copy_weights(b, free + X_FLOATS, first_column, chunk + 1);
+            }
+            cp_async_commit();
+            const float* x = stages + chunk % STAGES * (STAGE_BYTES / 4);
+            const float* w = x + X_FLOATS;
+#pragma unroll 4
+            for (int k = 0; k < DEPTH; k++) {
+                float rows[T], columns[T];
+#pragma unroll
+                for (int part = 0; part < T / 4; part++) {
+                    const float4 four = *(const float4*)(x + k * X_STEP + part * 64 + down);
+                    rows[part * 4] = four.x;
+                    rows[part * 4 + 1] = four.y;
+                    rows[part * 4 + 2] = four.z;
+                    rows[part * 4 + 3] = four.w;
+                    const float4 other = *(const float4*)(w + k * BN + part * 64 + across);
+                    columns[part * 4] = other.x;
+                    columns[part * 4 + 1] = other.y;
+                    columns[part * 4 + 2] = other.z;
+                    columns[part * 4 + 3] = other.w;
+                }
+#pragma unroll
+                for (int m = 0; m < T; m++) {
+#pragma unroll
+                    for (int n = 0; n < T; n++) {
+                        sums[m][n] = fma_(rows[m], columns[n], sums[m][n]);
+                    }
+                }
+            }
+            if (chunk + 1 < PIECES) {
+                store(held, free);
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < T; m++) {
+#pragma unroll
+            for (int n = 0; n < T; n += 2) {
+                const int row = m / 4 * 64 + down + m % 4, column = first_column + n / 4 * 64 + across + n % 4;
+                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row, column, sums[m][n], sums[m][n + 1]);
+            }
+        }
+    }
+};
