@@ -53,7 +53,7 @@ impl Batches {
     }
 
     /// The launches of the batch in the first slot, in order.
-    pub fn launches(&mut self) -> Vec<LaunchShape> {
+    pub fn launches(&self) -> Vec<LaunchShape> {
         self.slots[0].launches()
     }
 

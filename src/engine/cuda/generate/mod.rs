@@ -12,6 +12,7 @@ mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod works;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use self::blob::Blob;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+
+pub use self::works::{LaunchWork, works};
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@ use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::task::Work;
 use crate::engine::cpu::plan::tasks;
 use crate::engine::cpu::{Options, Simd};
 use crate::model::{Model, ValueScope};
@@ -43,19 +44,15 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
     let segments = Segments::new(&lowered, target.wide_from);
     let mut works: Vec<LaunchWork> = Vec::new();
     for (launch, segment) in segments.list.iter().enumerate() {
-        let mut work = LaunchWork {
-            launch,
-            per_request: segment.scope == ValueScope::Context,
-            tasks: segment.tasks.len(),
-            ..LaunchWork::default()
-        };
+        let mut work =
+            LaunchWork { launch, per_request: segment.scope == ValueScope::Context, tasks: segment.tasks.len(), ..LaunchWork::default() };
         for &task in &segment.tasks {
             let task = &lowered.tasks[task];
             let counted = count_work(model, &lowered.values, task);
             work.flops += counted.flops;
-            work.product_flops += if task.work.is_product() { counted.flops } else { 0 };
+            work.product_flops += if is_product(&task.work) { counted.flops } else { 0 };
             work.table_bytes += counted.table_bytes;
-            work.weight_bytes += match (target.numbers, task.work.is_product()) {
+            work.weight_bytes += match (target.numbers, is_product(&task.work)) {
                 (Numbers::Bf16, true) => counted.weight_bytes / 2,
                 _ => counted.weight_bytes,
             };
@@ -64,6 +61,11 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
         works.push(work);
     }
     Ok(works)
+}
+
+/// Whether its arithmetic is that of matrix products.
+fn is_product(work: &Work<'_>) -> bool {
+    matches!(work, Work::Linear { .. } | Work::Interaction { .. } | Work::MatMul { .. })
 }
 
 /// Bytes of values that cross the borders of a segment, each once.
@@ -89,4 +91,50 @@ fn passed(lowered: &Lowered, segments: &Segments, segment: usize) -> u64 {
             values.into_iter().map(bytes).sum::<u64>()
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::cpu::Hoist;
+    use crate::engine::cuda::Program;
+    use crate::model::{LoadOptions, load};
+
+    fn model(name: &str) -> Arc<Model> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
+        Arc::new(load(&folder, &LoadOptions::default(), &mut |_| {}).expect("a bundle"))
+    }
+
+    /// However a plan is cut, its tasks do the same; only what passes between kernels grows.
+    #[test]
+    fn cuts_change_no_work() {
+        let model = model("dlrm");
+        let base = Target { hoist: Hoist::Nothing, ..Target::new(227 << 10, Numbers::F32) };
+        let sum = |works: &[LaunchWork], of: fn(&LaunchWork) -> u64| works.iter().map(of).sum::<u64>();
+        let whole = works(&model, &base).expect("a plan");
+        let cut = works(&model, &Target { wide_from: 1, ..base }).expect("a plan");
+        assert!(cut.len() > whole.len(), "{} kernels, {} kernels", cut.len(), whole.len());
+        for of in [|work: &LaunchWork| work.flops, |work| work.product_flops, |work| work.table_bytes, |work| work.weight_bytes] {
+            assert_eq!(sum(&cut, of), sum(&whole, of));
+            assert!(sum(&whole, of) > 0);
+        }
+        assert!(sum(&cut, |work| work.passed_bytes) > sum(&whole, |work| work.passed_bytes));
+        let halved = works(&model, &Target { numbers: Numbers::Bf16, ..base }).expect("a plan");
+        assert!(sum(&halved, |work| work.weight_bytes) < sum(&whole, |work| work.weight_bytes));
+    }
+
+    #[test]
+    fn there_is_one_for_each_launch() {
+        for name in ["dlrm", "deepfm_scoped"] {
+            let model = model(name);
+            let target = Target::new(227 << 10, Numbers::F32);
+            let program = Program::new(&model, &target).expect("a program");
+            let works = works(&model, &target).expect("a plan");
+            for variant in &program.variants {
+                assert_eq!(variant.launches.len(), works.len(), "{name}");
+            }
+        }
+    }
 }
