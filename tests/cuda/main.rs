@@ -10,5 +10,6 @@ mod support;
 mod allocator;
 mod batches;
 mod faults;
+mod measure;
 mod rig;
 mod sharing;
