@@ -12,6 +12,7 @@ mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod works;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use self::dense_layers::WideLayer;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+
+pub use self::works::{LaunchWork, works};
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
