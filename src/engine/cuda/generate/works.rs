@@ -12,7 +12,6 @@ use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::Work;
 use crate::engine::cpu::plan::tasks;
-use crate::engine::cpu::{Options, Simd};
 use crate::model::{Model, ValueScope};
 
 /// Work of one launch, for one row.
