@@ -51,6 +51,25 @@ pub struct KernelFacts {
 impl Loaded {
     /// Loads compiled kernels and uploads weights and tables. Start-up and reload only.
     pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
+        let mut tables = Vec::with_capacity(program.tables.len());
+        for placed in &program.tables {
+            let table = program.model.weights.table(placed.id);
+            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
+            tables.push(upload(device.context(), placed, table).map_err(device.error(what))?);
+        }
+        Loaded::with_tables(device, program, image, tables)
+    }
+
+    /// The same with tables that are on the device already, in the order of [`Program::tables`]: benches make them there. Panics if they are not as
+    /// many and as large as the program's.
+    pub fn with_tables(
+        device: &Arc<Device>,
+        program: Arc<Program>,
+        image: &[u8],
+        tables: Vec<DeviceMemory>,
+    ) -> Result<Loaded, EngineError> {
+        let bytes = program.tables.iter().map(|placed| placed.bytes(program.model.weights.table(placed.id)));
+        assert!(tables.iter().map(DeviceMemory::bytes).eq(bytes), "the program's tables");
         let context = device.context();
         let module = Module::load(context, image).map_err(device.error("kernels"))?;
         let mut kernels = HashMap::new();
@@ -60,12 +79,6 @@ impl Loaded {
         }
         let bytes = program.weights.len();
         let weights = DeviceMemory::copy_of(context, &program.weights).map_err(device.error(format!("{bytes} bytes of weights")))?;
-        let mut tables = Vec::with_capacity(program.tables.len());
-        for placed in &program.tables {
-            let table = program.model.weights.table(placed.id);
-            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
-            tables.push(upload(context, placed, table).map_err(device.error(what))?);
-        }
         let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
         let table_addresses =
             DeviceMemory::copy_of(context, bytemuck::cast_slice(&addresses)).map_err(device.error("addresses of tables"))?;

@@ -42,12 +42,13 @@ impl Emitter<'_, '_> {
         let inner = self.out().len() / n;
         let addend_inner = addend.map_or(1, |addend| self.value(addend).len() / n);
         let tile = self.places.tile;
-        let room = match self.is_bf16() && tile == 16 && shares_inputs(inner, k, n) {
+        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
+        let room = match is_bf16 && tile == 16 && shares_inputs(inner, k, n) {
             true => self.block_room(WARP_SUMS * WARPS),
             false => "None".to_owned(),
         };
         let Layer { x, out, addend, activation, weights, bias } = self.layer(x, matrix, bias, addend, activation);
-        let name = if self.is_bf16() { "linear_bf16" } else { "linear_f32" };
+        let name = if is_bf16 { "linear_bf16" } else { "linear_f32" };
         let shape = format!("{tile}, {k}, {n}, {inner}, {addend_inner}");
         self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
     }
@@ -93,7 +94,8 @@ impl Emitter<'_, '_> {
         let mut bias = bias.to_vec();
         bias.resize(matrix.n.next_multiple_of(8), 0.0);
         let bias = self.blob.add(&bias);
-        let weights = if self.is_bf16() { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
+        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
+        let weights = if is_bf16 { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let (x, out, addend) = (self.view(x), self.out_view(), self.view_or_none(addend));
         let activation = match activation {
             Activation::None => "IDENTITY",
@@ -131,6 +133,12 @@ impl Emitter<'_, '_> {
         self.define(&text);
         self.step(format!("interaction_bf16<{name}, {out}, {count}, {dim}, {}, {heads}, {places}>(b);", squares.len()));
     }
+}
+
+/// Whether a layer is multiplied on tensor cores where bf16 is asked for. One of few columns would leave most of their products unused: it
+/// is computed exactly for less.
+pub fn is_multiplied_in_bf16(matrix: &LayerMatrix) -> bool {
+    matrix.n >= 8
 }
 
 /// Whether a product is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.

@@ -12,6 +12,7 @@ mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod works;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::{Task, Work};
 use crate::engine::cpu::plan::tasks;
-use crate::engine::cpu::{Hoist, Options, Simd};
+use crate::engine::cpu::plan::weights::LayerMatrix;
+use crate::engine::cpu::{Hoist, Options, Simd, SimdLevel};
 use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
@@ -30,9 +32,12 @@ use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
 use self::dense_layers::WideLayer;
+use self::dense_layers::is_multiplied_in_bf16;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+
+pub use self::works::{LaunchWork, works};
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,12 +71,19 @@ impl Target {
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
         Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM, warpgroups: false }
     }
+
+    /// How the planner goes about it. Constants are folded by portable instructions: a program is the same wherever it is made, so that kernels
+    /// compiled on one machine are found on another.
+    fn options(&self) -> Options {
+        let portable = Simd::new(SimdLevel::Portable).expect("portable instructions are everywhere");
+        Options { hoist: self.hoist, fuse: self.fuse, ..Options::new(portable) }
+    }
 }
 
 impl Program {
     /// Generates a model's kernels.
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
-        let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
+        let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
         let segments = Segments::new(&lowered, target.wide_from);
@@ -101,15 +113,17 @@ impl Program {
     }
 }
 
-/// The dense layers of a plan: all of them have the arithmetic that was asked for.
+/// The dense layers of a plan, with the arithmetic of each.
 fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
-    let (precision, reason) = match numbers {
+    let decided = |matrix: &LayerMatrix| match numbers {
         Numbers::F32 => (Precision::F32, "as asked for"),
-        Numbers::Bf16 => (Precision::Bf16, "tensor cores multiply it"),
+        Numbers::Bf16 if is_multiplied_in_bf16(matrix) => (Precision::Bf16, "tensor cores multiply it"),
+        Numbers::Bf16 => (Precision::F32, "too few columns for tensor cores"),
     };
     let layer = |task: &Task| match &task.work {
         Work::Linear { matrix, .. } => {
             let name = lowered.names.get(&task.out).cloned().unwrap_or_default();
+            let (precision, reason) = decided(matrix);
             Some(LayerPrecision { name, k: matrix.k, n: matrix.n, precision, reason: reason.to_owned() })
         }
         _ => None,
