@@ -9,6 +9,7 @@
 // the host as a piece wants it, [column strips][pieces][8][128 columns][8 inputs] bf16, zeros beyond K and N: one bulk copy of 16 KiB.
 //
 // FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 256 clocks of an SM's tensor cores (790 TFLOP/s seen on an H200) and 32 KiB from the L2.
+// Registers (NVRTC 12.9): 168 at 384 threads, no spills.
 // Not run on a device yet: WideBf16 is the default and the judge of this one. Results differ from its only by the order of sums.
 #pragma once
 #include "hopper.cuh"

@@ -3,6 +3,9 @@
 //! Inputs (eighths below 4), tables and the weights of first layers are numbers that bf16 holds, so that a product on tensor cores differs from
 //! f64 only as much as sums of f32 do, and an operand in a wrong place shows.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use half::bf16;
 
 use crate::engine::cpu::tests::builder::ModelBuilder;
@@ -112,6 +115,17 @@ fn layers_over_inner_rows_and_parts_of_values() {
         for numbers in NUMBERS {
             check_in(numbers, &model, &requests(&model, &[3, 0, 16]), 1e-5);
         }
+    }
+}
+
+/// Models as they are trained: as exact as bf16 is.
+#[test]
+fn golden_models_on_tensor_cores() {
+    for name in ["dlrm", "dcn", "mmoe"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
+        let options = LoadOptions { name: Some(name.to_owned()), version: 1 };
+        let model = Arc::new(load(&folder, &options, &mut |_| {}).expect("a good bundle"));
+        check_in(Numbers::Bf16, &model, &requests(&model, &[2, 31]), 2e-2);
     }
 }
 
