@@ -42,7 +42,7 @@ impl Emitter<'_, '_> {
         let inner = self.out().len() / n;
         let addend_inner = addend.map_or(1, |addend| self.value(addend).len() / n);
         let tile = self.places.tile;
-        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
+        let is_bf16 = self.multiplies_in_bf16(matrix);
         let room = match is_bf16 && tile == 16 && shares_inputs(inner, k, n) {
             true => self.block_room(WARP_SUMS * WARPS),
             false => "None".to_owned(),
@@ -58,9 +58,9 @@ impl Emitter<'_, '_> {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
         let is_large = self.places.tile > super::TILES[0];
-        let is_candidate = self.is_candidate();
+        let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
         let Layer { x, out, addend, activation, weights, bias } = self.layer(*x, matrix, bias, *addend, *activation);
-        if is_large && self.is_bf16() && self.target.warpgroups {
+        if is_large && is_bf16 && self.target.warpgroups {
             let weights = self.blob.add(&operand_matrices(matrix));
             let tail = format!("{is_candidate}, {STAGES}, {k}, {n}, {activation}, {weights}, {bias}");
             return WideLayer {
@@ -74,7 +74,7 @@ impl Emitter<'_, '_> {
         }
         let tail = format!("{k}, {n}, {activation}, {weights}, {bias}");
         let side = if is_large { 128 } else { 64 };
-        let (strip, bytes) = if self.is_bf16() {
+        let (strip, bytes) = if is_bf16 {
             // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring.
             (format!("WideBf16<{x}, {out}, {addend}, {0}, {0}, {STAGES}, {tail}>", side / 32), STAGES * 2 * side * 64)
         } else {
@@ -90,12 +90,16 @@ impl Emitter<'_, '_> {
         }
     }
 
+    fn multiplies_in_bf16(&self, matrix: &LayerMatrix) -> bool {
+        self.is_bf16() && is_multiplied_in_bf16(matrix)
+    }
+
     fn layer(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], addend: Option<ValueIndex>, activation: Activation) -> Layer {
         let mut bias = bias.to_vec();
         bias.resize(matrix.n.next_multiple_of(8), 0.0);
         let bias = self.blob.add(&bias);
-        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
-        let weights = if is_bf16 { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
+        let weights =
+            if self.multiplies_in_bf16(matrix) { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let (x, out, addend) = (self.view(x), self.out_view(), self.view_or_none(addend));
         let activation = match activation {
             Activation::None => "IDENTITY",
