@@ -2,8 +2,8 @@
 # Runs what tools/gpu-pack packed, on a machine with a GPU and its driver; needs bash, tar, and xz or python3. Takes less than nine minutes.
 #   bash .gpu/run.sh                    everything, on the first GPU
 #   bash .gpu/run.sh --emulator DIR     the same on tiny sizes, with the stand-in driver that kernels/emulator/build put into DIR
-# GPU_PACK_SECONDS (530) is how long all of it may take. Writes to $OUT (default: gpu-results): results.json, summary.txt, and a log of each step. What fails or takes too long is named at the end and
-# keeps nothing else from running. Exits with 1 if anything failed.
+# Writes to $OUT (default: gpu-results): results.json, summary.txt, and a log of each step. What fails or takes too long is named at the end and
+# keeps nothing else from running. Exits with 1 if anything failed. GPU_PACK_SECONDS (530) is how long all of it may take.
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
