@@ -92,6 +92,9 @@ fn modules_import_what_the_map_allows() {
         if text.contains("glommio::") && !(inside.starts_with("server") || inside.starts_with("wire")) {
             faults.push(format!("{}: names glommio; only server and wire/uring may", inside.display()));
         }
+        if text.contains("cudarc::") && !inside.starts_with("engine/cuda/driver") {
+            faults.push(format!("{}: names cudarc; only engine/cuda/driver may", inside.display()));
+        }
     }
     for module in allowed.keys() {
         if !seen.contains(module) {

@@ -329,7 +329,7 @@ fn a_trap_stops_the_kernel() {
 
 #[test]
 fn a_tiny_model_scores_its_rows() {
-    let Some(kernels) = open() else { return };
+    let Some(kernels) = Kernels::open(tiny_model::SOURCE, HEADERS) else { return };
     for rows in [1, 15, 16, 17, 163] {
         assert_eq!(tiny_model::check(&kernels, rows), Ok(()), "{rows} rows");
     }

@@ -5,7 +5,9 @@
 mod emulator;
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use cudarc::driver::sys::{CUdeviceptr, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaModule, result, sys};
@@ -58,9 +60,11 @@ KERNEL(32) wild(Work work) {
     work.to[thread_x()] = *(volatile float*)16;
 }
 
+namespace inner {
 KERNEL(32) several(uint32_t* to, uint32_t a, float b, uint64_t c) {
     to[thread_x()] = a + (uint32_t)b + (uint32_t)(c >> 32);
 }
+} // namespace inner
 "#;
 
 #[repr(C)]
@@ -84,9 +88,14 @@ fn device() -> Option<(MutexGuard<'static, ()>, Arc<CudaContext>, Arc<CudaModule
     let context = CudaContext::new(0).unwrap();
     // SAFETY: no slice of cudarc's is made.
     unsafe { context.disable_event_tracking() };
-    let image = emulator::compile(SOURCE, &[RT], "sm_80").unwrap();
+    let image = emulator::compile(SOURCE, &[RT], &architecture(&context)).unwrap();
     let module = context.load_module(Ptx::from_binary(image)).unwrap();
     Some((turn, context, module))
+}
+
+fn architecture(context: &CudaContext) -> String {
+    let (major, minor) = context.compute_capability().unwrap();
+    format!("sm_{major}{minor}")
 }
 
 fn upload(values: &[f32]) -> CUdeviceptr {
@@ -238,4 +247,100 @@ fn launches_over_the_limits_are_refused() {
     assert_eq!(launch(&module, &stream, "add_sums", 128, 256, &work), refused, "more threads than the kernel is made for");
     assert_eq!(launch(&module, &stream, "add_sums", 64, 48 * 1024 + 1, &work), refused, "the attribute was not raised");
     stream.synchronize().unwrap();
+}
+
+#[test]
+fn images_for_other_devices_are_refused() {
+    let Some((_turn, context, _)) = device() else { return };
+    let elsewhere = if context.compute_capability().unwrap().0 == 9 { "sm_80" } else { "sm_90a" };
+    let image = emulator::compile(SOURCE, &[RT], elsewhere).unwrap();
+    let load = |image: Vec<u8>| context.load_module(Ptx::from_binary(image)).map(drop).map_err(|error| error.0);
+    assert_eq!(load(image), Err(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU));
+    assert_eq!(load(vec![7; 100]), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
+}
+
+#[test]
+fn streams_wait_for_events() {
+    let Some((_turn, context, _)) = device() else { return };
+    extern "C" fn count(data: *mut c_void) {
+        std::thread::sleep(Duration::from_millis(2));
+        // SAFETY: the counter of the test, which outlives the streams.
+        unsafe { &*data.cast::<AtomicU32>() }.fetch_add(1, Ordering::SeqCst);
+    }
+    extern "C" fn twice(data: *mut c_void) {
+        // SAFETY: as above.
+        let counter = unsafe { &*data.cast::<AtomicU32>() };
+        counter.store(counter.load(Ordering::SeqCst) * 10, Ordering::SeqCst);
+    }
+    let counter = AtomicU32::new(0);
+    let data = std::ptr::from_ref(&counter).cast::<c_void>().cast_mut();
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let timing = sys::CUevent_flags::CU_EVENT_DEFAULT;
+    let (began, ended) = (context.new_event(Some(timing)).unwrap(), context.new_event(Some(timing)).unwrap());
+    for round in 0..10 {
+        counter.store(round, Ordering::SeqCst);
+        began.record(&first).unwrap();
+        // SAFETY: functions of the right type; the counter outlives the streams.
+        unsafe {
+            result::stream::launch_host_function(first.cu_stream(), count, data).unwrap();
+            ended.record(&first).unwrap();
+            second.wait(&ended).unwrap();
+            result::stream::launch_host_function(second.cu_stream(), twice, data).unwrap();
+        }
+        second.synchronize().unwrap();
+        assert_eq!(counter.load(Ordering::SeqCst), (round + 1) * 10);
+        let elapsed = began.elapsed_ms(&ended).unwrap();
+        assert!((1.9..10_000.0).contains(&elapsed), "{elapsed} ms");
+    }
+}
+
+#[test]
+fn host_memory_is_registered_once() {
+    let Some((_turn, _context, _)) = device() else { return };
+    let mut memory = vec![0_u8; 8192];
+    let (start, middle) = (memory.as_mut_ptr().cast::<c_void>(), memory[4096..].as_mut_ptr().cast::<c_void>());
+    let mut address = 0;
+    // SAFETY: the memory outlives its registration.
+    unsafe {
+        assert_eq!(sys::cuMemHostGetDevicePointer_v2(&mut address, start, 0), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(sys::cuMemHostRegister_v2(start, 8192, 0), CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuMemHostRegister_v2(middle, 10, 0), CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+        assert_eq!(sys::cuMemHostGetDevicePointer_v2(&mut address, middle, 0), CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuMemHostUnregister(middle), CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
+        assert_eq!(sys::cuMemHostUnregister(start), CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuMemHostGetDevicePointer_v2(&mut address, start, 0), CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+}
+
+#[test]
+fn memory_is_finite_and_poisoned() {
+    let Some((_turn, context, _)) = device() else { return };
+    let (free, total) = context.mem_get_info().unwrap();
+    // SAFETY: memory is read within its size.
+    unsafe {
+        assert_eq!(result::malloc_sync(free + 1).map_err(|error| error.0), Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        let address = result::malloc_sync(4096).unwrap();
+        assert_eq!(context.mem_get_info().unwrap(), (free - 4096, total));
+        let mut fresh = [0.0_f32; 1024];
+        result::memcpy_dtoh_sync(&mut fresh, address).unwrap();
+        assert!(fresh.iter().all(|value| value.is_nan()));
+        let mut beyond = [0.0_f32; 1025];
+        assert_eq!(result::memcpy_dtoh_sync(&mut beyond, address).map_err(|error| error.0), Err(CUresult::CUDA_ERROR_INVALID_VALUE));
+        result::free_sync(address).unwrap();
+        assert_eq!(result::free_sync(address).map_err(|error| error.0), Err(CUresult::CUDA_ERROR_INVALID_VALUE), "twice");
+    }
+    assert_eq!(context.mem_get_info().unwrap(), (free, total));
+}
+
+#[test]
+fn threads_need_a_context() {
+    let Some((_turn, context, _)) = device() else { return };
+    let allocate = || {
+        // SAFETY: the memory is not used.
+        unsafe { result::malloc_sync(16) }.map_err(|error| error.0)
+    };
+    let unbound = std::thread::spawn(allocate).join().unwrap();
+    assert_eq!(unbound, Err(CUresult::CUDA_ERROR_INVALID_CONTEXT));
+    let bound = std::thread::spawn(move || context.bind_to_thread().map_err(|error| error.0).and_then(|()| allocate())).join().unwrap();
+    assert!(bound.is_ok());
 }

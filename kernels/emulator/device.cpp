@@ -11,7 +11,23 @@ static thread_local bool device_thread = false;
 
 bool on_device_thread() { return device_thread; }
 
-bool is_sticky(int code) { return (code >= 700 && code <= 719 && code != 701 && code != 704 && code != 705 && code != 708 && code != 712 && code != 713) || code == 214; }
+bool is_sticky(int code) {
+    switch (code) {
+    case 214: // uncorrectable memory
+    case 700: // illegal address
+    case 702: // timeout
+    case 710: // assertion
+    case 714: // stack
+    case 715: // illegal instruction
+    case 716: // misaligned address
+    case 717: // address space
+    case 718: // program counter
+    case 719: // launch failed
+        return true;
+    default:
+        return false;
+    }
+}
 
 static uint64_t number(const char* variable, uint64_t otherwise) {
     const char* text = getenv(variable);
@@ -40,6 +56,7 @@ Device::Device() : random{0} {
     total_bytes = number("EMU_MEMORY_MB", 4096) << 20;
     seed = number("EMU_SEED", 1);
     random.state = seed;
+    workers = number("EMU_WORKERS", std::thread::hardware_concurrency() > 1 ? 2 : 1);
     lazy = number("EMU_LAZY", 0) != 0;
     max_delay_us = (uint32_t)number("EMU_DELAY_US", 50);
     if (const char* faults = getenv("EMU_FAIL")) {
@@ -49,6 +66,9 @@ Device::Device() : random{0} {
 }
 
 void Device::plan_faults(const char* text) {
+    if (!*text) {
+        plans.clear();
+    }
     std::string all = text;
     for (size_t from = 0; from < all.size();) {
         size_t to = all.find(',', from);
@@ -87,15 +107,26 @@ void Device::push(Stream* stream, Operation operation) {
 }
 
 bool Device::idle() const {
-    if (!null_stream.queue.empty() || null_stream.busy) {
-        return false;
-    }
+    bool empty = null_stream.queue.empty();
     for (const Stream* stream : streams) {
-        if (!stream->queue.empty() || stream->busy) {
-            return false;
-        }
+        empty &= stream->queue.empty();
     }
-    return true;
+    return empty && !busy();
+}
+
+bool Device::busy() const {
+    bool any = null_stream.busy;
+    for (const Stream* stream : streams) {
+        any |= stream->busy;
+    }
+    return any;
+}
+
+void Device::drop_queues() {
+    null_stream.queue.clear();
+    for (Stream* stream : streams) {
+        stream->queue.clear();
+    }
 }
 
 Stream* Device::stream(void* handle) {
@@ -111,10 +142,33 @@ int Device::wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>
     work.notify_all();
     changed.wait(lock, [&] { return sticky != SUCCESS || done(); });
     waiting--;
+    let_finish(lock);
     return sticky;
 }
 
-void Device::let_run_a_little(std::unique_lock<std::mutex>&) {
+void Device::let_finish(std::unique_lock<std::mutex>& lock) {
+    if (sticky != SUCCESS) {
+        changed.wait_for(lock, std::chrono::milliseconds(200), [&] { return !busy(); });
+    }
+}
+
+void Device::reset(std::unique_lock<std::mutex>& lock) {
+    drop_queues();
+    if (!changed.wait_for(lock, std::chrono::seconds(5), [&] { return !busy(); })) {
+        fprintf(stderr, "emulator: an operation runs on across a reset: a kernel that waits for the host?\n");
+    }
+    sticky = SUCCESS;
+    fault.clear();
+    plans.clear();
+    for (Event* event : events) {
+        event->reached = event->recorded;
+    }
+    for (GraphExec* exec : execs) {
+        exec->finished = exec->launched;
+    }
+}
+
+void Device::let_run_a_little() {
     credits++;
     work.notify_all();
 }
@@ -156,11 +210,8 @@ void Device::serve() {
     device_thread = true;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-        if (sticky != SUCCESS) { // what was asked for before is lost
-            null_stream.queue.clear();
-            for (Stream* stream : streams) {
-                stream->queue.clear();
-            }
+        if (sticky != SUCCESS) {
+            drop_queues(); // what was asked for before is lost
         }
         bool may = !lazy || waiting != 0 || credits != 0;
         if (may && step(lock)) {
@@ -186,6 +237,7 @@ int Device::run_kernel(const KernelCall& call) {
         arguments.push_back((void*)argument.data());
     }
     grid.arguments = arguments.data();
+    grid.workers = workers == 0 ? 1 : workers;
     {
         std::lock_guard<std::mutex> lock(mutex);
         if (int code = planned("kernel:" + grid.name)) {
@@ -244,7 +296,9 @@ static bool inside(const std::map<uintptr_t, size_t>& ranges, const void* memory
     return offset <= range->second && bytes <= range->second - offset;
 }
 
-bool Device::pinned(const void* memory, size_t bytes) const { return inside(host_memory, memory, bytes) || inside(registered, memory, bytes); }
+bool Device::pinned(const void* memory, size_t bytes) const {
+    return inside(host_memory, memory, bytes) || inside(registered, memory, bytes);
+}
 
 bool Device::holds(const void* memory, size_t bytes) const { return inside(device_memory, memory, bytes) || pinned(memory, bytes); }
 

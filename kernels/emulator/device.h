@@ -1,6 +1,7 @@
 // The stand-in device: streams of operations, run by a thread of its own in an order drawn from a seed.
 #pragma once
 #include "fibers.h"
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -26,6 +27,7 @@ enum Code : int {
     INVALID_CONTEXT = 201,
     NO_BINARY_FOR_GPU = 209,
     INVALID_HANDLE = 400,
+    ILLEGAL_STATE = 401,
     NOT_FOUND = 500,
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
@@ -35,8 +37,6 @@ enum Code : int {
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
-    CAPTURE_INVALIDATED = 901,
-    ILLEGAL_STATE = 401,
 };
 
 // Something that a stream does: `run` once `ready` (if there is one) says so. `run` returns a code; any but SUCCESS breaks the device.
@@ -47,6 +47,7 @@ struct Operation {
 
 struct Module {
     void* library;
+    int file; // open as long as the library: the loader takes a file of the same number for the same library
 };
 
 struct Function {
@@ -72,6 +73,7 @@ struct GraphExec {
 
 struct Event {
     uint64_t recorded = 0, reached = 0;
+    std::chrono::steady_clock::time_point time; // when it was reached
     Graph* in_capture = nullptr;
 };
 
@@ -91,7 +93,11 @@ class Device {
     // All with the mutex held.
     void push(Stream* stream, Operation operation);
     int wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
-    void let_run_a_little(std::unique_lock<std::mutex>& lock);
+    void let_run_a_little();
+    // After an error that stays: until what runs has returned, or for a while if it waits for the host.
+    void let_finish(std::unique_lock<std::mutex>& lock);
+    // As a new process would find it, but for memory and handles.
+    void reset(std::unique_lock<std::mutex>& lock);
     bool idle() const;
     Stream* stream(void* handle); // null if there is none such
     int allocate(void** memory, size_t bytes, bool on_host);
@@ -104,7 +110,9 @@ class Device {
     Stream null_stream;
     std::set<Stream*> streams;
     std::set<Event*> events;
+    std::set<GraphExec*> execs;
     std::map<uintptr_t, size_t> device_memory, host_memory, registered;
+    int objects = 0; // modules, graphs, instances of graphs
     size_t used_bytes = 0, total_bytes;
     int capability;
     Random random;
@@ -119,6 +127,8 @@ class Device {
     Device();
     void serve();
     bool step(std::unique_lock<std::mutex>& lock);
+    bool busy() const;
+    void drop_queues();
 
     struct Planned {
         uint64_t countdown;
@@ -129,7 +139,7 @@ class Device {
     bool lazy;
     uint32_t max_delay_us;
     unsigned waiting = 0, credits = 0;
-    uint64_t seed, kernels_run = 0;
+    uint64_t seed, workers, kernels_run = 0;
 };
 
 // Whether this thread runs operations of the device, and so may not call the driver.

@@ -36,9 +36,11 @@ namespace emu {
 
 struct Thread;
 
-// What a collective exchanges: two sets of 32 values, used by turns, so that a lane may arrive at the next one while others still read.
+// What a collective exchanges: two sets, used by turns, so that a lane may arrive at the next one while others still read.
 struct Exchange {
-    unsigned char values[2][32][32] __attribute__((aligned(32)));
+    unsigned char values[2][32][16];
+    // Operands of a product, by row and by column.
+    float a[2][16][16] __attribute__((aligned(16))), b[2][8][16] __attribute__((aligned(16)));
 };
 
 // The emulator's side, in libcuda. `file` and `line` say where in the kernel a thread waits.
@@ -90,10 +92,10 @@ template <class T> inline T read(const void* from) {
 }
 
 // Gives `mine` to the warp; what the others gave is at values[turn][lane] until the collective after the next.
-template <class T> inline const unsigned char (*exchange(const T& mine, const char* file, uint32_t line))[32] {
-    static_assert(sizeof(T) <= 32, "fits a lane's place");
+template <class T> inline const unsigned char (*exchange(const T& mine, const char* file, uint32_t line))[16] {
+    static_assert(sizeof(T) <= 16, "fits a lane's place");
     Thread* t = self();
-    unsigned char(*values)[32] = t->exchange->values[t->turn];
+    unsigned char(*values)[16] = t->exchange->values[t->turn];
     t->turn ^= 1;
     __builtin_memcpy(values[t->linear % 32], &mine, sizeof(T));
     t->services->meet_warp(t, file, line);
@@ -136,12 +138,12 @@ template <auto function, class... A> constexpr Kernel describe(void (*)(A...), u
 #define KERNEL(threads)                                                                         \
     static_assert((threads) % 32 == 0 && (threads) > 0 && (threads) <= 1024, "whole warps");    \
     void
-#define EMU_EXPORT(name, max_threads)                                                               \
+#define EMU_EXPORT(name, function, max_threads)                                                     \
     extern "C" {                                                                                    \
     extern const emu::Kernel emu_kernel_##name __attribute__((visibility("default")));              \
-    const emu::Kernel emu_kernel_##name = emu::describe<&name>(&name, max_threads);                 \
+    const emu::Kernel emu_kernel_##name = emu::describe<&function>(&function, max_threads);         \
     }
-#define KERNEL_EXPORT(name) EMU_EXPORT(name, 1024)
+#define KERNEL_EXPORT(name) EMU_EXPORT(name, name, 1024)
 #define DEV_CONST static constexpr
 #define DYN_SMEM(name) uint8_t* const name = emu::self()->shared
 #define DYN_SMEM_ALIGNED(name, bytes) uint8_t* const name = emu::self()->shared
@@ -277,28 +279,41 @@ DEV void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMU_SITE) { emu::l
 DEV void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, EMU_SITE) { emu::ldmatrix(r, row, true, file, line); }
 
 namespace emu {
-struct Fragments {
-    uint32_t a[4], b[2];
-};
+typedef float Four __attribute__((vector_size(16)));
+
+// The four elements of a lane, from the operands that all lanes have spread out.
+template <uint32_t DEPTH> inline void add_products(float (&d)[4], const float (*a)[16], const float (*b)[16], uint32_t l) {
+    for (uint32_t e = 0; e < 4; e++) {
+        const Four* row = (const Four*)a[l / 4 + e / 2 * 8];
+        const Four* column = (const Four*)b[l % 4 * 2 + e % 2];
+        Four sum = row[0] * column[0];
+        for (uint32_t k = 1; k < DEPTH / 4; k++) {
+            sum += row[k] * column[k];
+        }
+        d[e] += (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    }
+}
 
 // Products of 16-bit elements: register i of `a` holds row g (+ 8 if i is odd), k 2t (+ 8 from i = 2 on).
 template <class Low, class High>
 inline void mma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Low low, High high, const char* file, uint32_t line) {
-    Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    auto lanes = exchange(mine, file, line);
-    uint32_t l = self()->linear % 32;
-    for (uint32_t e = 0; e < 4; e++) {
-        uint32_t row = l / 4, column = l % 4 * 2 + e % 2;
-        float sum = 0;
-        for (uint32_t half = 0; half < 2; half++) {
-            for (uint32_t t = 0; t < 4; t++) {
-                uint32_t av = ((const Fragments*)lanes[row * 4 + t])->a[half * 2 + e / 2];
-                uint32_t bv = ((const Fragments*)lanes[column * 4 + t])->b[half];
-                sum += low(av) * low(bv) + high(av) * high(bv);
-            }
-        }
-        d[e] += sum;
+    Thread* thread = self();
+    uint32_t l = thread->linear % 32, turn = thread->turn;
+    float(*as)[16] = thread->exchange->a[turn];
+    float(*bs)[16] = thread->exchange->b[turn];
+    for (uint32_t i = 0; i < 4; i++) {
+        float* to = as[l / 4 + i % 2 * 8] + l % 4 * 2 + i / 2 * 8;
+        to[0] = low(a[i]);
+        to[1] = high(a[i]);
     }
+    for (uint32_t i = 0; i < 2; i++) {
+        float* to = bs[l / 4] + l % 4 * 2 + i * 8;
+        to[0] = low(b[i]);
+        to[1] = high(b[i]);
+    }
+    thread->turn ^= 1;
+    thread->services->meet_warp(thread, file, line);
+    add_products<16>(d, as, bs, l);
 }
 } // namespace emu
 DEV void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMU_SITE) {
@@ -312,19 +327,19 @@ DEV void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], 
     emu::mma16(d, a, b, low, high, file, line);
 }
 DEV void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMU_SITE) {
-    emu::Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    auto lanes = emu::exchange(mine, file, line);
-    uint32_t l = emu::self()->linear % 32;
-    for (uint32_t e = 0; e < 4; e++) {
-        uint32_t row = l / 4, column = l % 4 * 2 + e % 2;
-        float sum = 0;
-        for (uint32_t k = 0; k < 8; k++) {
-            uint32_t av = ((const emu::Fragments*)lanes[row * 4 + k % 4])->a[k / 4 * 2 + e / 2];
-            uint32_t bv = ((const emu::Fragments*)lanes[column * 4 + k % 4])->b[k / 4];
-            sum += bits_f32(av & ~0x1fffu) * bits_f32(bv & ~0x1fffu); // the hardware looks at no more bits
-        }
-        d[e] += sum;
+    emu::Thread* thread = emu::self();
+    uint32_t l = thread->linear % 32, turn = thread->turn;
+    float(*as)[16] = thread->exchange->a[turn];
+    float(*bs)[16] = thread->exchange->b[turn];
+    for (uint32_t i = 0; i < 4; i++) {
+        as[l / 4 + i % 2 * 8][l % 4 + i / 2 * 4] = bits_f32(a[i] & ~0x1fffu); // the hardware looks at no more bits
     }
+    for (uint32_t i = 0; i < 2; i++) {
+        bs[l / 4][l % 4 + i * 4] = bits_f32(b[i] & ~0x1fffu);
+    }
+    thread->turn ^= 1;
+    thread->services->meet_warp(thread, file, line);
+    emu::add_products<8>(d, as, bs, l);
 }
 
 #define EMU_LOAD(type, bytes)                                                                                     \

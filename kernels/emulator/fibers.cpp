@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <numeric>
@@ -77,6 +78,7 @@ struct Worker {
     void* scheduler = nullptr;
     bool failed = false, illegal_address = false;
     std::string fault;
+    uint8_t* shared = nullptr;
 
     Worker();
     ~Worker() { munmap(stacks, MAX_THREADS * STACK_BYTES); }
@@ -86,9 +88,9 @@ struct Worker {
     bool run_warp(uint32_t which);
     void leave(Thread* t);
     void fail(const Thread* t, const std::string& why, const char* file, uint32_t line);
-    void start_block(const uint32_t block[3], uint8_t* shared);
+    void start_block(const uint32_t block[3]);
     void report_stuck();
-    void run_block(const uint32_t block[3], uint8_t* shared);
+    void run_block(uint64_t number);
 };
 
 static thread_local Worker* running;
@@ -233,10 +235,12 @@ static void fault(Thread* t, const char* why, const char* file, uint32_t line) {
     abort(); // never resumed
 }
 
-// The hardware makes the copy at any moment until it is waited for. Either end of that is a trap for somebody: an early copy for who reads the
-// old contents still, a late one for who does not wait.
+// The hardware makes the copy at any moment until it is waited for. Either end of that is a trap: an early copy for who still reads the old
+// contents, a late one for who does not wait.
 static void copy(Thread* t, void* to, const void* from, uint32_t bytes, uint32_t source_bytes, const char* file, uint32_t line) {
     Worker& worker = *(Worker*)t->worker;
+    t->file = file;
+    t->line = line;
     if ((uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0) {
         fault(t, "cp.async: an address is not on a boundary of its size", file, line);
     }
@@ -278,7 +282,7 @@ static void fiber() {
     abort(); // never resumed
 }
 
-void Worker::start_block(const uint32_t block[3], uint8_t* shared) {
+void Worker::start_block(const uint32_t block[3]) {
     const uint32_t* size = grid->threads;
     live = threads;
     memset(arrived, 0, sizeof arrived);
@@ -338,8 +342,18 @@ void Worker::report_stuck() {
     fail(first, "deadlock (divergent barrier): " + places + gone, first->file, first->line);
 }
 
-void Worker::run_block(const uint32_t block[3], uint8_t* shared) {
-    start_block(block, shared);
+void Worker::run_block(uint64_t number) {
+    const uint32_t* blocks = grid->blocks;
+    const uint32_t block[3] = {
+        uint32_t(number % blocks[0]),
+        uint32_t(number / blocks[0] % blocks[1]),
+        uint32_t(number / blocks[0] / blocks[1]),
+    };
+    random = Random{grid->seed + number * 7919};
+    for (uint32_t byte = 0; byte < grid->shared_bytes; byte++) {
+        shared[byte] = POISON[byte % 2];
+    }
+    start_block(block);
     uint32_t warps = threads / WARP, order_of_warps[MAX_THREADS / WARP];
     std::iota(order_of_warps, order_of_warps + warps, 0);
     while (live != 0 && !failed) {
@@ -362,20 +376,14 @@ void Worker::run_block(const uint32_t block[3], uint8_t* shared) {
 
 // Fresh for every block, and poisoned. Of the exact size, so that an address sanitizer sees what lies outside.
 static uint8_t* new_shared(uint32_t bytes) {
-    size_t rounded = (bytes + size_t(1023)) / 1024 * 1024;
-#if defined(__SANITIZE_ADDRESS__)
     void* memory = nullptr;
     if (posix_memalign(&memory, 1024, bytes ? bytes : 1) != 0) {
         throw std::bad_alloc();
     }
-#else
-    void* memory = aligned_alloc(1024, rounded ? rounded : 1024);
-    if (!memory) {
-        throw std::bad_alloc();
-    }
-#endif
     return (uint8_t*)memory;
 }
+
+#if !defined(__SANITIZE_ADDRESS__) // the sanitizer has its own handlers, and better reports
 
 // A signal while a fiber runs: go on in `illegal` on the fiber's stack, as if it had been called.
 static void illegal() {
@@ -407,7 +415,6 @@ static void on_signal(int number, siginfo_t* info, void* context) {
 
 // Signals of fibers are handled on a stack of their own: the fiber's may be the fault.
 static void catch_signals() {
-#if !defined(__SANITIZE_ADDRESS__)
     static std::once_flag once;
     std::call_once(once, [] {
         struct sigaction action = {};
@@ -432,44 +439,95 @@ static void catch_signals() {
         }
     } stack;
     (void)stack;
+}
+
+#else
+static void catch_signals() {}
 #endif
+
+// Workers are kept: their stacks take a while to set up.
+static std::mutex pool_lock;
+static std::vector<std::unique_ptr<Worker>> pool;
+
+static std::unique_ptr<Worker> take_worker() {
+    std::lock_guard<std::mutex> held(pool_lock);
+    if (pool.empty()) {
+        return std::make_unique<Worker>();
+    }
+    std::unique_ptr<Worker> worker = std::move(pool.back());
+    pool.pop_back();
+    return worker;
+}
+
+// The blocks of a grid, as they are taken by the workers: start + i * step, with a step that has no divisor in common with their number.
+struct Blocks {
+    uint64_t count, start = 0, step = 1;
+    std::atomic<uint64_t> next{0};
+    std::atomic<bool> stop{false};
+
+    explicit Blocks(const Grid& grid) : count(uint64_t(grid.blocks[0]) * grid.blocks[1] * grid.blocks[2]) {
+        if (grid.seed == 0) {
+            return;
+        }
+        Random random{grid.seed};
+        start = random.next() % count;
+        step = random.next() % count % 0xffffffff + 1;
+        while (std::gcd(step, count) != 1) {
+            step++;
+        }
+    }
+};
+
+// Runs blocks until there are none left; the worker tells how it went.
+static void work(Worker& worker, const Grid& grid, Blocks& blocks) {
+    catch_signals();
+    running = &worker;
+    worker.grid = &grid;
+    worker.threads = grid.threads[0] * grid.threads[1] * grid.threads[2];
+    worker.failed = worker.illegal_address = false;
+    worker.shared = new_shared(grid.shared_bytes);
+    while (!blocks.stop) {
+        uint64_t i = blocks.next++;
+        if (i >= blocks.count) {
+            break;
+        }
+        worker.run_block((blocks.start + i * blocks.step) % blocks.count);
+        if (worker.failed) {
+            blocks.stop = true;
+        }
+    }
+    free(worker.shared);
+    running = nullptr;
 }
 
 std::string run(const Grid& grid, bool& illegal_address) {
-    static thread_local Worker worker;
     uint32_t threads = grid.threads[0] * grid.threads[1] * grid.threads[2];
     if (threads == 0 || threads > MAX_THREADS || threads % WARP != 0) {
         return "kernel " + grid.name + ": blocks of " + std::to_string(threads) + " threads are not whole warps";
     }
-    catch_signals();
-    running = &worker;
-    worker.grid = &grid;
-    worker.threads = threads;
-    worker.random = Random{grid.seed};
-    worker.failed = worker.illegal_address = false;
-    uint8_t* shared = new_shared(grid.shared_bytes);
-    uint64_t blocks = uint64_t(grid.blocks[0]) * grid.blocks[1] * grid.blocks[2];
-    // An order without memory: start + i * step, with a step that has no divisor in common.
-    uint64_t start = grid.seed == 0 ? 0 : worker.random.next() % blocks, step = grid.seed == 0 ? 1 : worker.random.next() % blocks + 1;
-    while (std::gcd(step, blocks) != 1) {
-        step++;
+    Blocks blocks(grid);
+    std::vector<std::unique_ptr<Worker>> workers;
+    for (uint64_t i = 0; i < grid.workers && i < blocks.count; i++) {
+        workers.push_back(take_worker());
     }
-    for (uint64_t i = 0; i < blocks && !worker.failed; i++) {
-        uint64_t number = (start + i * step) % blocks;
-        uint32_t block[3] = {
-            uint32_t(number % grid.blocks[0]),
-            uint32_t(number / grid.blocks[0] % grid.blocks[1]),
-            uint32_t(number / grid.blocks[0] / grid.blocks[1]),
-        };
-        for (uint32_t byte = 0; byte < grid.shared_bytes; byte++) {
-            shared[byte] = POISON[byte % 2];
+    std::vector<std::thread> others;
+    for (size_t i = 1; i < workers.size(); i++) {
+        others.emplace_back([&, i] { work(*workers[i], grid, blocks); });
+    }
+    work(*workers[0], grid, blocks);
+    for (std::thread& other : others) {
+        other.join();
+    }
+    std::string fault;
+    for (std::unique_ptr<Worker>& worker : workers) {
+        if (worker->failed && fault.empty()) {
+            fault = worker->fault;
+            illegal_address = worker->illegal_address;
         }
-        worker.run_block(block, shared);
+        std::lock_guard<std::mutex> held(pool_lock);
+        pool.push_back(std::move(worker));
     }
-    free(shared);
-    running = nullptr;
-    illegal_address = worker.illegal_address;
-    return worker.failed ? worker.fault : std::string();
+    return fault;
 }
 
 } // namespace emu

@@ -13,6 +13,7 @@ struct Grid {
     void** arguments;
     // 0: threads in order, in step. Others: warps run ahead as far as barriers let them, in an order drawn from the seed.
     uint64_t seed;
+    uint64_t workers = 1; // OS threads that run blocks
 };
 
 // Empty if it ran to its end, else what the kernel did wrong. `illegal_address` says that it touched memory that it may not.

@@ -1,5 +1,6 @@
 // Stand-in libcuda: the driver's interface as far as a host of kernels needs it, over `Device`.
 #include "device.h"
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -13,7 +14,7 @@ using namespace emu;
 #define API extern "C" __attribute__((visibility("default"))) int
 typedef unsigned long long Address;
 
-static bool initialised = false;
+static std::atomic<bool> initialised{false};
 static char context_of_device;
 static thread_local void* current_context;
 
@@ -26,11 +27,12 @@ static int enter(const char* name, bool needs_context) {
         return NOT_INITIALIZED;
     }
     Device& device = Device::get();
-    std::lock_guard<std::mutex> lock(device.mutex);
+    std::unique_lock<std::mutex> lock(device.mutex);
     if (needs_context && !current_context) {
         return INVALID_CONTEXT;
     }
     if (needs_context && device.sticky != SUCCESS) {
+        device.let_finish(lock); // memory that is given up now is not touched any more
         return device.sticky;
     }
     return device.planned(name);
@@ -56,13 +58,20 @@ API emu_fail(const char* plan) {
     return SUCCESS;
 }
 
-// Forgets an error that stays, as a new process would.
+// Forgets an error that stays, errors that are planned, and what was registered.
 API emu_reset() {
     Device& device = Device::get();
-    std::lock_guard<std::mutex> lock(device.mutex);
-    device.sticky = SUCCESS;
-    device.fault.clear();
+    std::unique_lock<std::mutex> lock(device.mutex);
+    device.reset(lock);
+    device.registered.clear();
     return SUCCESS;
+}
+
+// Memory, registrations, streams, modules and graphs that were not given back.
+API emu_held() {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return (int)(device.device_memory.size() + device.host_memory.size() + device.registered.size() + device.streams.size()) + device.objects;
 }
 
 // Copies the text of the last fault of a kernel; returns its length.
@@ -130,10 +139,17 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
     ENTER(false);
     int shared = shared_per_multiprocessor(device.capability);
     static const std::map<int, int> fixed = {
-        {1, 1024}, {2, 1024},    {3, 1024}, {4, 64},         {5, 0x7fffffff}, {6, 65535}, {7, 65535}, {8, 48 * 1024}, {9, 64 * 1024},
-        {10, 32},  {12, 65536},  {13, 1000000}, {15, 1},     {16, 4},         {19, 1},    {31, 1},    {36, 1000000},  {37, 64},
-        {38, 4 << 20}, {39, 2048}, {40, 2}, {41, 1},         {78, 1},         {82, 65536}, {91, 1},   {99, 1},        {106, 32},
-        {111, 1024},
+        {1, 1024},                                                 // threads of a block
+        {2, 1024}, {3, 1024}, {4, 64},                             // along each axis
+        {5, 0x7fffffff}, {6, 65535}, {7, 65535},                   // blocks of a grid
+        {8, 48 * 1024}, {9, 64 * 1024},                            // shared memory of a block, constant memory
+        {10, 32}, {12, 65536}, {39, 2048}, {82, 65536}, {106, 32}, // warp, registers; of a multiprocessor: threads, registers, blocks
+        {13, 1000000}, {36, 1000000}, {37, 64}, {38, 4 << 20},     // clocks in kHz, memory's bus in bits, L2
+        {15, 1}, {31, 1}, {40, 2},                                 // what runs at once
+        {16, 4},                                                   // multiprocessors
+        {19, 1}, {41, 1}, {91, 1}, {99, 1},                        // host memory that the device sees, at the same addresses
+        {78, 1},                                                   // priorities
+        {111, 1024},                                               // shared memory that each block takes beside its own
     };
     auto found = fixed.find(attribute);
     *value = found == fixed.end() ? 0 : found->second;
@@ -292,7 +308,7 @@ API cuStreamQuery(void* handle) {
     if (stream->capture) {
         return CAPTURE_UNSUPPORTED;
     }
-    device.let_run_a_little(lock);
+    device.let_run_a_little();
     return quiet(stream) ? SUCCESS : NOT_READY;
 }
 
@@ -329,6 +345,7 @@ API cuEventRecord(void* handle, void* stream_handle) {
     device.push(stream, {nullptr, [&device, event, number] {
                              std::lock_guard<std::mutex> held(device.mutex);
                              event->reached = event->reached < number ? number : event->reached;
+                             event->time = std::chrono::steady_clock::now();
                              return (int)SUCCESS;
                          }});
     return SUCCESS;
@@ -337,7 +354,7 @@ API cuEventRecordWithFlags(void* event, void* stream, unsigned) { return cuEvent
 API cuEventQuery(void* handle) {
     ENTER(true);
     EVENT(event, handle);
-    device.let_run_a_little(lock);
+    device.let_run_a_little();
     return event->reached >= event->recorded ? SUCCESS : NOT_READY;
 }
 API cuEventSynchronize(void* handle) {
@@ -350,7 +367,7 @@ API cuEventElapsedTime(float* milliseconds, void* from, void* to) {
     ENTER(true);
     EVENT(first, from);
     EVENT(second, to);
-    *milliseconds = 0.001f;
+    *milliseconds = std::chrono::duration<float, std::milli>(second->time - first->time).count();
     return first->reached >= first->recorded && second->reached >= second->recorded ? SUCCESS : NOT_READY;
 }
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return cuEventElapsedTime(milliseconds, from, to); }
@@ -622,25 +639,30 @@ API cuModuleLoadData(void** handle, const void* image) {
     }
     std::string path = "/proc/self/fd/" + std::to_string(file);
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    close(file);
     if (!library) {
         fprintf(stderr, "emulator: %s\n", dlerror());
+        close(file);
         return INVALID_IMAGE;
     }
     auto* architecture = (const char* const*)dlsym(library, "emu_architecture");
     if (!architecture || !runs_on(*architecture, device.capability)) {
         dlclose(library);
+        close(file);
         return NO_BINARY_FOR_GPU;
     }
-    *handle = new Module{library};
+    *handle = new Module{library, file};
+    device.objects++;
     return SUCCESS;
 }
 API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
 API cuModuleUnload(void* handle) {
     ENTER(true);
     device.wait(lock, [&] { return device.idle(); });
-    dlclose(((Module*)handle)->library);
-    delete (Module*)handle;
+    auto* module = (Module*)handle;
+    dlclose(module->library);
+    close(module->file);
+    delete module;
+    device.objects--;
     return SUCCESS;
 }
 API cuModuleGetFunction(void** handle, void* module, const char* name) {
@@ -665,7 +687,12 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
 API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     ENTER(true);
     auto* function = (Function*)handle;
-    *value = attribute == 0 ? (int)function->kernel->max_threads : attribute == 4 ? 64 : attribute == 8 ? (int)function->max_dynamic_shared : 0;
+    switch (attribute) {
+    case 0: *value = (int)function->kernel->max_threads; break;
+    case 4: *value = 64; break; // registers
+    case 8: *value = (int)function->max_dynamic_shared; break;
+    default: *value = 0;
+    }
     return SUCCESS;
 }
 API cuFuncSetCacheConfig(void*, int) {
@@ -725,6 +752,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
     }
     *graph = stream->capture;
     Graph* captured = stream->capture;
+    device.objects++;
     for (Stream* other : device.streams) {
         other->capture = other->capture == captured ? nullptr : other->capture;
     }
@@ -742,7 +770,10 @@ API cuStreamIsCapturing(void* handle, int* status) {
 }
 API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     ENTER(true);
-    *exec = new GraphExec{((Graph*)graph)->nodes};
+    auto* made = new GraphExec{((Graph*)graph)->nodes};
+    device.execs.insert(made);
+    device.objects++;
+    *exec = made;
     return SUCCESS;
 }
 API cuGraphGetNodes(void* graph, void**, size_t* count) {
@@ -776,11 +807,14 @@ API cuGraphLaunch(void* handle, void* stream_handle) {
 API cuGraphDestroy(void* graph) {
     ENTER(true);
     delete (Graph*)graph;
+    device.objects--;
     return SUCCESS;
 }
 API cuGraphExecDestroy(void* exec) {
     ENTER(true);
     device.wait(lock, [&] { return device.idle(); });
+    device.execs.erase((GraphExec*)exec);
     delete (GraphExec*)exec;
+    device.objects--;
     return SUCCESS;
 }

@@ -31,13 +31,25 @@ static bool starts(const std::string& text, const char* with) { return text.rfin
 
 // Each kernel is found in the main source by its KERNEL(...), and so need not be exported there by hand.
 static std::string exports(const std::string& source) {
-    std::string code = std::regex_replace(source, std::regex("//[^\n]*"), "");
-    std::regex kernel("\\bKERNEL\\s*\\(([^()]*)\\)\\s*(\\w+)\\s*\\(");
+    std::string code = std::regex_replace(source, std::regex("//[^\n]*|\"[^\"\n]*\""), "");
+    std::regex token("\\bnamespace\\s+(\\w+)\\s*\\{|\\bKERNEL\\s*\\(([^()]*)\\)\\s*(\\w+)\\s*\\(|[{}]");
+    std::vector<std::string> scopes; // names of the namespaces around, "" for other braces
     std::string text;
-    for (std::sregex_iterator found(code.begin(), code.end(), kernel), end; found != end; ++found) {
-        std::string name = (*found)[2];
-        if (!std::regex_search(code, std::regex("\\bKERNEL_EXPORT\\s*\\(\\s*" + name + "\\s*\\)"))) {
-            text += "EMU_EXPORT(" + name + ", (" + std::string((*found)[1]) + "))\n";
+    for (std::sregex_iterator found(code.begin(), code.end(), token), end; found != end; ++found) {
+        const std::smatch& match = *found;
+        std::string name = match[3];
+        if (!name.empty()) {
+            std::string function;
+            for (const std::string& scope : scopes) {
+                function += scope.empty() ? "" : scope + "::";
+            }
+            if (!std::regex_search(code, std::regex("\\bKERNEL_EXPORT\\s*\\(\\s*" + name + "\\s*\\)"))) {
+                text += "EMU_EXPORT(" + name + ", " + function + name + ", (" + std::string(match[2]) + "))\n";
+            }
+        } else if (match[0] != "}") {
+            scopes.push_back(match[1]);
+        } else if (!scopes.empty()) {
+            scopes.pop_back();
         }
     }
     return text;
@@ -53,9 +65,9 @@ static std::string include_folder() {
 }
 
 // Options of the compiler that it stands for; false for one that there is not.
-static bool translate(const std::vector<std::string>& options, std::vector<std::string>& flags, std::string& architecture, std::string& log) {
-    for (size_t i = 0; i < options.size(); i++) {
-        const std::string& option = options[i];
+static bool translate(const std::vector<std::string>& options, std::vector<std::string>& flags, std::string& architecture,
+                      std::string& log) {
+    for (const std::string& option : options) {
         auto value = [&] { return option.substr(option.find('=') + 1); };
         if (starts(option, "--gpu-architecture=") || starts(option, "-arch=")) {
             architecture = value();
@@ -72,9 +84,10 @@ static bool translate(const std::vector<std::string>& options, std::vector<std::
             }
         } else {
             static const char* const known[] = {
-                "--ptxas-options", "--use_fast_math", "--fmad", "--restrict", "--extra-device-vectorization", "--generate-line-info", "-lineinfo",
-                "--device-as-default-execution-space", "-default-device", "--maxrregcount", "--diag-", "--minimal", "--prec-div", "--prec-sqrt",
-                "--ftz", "--dopt", "--relocatable-device-code", "--display-error-number", "--no-source-include", "--disable-warnings", "-w",
+                "--ptxas-options", "--use_fast_math", "--fmad", "--ftz", "--prec-div", "--prec-sqrt", "--extra-device-vectorization",
+                "--device-as-default-execution-space", "-default-device", "--maxrregcount", "--restrict", "--relocatable-device-code",
+                "--generate-line-info", "-lineinfo", "--dopt", "--minimal", "--no-source-include", "--diag-", "--display-error-number",
+                "--disable-warnings", "-w",
             };
             bool is_known = false;
             for (const char* each : known) {
@@ -152,9 +165,7 @@ static Result compile(Program& program, const std::vector<std::string>& options)
     words.insert(words.end(), std::istream_iterator<std::string>(sanitize), {});
     words.insert(words.end(), flags.begin(), flags.end());
     std::string image = folder / "image.so", output = folder / "output";
-    for (const std::string& word : {"-I" + folder.string(), "-I" + include_folder(), (folder / "main.cpp").string(), std::string("-o"), image}) {
-        words.push_back(word);
-    }
+    words.insert(words.end(), {"-I" + folder.string(), "-I" + include_folder(), folder / "main.cpp", "-o", image});
     int status = execute(words, output);
     program.log = std::regex_replace(read(output), std::regex(folder.string() + "/"), "");
     program.image = status == 0 ? read(image) : "";
@@ -190,7 +201,8 @@ API int nvrtcGetSupportedArchs(int* architectures) {
     memcpy(architectures, ARCHITECTURES, sizeof ARCHITECTURES);
     return SUCCESS;
 }
-API int nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers, const char* const* texts, const char* const* names) {
+API int nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers, const char* const* texts,
+                           const char* const* names) {
     if (!program || !source || headers < 0) {
         return INVALID_INPUT;
     }

@@ -163,11 +163,11 @@ fn wait(server: &Server, stops: &StopReceiver) -> Stop {
     }
 }
 
-/// Waits a little for a stop; a dead shard is one.
+/// Waits a little for a stop; a dead shard is one, and a lost GPU.
 fn look(server: &Server, stops: &StopReceiver, timeout: Duration) -> Option<Stop> {
     stops.wait_timeout(timeout).or_else(|| {
         let reason = server.failure()?;
-        tracing::error!(reason, "a shard failed");
+        tracing::error!(reason, "the server cannot go on");
         Some(Stop::Fault(reason))
     })
 }

@@ -115,8 +115,10 @@ impl Server {
                 uring: UringOptions::default(),
             };
             let engine = plan.engine;
+            let bell = waker.clone();
             let make = move || {
-                let engine = engine::new_engine(engine).map_err(|error| std::io::Error::other(error.to_string()))?;
+                let mut engine = engine::new_engine(engine).map_err(|error| std::io::Error::other(error.to_string()))?;
+                engine.wake_with(Arc::new(move || bell.wake()));
                 Ok(Shard::new(ShardParts {
                     engine,
                     sockets: sockets_end,

@@ -1,1 +1,208 @@
+//! Errors of the driver, one at every call: told with their cause, nothing leaks, nothing panics, nothing hangs.
 
+use gavel::engine::cuda::{Device, DeviceOptions};
+use gavel::engine::{CudaEngine, Engine, EngineError, Prepared, Step};
+use gavel::units::{Clock, Instant};
+
+use crate::emulator;
+use crate::rig::{Ids, LIMITS, Rig, code, engine, fill, scores, wait};
+
+/// Copies of large buckets, so that every kind of call is made.
+const OPTIONS: DeviceOptions = DeviceOptions { ordinal: 0, in_flight_per_shard: 2, in_flight_per_device: 4, copy_from_bytes: 1 << 10 };
+
+/// What opening calls, loading calls, attaching calls; and a word of the error.
+const OPENING: [&str; 3] = ["cuDeviceGetCount", "cuDeviceTotalMem_v2", "cuDevicePrimaryCtxRetain"];
+const LOADING: [&str; 6] = [
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuFuncGetAttribute",
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+    "cuMemAlloc_v2",
+    "cuMemcpyHtoD_v2",
+];
+const ATTACHING: [&str; 11] = [
+    "cuMemHostRegister_v2",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemAlloc_v2",
+    "cuMemsetD8_v2",
+    "cuStreamCreate",
+    "cuStreamBeginCapture_v2",
+    "cuLaunchKernel",
+    "cuMemcpyHtoDAsync_v2",
+    "cuStreamEndCapture",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphUpload",
+];
+
+/// CUDA_ERROR_OUT_OF_MEMORY, which leaves the device as it was.
+const OUT_OF_MEMORY: i32 = 2;
+/// CUDA_ERROR_ILLEGAL_ADDRESS, which does not.
+const ILLEGAL_ADDRESS: i32 = 700;
+
+#[test]
+fn opening_says_why_not() {
+    let Some(_rig) = Rig::emulated(OPTIONS) else { return };
+    for call in OPENING {
+        emulator::fail(&format!("{call}:1:{OUT_OF_MEMORY}"));
+        let error = Device::open(OPTIONS).expect_err(call).to_string();
+        assert!(error.ends_with(": the driver answers CUDA_ERROR_OUT_OF_MEMORY"), "{call}: {error}");
+    }
+    let error = Device::open(DeviceOptions { ordinal: 3, ..OPTIONS }).expect_err("no such GPU").to_string();
+    assert_eq!(error, "there is no GPU number 3: the driver shows 1");
+}
+
+#[test]
+fn loading_leaks_nothing() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let code = code(&rig.device, Ids::Two);
+    let before = emulator::held();
+    for call in LOADING {
+        for nth in 1.. {
+            emulator::fail(&format!("{call}:{nth}:{OUT_OF_MEMORY}"));
+            match rig.load_code(Ids::Two, &code) {
+                Ok(_) => break,
+                Err(error) => told(call, &error),
+            }
+            assert_eq!(emulator::held(), before, "{call}");
+            assert!(nth < 50, "{call} is called a few times");
+        }
+        emulator::fail("");
+    }
+    drop(rig.load_code(Ids::Two, &code).unwrap());
+    assert_eq!(emulator::held(), before);
+}
+
+#[test]
+fn attaching_leaks_nothing_and_goes_on() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let prepared = rig.load(Ids::Two).unwrap();
+    let (mut engine, slots) = engine(&prepared, 1);
+    let before = emulator::held();
+    for call in ATTACHING {
+        let mut failures = 0;
+        for nth in [1, 2, 3, 5, 8, 13, 21] {
+            emulator::fail(&format!("{call}:{nth}:{OUT_OF_MEMORY}"));
+            match engine.attach(&prepared, 2, LIMITS) {
+                Ok(made) => engine.detach(&made),
+                Err(error) => {
+                    told(call, &error);
+                    failures += 1;
+                }
+            }
+            emulator::fail("");
+            assert_eq!(emulator::held(), before, "{call}");
+        }
+        assert!(failures > 0, "{call} is called");
+    }
+    let expected = fill(engine.slot(slots[0]), Ids::Two, &[50], 1);
+    engine.start(slots[0]);
+    assert_eq!((wait(&mut engine), scores(engine.slot(slots[0]))), (Step::Done(slots[0]), expected));
+    drop(engine);
+    drop(prepared);
+    assert_eq!(rig.device.fault(), None);
+}
+
+/// The device, what was being made, what the driver was asked, its answer, what to do.
+fn told(call: &str, error: &EngineError) {
+    let text = error.to_string();
+    assert!(text.starts_with("cuda engine on GPU 0 (gavel emulator): "), "{call}: {text}");
+    assert!(text.contains(": the driver answers CUDA_ERROR_OUT_OF_MEMORY; lower limits.batch_rows"), "{call}: {text}");
+}
+
+#[test]
+fn a_launch_that_fails_loses_the_device() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let prepared = rig.load(Ids::Two).unwrap();
+    let (mut engine, slots) = engine(&prepared, 2);
+    for slot in &slots {
+        fill(engine.slot(*slot), Ids::Two, &[20], 1);
+    }
+    emulator::fail(&format!("cuGraphLaunch:1:{ILLEGAL_ADDRESS}"));
+    engine.start(slots[0]);
+    engine.start(slots[1]);
+    assert_eq!(wait(&mut engine), Step::Failed(slots[0]));
+    assert_eq!(wait(&mut engine), Step::Failed(slots[1]), "fast, without a launch");
+    assert_eq!(
+        rig.device.fault(),
+        Some("GPU 0 (gavel emulator) is lost to this process: launching a graph: the driver answers CUDA_ERROR_ILLEGAL_ADDRESS")
+    );
+    assert_eq!(engine.in_flight(), 0);
+}
+
+#[test]
+fn a_kernel_that_faults_fails_every_batch_under_way() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let prepared = rig.load(Ids::Two).unwrap();
+    let (mut engine, slots) = engine(&prepared, 3);
+    let (mut other, others) = crate::rig::engine(&prepared, 1);
+    rig.shut();
+    for slot in &slots {
+        fill(engine.slot(*slot), Ids::Two, &[20], 1);
+    }
+    fill(other.slot(others[0]), Ids::Two, &[30], 1);
+    emulator::fail(&format!("kernel:scores:1:{ILLEGAL_ADDRESS}"));
+    engine.start(slots[0]);
+    engine.start(slots[1]);
+    other.start(others[0]);
+    rig.open();
+    // Which of them the device takes first is its own affair; one at most was done before the fault.
+    let steps = [wait(&mut engine), wait(&mut engine), wait(&mut other)];
+    assert!(steps.iter().filter(|step| matches!(step, Step::Failed(_))).count() >= 2, "{steps:?}");
+    let fault = rig.device.fault().expect("a fault");
+    assert!(fault.ends_with("running kernels: the driver answers CUDA_ERROR_ILLEGAL_ADDRESS"), "{fault}");
+
+    // From now on everything fails at once, in every engine; and nothing hangs when it goes.
+    engine.start(slots[2]);
+    assert_eq!(wait(&mut engine), Step::Failed(slots[2]));
+    assert!(engine.attach(&prepared, 1, LIMITS).is_err());
+    drop((engine, other, prepared));
+}
+
+#[test]
+fn kernels_that_never_say_so_are_found_out() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let mut program = crate::rig::program(Ids::Two, rig.gate);
+    for variant in &mut program.variants {
+        variant.launches.last_mut().unwrap().kernel = "silent".into();
+    }
+    let prepared = rig.load_program(program).unwrap();
+    let (mut engine, slots) = engine(&prepared, 1);
+    fill(engine.slot(slots[0]), Ids::Two, &[20], 1);
+    engine.start(slots[0]);
+    assert_eq!(wait(&mut engine), Step::Failed(slots[0]));
+    let fault = rig.device.fault().expect("a fault");
+    assert!(fault.ends_with("kernels ended without saying that scores are there"), "{fault}");
+}
+
+#[test]
+fn an_engine_may_go_while_batches_run() {
+    let Some(rig) = Rig::emulated(DeviceOptions { in_flight_per_device: 1, ..OPTIONS }) else { return };
+    let prepared = rig.load(Ids::Two).unwrap();
+    let before = emulator::held();
+    let (mut first, slots) = engine(&prepared, 2);
+    for slot in &slots {
+        fill(first.slot(*slot), Ids::Two, &[20], 1);
+    }
+    first.start(slots[0]);
+    first.start(slots[1]);
+    drop(first);
+    assert_eq!(emulator::held(), before);
+    // Its permit came back.
+    let (mut engine, slots) = engine(&prepared, 1);
+    assert_eq!(engine.capacity(), 2);
+    fill(engine.slot(slots[0]), Ids::Two, &[20], 1);
+    engine.start(slots[0]);
+    assert_eq!(wait(&mut engine), Step::Done(slots[0]));
+}
+
+#[test]
+fn a_model_for_another_engine_is_a_mistake() {
+    let mut engine = CudaEngine::new();
+    assert_eq!((engine.in_flight(), engine.capacity(), engine.may_sleep()), (0, 1, true));
+    assert_eq!(engine.step(&Clock::start(), Instant::NEVER), Step::Idle);
+    let model = crate::support::models(|name| name == "wdl").remove(0);
+    let prepared = gavel::engine::prepare(gavel::engine::EngineKind::Null, &model).unwrap();
+    assert!(matches!(prepared, Prepared::Null(_)));
+    let attached = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.attach(&prepared, 1, LIMITS).is_ok()));
+    assert!(attached.is_err());
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use gavel::batch::{Counts, Layout, Need, Slot, SlotLimits};
 use gavel::engine::cuda::compile::Cubins;
-use gavel::engine::cuda::{CudaEngine, Device, DeviceOptions, Launch, Loaded, Needs, Over, Program, Variant, load};
+use gavel::engine::cuda::{CudaEngine, Device, DeviceOptions, DeviceTable, Launch, Loaded, Needs, Over, Program, Variant, load};
 use gavel::engine::{Engine, EngineError, Prepared, SlotId, Step};
 use gavel::model::{Feature, FeatureKind, IdType, MissingRule, Model, Pool, RangeRule, Scope, TableId};
 use gavel::units::{Clock, Instant};
@@ -141,7 +141,7 @@ impl Rig {
 }
 
 /// Compiled kernels are kept beside the tests.
-fn cubins() -> Cubins {
+pub fn cubins() -> Cubins {
     let compiler = (emulator::cuda() == Some(Cuda::Emulated)).then(|| emulator::build(&[]).unwrap());
     Cubins::new(Some(cache(&compiler)), compiler)
 }
@@ -210,8 +210,9 @@ pub fn program(ids: Ids, gate: &'static AtomicU32) -> Program {
         source: SOURCE.replace("@STRIDE@", if ids == Ids::Two { "2" } else { "0" }),
         variants: vec![Variant { rows_from: 0, launches: launches(32) }, Variant { rows_from: 65, launches: launches(64) }],
         weights,
-        tables: vec![TableId(0)],
+        tables: vec![DeviceTable::new(TableId(0), model().weights.table(TableId(0)))],
         needs: Needs { kept_bytes: 4, work_bytes: 4 },
+        layers: vec![],
     }
 }
 

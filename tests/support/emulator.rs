@@ -1,6 +1,7 @@
 //! Builds the emulator of `kernels/emulator` once per target folder and loads it, so that cudarc finds it where it looks for the driver.
 //!
-//! For tests of the crate, too (`#[path]`). With `GAVEL_CUDA=real` in the environment the machine's own driver is used.
+//! For tests of the crate, too (`#[path]`). `GAVEL_CUDA` in the environment chooses: `real` is the machine's own driver, `asan` an emulator
+//! under the address sanitizer (which must be preloaded, see [`sanitizer`]).
 #![allow(dead_code, unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -23,10 +24,12 @@ pub enum Cuda {
 pub fn cuda() -> Option<Cuda> {
     static ANSWER: OnceLock<Result<Cuda, String>> = OnceLock::new();
     let answer = ANSWER.get_or_init(|| {
-        if std::env::var("GAVEL_CUDA").is_ok_and(|value| value == "real") {
-            return Ok(Cuda::Real);
-        }
-        let folder = build(&[])?;
+        let options: &[&str] = match std::env::var("GAVEL_CUDA").as_deref() {
+            Ok("real") => return Ok(Cuda::Real),
+            Ok("asan") => &["--asan"],
+            _ => &[],
+        };
+        let folder = build(options)?;
         preload(&folder)?;
         Ok(Cuda::Emulated)
     });
@@ -62,6 +65,14 @@ pub fn build(options: &[&str]) -> Result<PathBuf, String> {
         .output()
         .map_err(|error| format!("the emulator's build: {error}"))?;
     if output.status.success() { Ok(folder) } else { panic!("the emulator does not build:\n{}", String::from_utf8_lossy(&output.stderr)) }
+}
+
+/// The address sanitizer's runtime, for `LD_PRELOAD`.
+pub fn sanitizer() -> Result<PathBuf, String> {
+    let output = Command::new("g++").arg("-print-file-name=libasan.so").output().map_err(|error| format!("g++: {error}"))?;
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    // g++ answers with the bare name where it has none.
+    if path.is_absolute() { Ok(path) } else { Err("g++ has no address sanitizer".into()) }
 }
 
 /// The profile's folder: two above the test's own file.
@@ -103,11 +114,17 @@ fn own<F: Copy>(name: &CStr) -> F {
     }
 }
 
-/// Plans errors: `function:nth call:code`, or `kernel:name:nth:code` for executions, with commas between them.
+/// Plans errors: `function:nth call:code`, or `kernel:name:nth:code` for executions, with commas between them; nothing forgets all plans.
 pub fn fail(plan: &str) {
     let plan = CString::new(plan).expect("no zero byte");
     let emu_fail: extern "C" fn(*const c_char) -> c_int = own(c"emu_fail");
     emu_fail(plan.as_ptr());
+}
+
+/// Memory, registrations, streams, modules and graphs that nobody gave back.
+pub fn held() -> i32 {
+    let emu_held: extern "C" fn() -> c_int = own(c"emu_held");
+    emu_held()
 }
 
 /// Forgets an error that stays, as a new process would.

@@ -1,8 +1,9 @@
 //! A source of kernels, compiled and loaded for the emulator or for the machine's GPU: buffers and launches for tests.
 #![allow(dead_code, unsafe_code, clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{CUdeviceptr, CUfunction_attribute_enum};
@@ -17,6 +18,20 @@ pub struct Kernels {
     pub stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// Compiles, once per source and process.
+fn compile(source: &str, headers: &[(&str, &str)], architecture: &str) -> Result<Vec<u8>, String> {
+    type Images = HashMap<(String, String), Vec<u8>>;
+    static IMAGES: LazyLock<Mutex<Images>> = LazyLock::new(Mutex::default);
+    let texts: String = headers.iter().map(|header| header.1).chain([source]).collect();
+    let key = (texts, architecture.to_string());
+    if let Some(image) = IMAGES.lock().unwrap().get(&key) {
+        return Ok(image.clone());
+    }
+    let image = emulator::compile(source, headers, architecture)?;
+    IMAGES.lock().unwrap().insert(key, image.clone());
+    Ok(image)
 }
 
 /// Device memory of a test.
@@ -45,7 +60,7 @@ impl Kernels {
             (9, 0) => "sm_90a".into(),
             (major, minor) => format!("sm_{major}{minor}"),
         };
-        let image = match emulator::compile(source, headers, &architecture) {
+        let image = match compile(source, headers, &architecture) {
             Ok(image) => image,
             Err(log) => return Some(Err(log)),
         };
@@ -75,8 +90,8 @@ impl Kernels {
         values
     }
 
-    /// Launches and waits. Arguments in the order and of the types of the kernel.
-    pub fn try_run(
+    /// Launches. Arguments in the order and of the types of the kernel.
+    pub fn launch(
         &self,
         name: &str,
         blocks: (u32, u32),
@@ -92,7 +107,19 @@ impl Kernels {
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(|argument| argument.pointer()).collect();
         let (grid, block, shared) = ((blocks.0, blocks.1, 1), (threads, 1, 1), u32::try_from(shared).unwrap());
         // SAFETY: the test's kernels stay within the buffers that it gives them.
-        unsafe { result::launch_kernel(function.cu_function(), grid, block, shared, self.stream.cu_stream(), &mut pointers)? };
+        unsafe { result::launch_kernel(function.cu_function(), grid, block, shared, self.stream.cu_stream(), &mut pointers) }
+    }
+
+    /// Launches and waits.
+    pub fn try_run(
+        &self,
+        name: &str,
+        blocks: (u32, u32),
+        threads: u32,
+        shared: usize,
+        arguments: &[&dyn Argument],
+    ) -> Result<(), DriverError> {
+        self.launch(name, blocks, threads, shared, arguments)?;
         self.stream.synchronize()
     }
 
@@ -104,7 +131,7 @@ impl Kernels {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: launches were waited for; a broken device keeps its memory.
-        drop(unsafe { result::free_sync(self.address) });
+        let _ = unsafe { result::free_sync(self.address) };
     }
 }
 

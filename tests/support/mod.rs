@@ -65,10 +65,22 @@ pub fn config() -> Config {
 
 /// Starts unpinned shards on a free port and publishes the models.
 pub fn start(backend: IoBackend, engine: EngineKind, shards: usize, config: Config, models: &[Arc<Model>]) -> TestServer {
+    start_with(backend, engine, PrepareOptions::default(), shards, config, models)
+}
+
+/// The same, with models made ready in another way.
+pub fn start_with(
+    backend: IoBackend,
+    engine: EngineKind,
+    prepare: PrepareOptions,
+    shards: usize,
+    config: Config,
+    models: &[Arc<Model>],
+) -> TestServer {
     let clock = Clock::start();
     let registry = Registry::new(clock, config.limits.models);
     let placement = Placement { shards: vec![None; shards], control: Vec::new(), message: String::new() };
-    let plan = Plan { placement, io: backend, engine, prepare: PrepareOptions::default(), notes: Vec::new() };
+    let plan = Plan { placement, io: backend, engine, prepare, notes: Vec::new() };
     let mut server = Server::start(&config, &plan, Arc::clone(&registry), clock).unwrap();
     for model in models {
         server.publish(model).unwrap();

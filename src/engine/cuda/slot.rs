@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use memmap2::MmapMut;
 
 use super::buckets::{Shape, buckets, shape};
-use super::driver::{DeviceMemory, DriverError, Graph, RegisteredMemory, Stream};
-use super::inputs::{Copy, Inputs};
+use super::driver::{DeviceMemory, DriverError, Graph, Grid, RegisteredMemory, Stream};
+use super::inputs::{Copy, Inputs, Placed};
 use super::job::{DevicePointer, Header, Job};
 use super::loaded::Loaded;
+use super::measure::LaunchShape;
+use super::program::Launch;
 use crate::batch::{Slot, SlotLimits};
 use crate::engine::EngineError;
 use crate::engine::slots::new_slot;
@@ -36,6 +38,15 @@ pub struct CudaSlot {
 struct Bucket {
     rows: usize,
     graph: Graph,
+    /// What the graph was recorded from, for launches without it.
+    parts: Parts,
+}
+
+/// A graph's copies and launches.
+struct Parts {
+    copied: Vec<Placed>,
+    job: Job,
+    grids: Vec<Grid>,
 }
 
 impl CudaSlot {
@@ -87,7 +98,11 @@ impl CudaSlot {
 
         let stream = Stream::new(context).map_err(failed("a stream"))?;
         let mut captured = Vec::with_capacity(shapes.len());
-        for shape in &shapes {
+        let mut firsts = Vec::new();
+        for (number, shape) in shapes.iter().enumerate() {
+            if number == 0 || shapes[number - 1].variant != shape.variant {
+                firsts.push(number);
+            }
             let mut copies = mapped.copies(slot.map(), &program.layout, shape.rows);
             if copies.iter().map(|copy| copy.bytes).sum::<usize>() < copy_from {
                 copies.clear();
@@ -95,10 +110,10 @@ impl CudaSlot {
             let inputs = mapped.staged(&copies, staging, &mapped.copies(slot.map(), &program.layout, limits.rows));
             let job = Job { candidates: inputs.candidates, row_context: inputs.row_context, ..job };
             let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
-            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))? });
+            let parts = Parts { copied: inputs.copied, job, grids: shape.grids.clone() };
+            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))?, parts });
         }
-        stream.wait().map_err(failed("uploading graphs"))?;
-        Ok(CudaSlot {
+        let mut made = CudaSlot {
             stream,
             buckets: captured,
             _device_memory: device_memory,
@@ -106,7 +121,27 @@ impl CudaSlot {
             _registered: registered,
             slot,
             loaded: Arc::clone(loaded),
-        })
+        };
+        for at in firsts {
+            made.try_out(at).map_err(failed("a batch without rows"))?;
+            if !made.has_scores() {
+                return Err(EngineError::Unavailable {
+                    engine: "cuda",
+                    reason: format!("kernels of {} do not say when they are done", program.model.name),
+                    remedy: "this is a defect of gavel: report it, and serve the model with --engine cpu meanwhile".into(),
+                });
+            }
+        }
+        Ok(made)
+    }
+
+    /// Runs a bucket without rows: code that the driver loads late, and calls that it prepares at first use, are there when serving begins.
+    fn try_out(&mut self, at: usize) -> Result<(), DriverError> {
+        self.launch_bucket(at, 0, 0)?;
+        // SAFETY: the function takes whatever there is, and does nothing.
+        unsafe { self.stream.call(nothing, ptr::null())? };
+        self.stream.is_done()?;
+        self.stream.wait()
     }
 
     /// What it runs.
@@ -121,16 +156,63 @@ impl CudaSlot {
 
     /// Hands the batch to the device; it has at least one candidate.
     pub fn launch(&mut self) -> Result<(), DriverError> {
-        let rows = self.slot.rows();
-        let sequence = self.control.next(rows, self.slot.segments().len());
-        let at = self.buckets.partition_point(|bucket| bucket.rows < rows);
-        self.control.expected = sequence;
+        let at = self.begin();
         self.buckets[at].graph.launch(&self.stream)
+    }
+
+    fn launch_bucket(&mut self, at: usize, rows: usize, contexts: usize) -> Result<(), DriverError> {
+        self.control.next(rows, contexts);
+        self.buckets[at].graph.launch(&self.stream)
+    }
+
+    /// Writes the header of the next batch; gives its bucket.
+    fn begin(&mut self) -> usize {
+        let rows = self.slot.rows();
+        self.control.next(rows, self.slot.segments().len());
+        self.bucket(rows)
+    }
+
+    fn bucket(&self, rows: usize) -> usize {
+        self.buckets.partition_point(|bucket| bucket.rows < rows)
     }
 
     /// Whether the scores of the batch that was launched are there. Reads one word.
     pub fn has_scores(&self) -> bool {
         self.control.done() == self.control.expected
+    }
+
+    /// As `launch`, in a stream that benches share among slots.
+    pub fn launch_in(&mut self, stream: &Stream) -> Result<(), DriverError> {
+        let at = self.begin();
+        self.buckets[at].graph.launch(stream)
+    }
+
+    /// Only one launch of the batch's, which ran as a whole before.
+    pub fn launch_alone(&self, at: usize, stream: &Stream) -> Result<(), DriverError> {
+        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
+        let launch = &self.loaded.program().variant(*rows).launches[at];
+        // SAFETY: as when the graph was recorded.
+        unsafe { stream.launch(&self.loaded.kernel(launch).function, parts.grids[at], &parts.job) }
+    }
+
+    /// Only the copies of the batch's inputs, if there are any.
+    pub fn copy_alone(&mut self, stream: &Stream) -> Result<(), DriverError> {
+        let (memory, _) = self.slot.memory();
+        let parts = &self.buckets[self.bucket(self.slot.rows())].parts;
+        // SAFETY: as when the graph was recorded.
+        parts.copied.iter().try_for_each(|copy| unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes) })
+    }
+
+    /// The launches of the batch.
+    pub fn launches(&self) -> Vec<LaunchShape> {
+        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
+        let shape = |(launch, grid): (&Launch, &Grid)| LaunchShape {
+            kernel: launch.kernel.clone(),
+            blocks: grid.blocks as usize * grid.columns as usize,
+            threads: grid.threads as usize,
+            shared_bytes: grid.shared_bytes as usize,
+        };
+        self.loaded.program().variant(*rows).launches.iter().zip(&parts.grids).map(shape).collect()
     }
 
     /// What the batch runs in.
@@ -172,13 +254,12 @@ impl Control {
         Ok(Control { registered, memory, expected: 0 })
     }
 
-    /// Writes the header of the next batch; gives its number.
-    fn next(&mut self, rows: usize, contexts: usize) -> u32 {
-        let sequence = self.expected.wrapping_add(1);
-        let header = Header { rows: rows as u32, contexts: contexts as u32, sequence, reserved: 0 };
+    /// Writes the header of the next batch, with the number that is expected back.
+    fn next(&mut self, rows: usize, contexts: usize) {
+        self.expected = self.expected.wrapping_add(1);
+        let header = Header { rows: rows as u32, contexts: contexts as u32, sequence: self.expected, reserved: 0 };
         // SAFETY: the header's place in the mapping; the device reads it only while a batch runs, and none does.
         unsafe { ptr::write_volatile(self.memory.as_mut_ptr().add(HEADER_AT).cast::<Header>(), header) };
-        sequence
     }
 
     fn done(&self) -> u32 {
@@ -186,6 +267,9 @@ impl Control {
         unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(DONE_AT).cast::<u32>().cast_mut()) }.load(Ordering::Acquire)
     }
 }
+
+/// For [`CudaSlot::try_out`].
+unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}
 
 /// A page: what can be registered.
 const CONTROL_BYTES: usize = 4096;

@@ -30,11 +30,10 @@ pub fn run<R: Reactor<EpollWire>>(
             Turn::Busy => spin.reset(),
             Turn::IdleUntil(until) => {
                 // Queued sends need no turn of their own: `wait` sends before it sleeps.
-                if spin.is_over(now) {
-                    sleep = timeout(until, now);
-                    if sleep != Some(Span::ZERO) {
-                        reactor.sleeps();
-                    }
+                let timeout = timeout(until, now);
+                if timeout != Some(Span::ZERO) && spin.is_over(now) && reactor.may_sleep() {
+                    sleep = timeout;
+                    reactor.sleeps();
                     spin.reset();
                 } else if wire.is_busy() {
                     spin.reset();

@@ -6,7 +6,7 @@
 //!     wire.turn()                        // one entry into the kernel
 //!     match reactor.turn(wire, now) {
 //!         Busy         => go on at once
-//!         IdleUntil(t) => spin for `spin`, then sleep until an event, a wake, or t
+//!         IdleUntil(t) => spin for `spin`, then, if reactor.may_sleep(), sleep until an event, a wake, or t
 //!         Stop         => end
 //!     }
 //! }
@@ -43,6 +43,11 @@ pub trait Reactor<W: Wire> {
     /// One round: takes all events of the wire's turn (`wire.next()` until `None`), looks into the mailboxes, gives the engine a step, queues
     /// replies. Bounded work; never blocks. `now` was read after `wire.turn()`.
     fn turn(&mut self, wire: &mut W, now: Instant) -> Turn;
+
+    /// Whether the thread may sleep now; else it takes another turn. Asked before every sleep.
+    fn may_sleep(&mut self) -> bool {
+        true
+    }
 
     /// The thread sleeps now, until an event, a wake or a timer: for those who count.
     fn sleeps(&mut self) {}

@@ -48,7 +48,7 @@ async fn drive<R: Reactor<UringWire>>(options: &ShardOptions, wire: &mut UringWi
             Turn::Busy => spin.reset(),
             Turn::IdleUntil(until) => {
                 let timeout = timeout(until, now);
-                if timeout != Some(Span::ZERO) && spin.is_over(now) {
+                if timeout != Some(Span::ZERO) && spin.is_over(now) && reactor.may_sleep() {
                     spin.reset();
                     // Sends what is queued and looks once more; what it found is the next round's.
                     if wire.prepare_sleep(timeout)? {

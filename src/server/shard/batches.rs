@@ -15,7 +15,7 @@ impl Shard {
     pub(super) fn run_engine(&mut self, wire: &mut impl Wire) {
         // Read anew: what reading took is neither the engine's share of the round nor its work.
         let now = self.clock.now();
-        while self.engine.in_flight() < self.engine.capacity() {
+        while self.scheduler.has_waiting() && self.engine.in_flight() < self.engine.capacity() {
             let Some(slot) = self.scheduler.take(now) else {
                 break;
             };
@@ -36,6 +36,15 @@ impl Shard {
             if self.engine.in_flight() == 0 || self.clock.now() >= until {
                 break;
             }
+        }
+    }
+
+    /// Whether batches go on, or begin, only by another turn. What a device computes goes on without; what waits for its capacity begins when it is
+    /// done with what it has.
+    pub(super) fn engine_needs_turns(&self) -> bool {
+        match self.engine.in_flight() {
+            0 => self.scheduler.has_waiting(),
+            _ => self.engine.works_in_steps(),
         }
     }
 

@@ -44,11 +44,18 @@ impl<W: Wire> Reactor<W> for Shard {
         if self.draining.is_some() && wire.connections() == 0 && self.tickets.is_empty() {
             return Turn::Stop;
         }
-        if busy || self.engine.in_flight() > 0 || self.scheduler.has_waiting() || !self.unread.is_empty() || wire.is_busy() {
+        if busy || self.engine_needs_turns() || !self.unread.is_empty() || wire.is_busy() {
             Turn::Busy
         } else {
             Turn::IdleUntil(Some(self.ticked + TICK))
         }
+    }
+
+    /// What is in the engine is looked at for a while, and then left to ring.
+    fn may_sleep(&mut self) -> bool {
+        let now = self.clock.now();
+        let is_recent = self.started.iter().any(|(_, since)| now.since(*since) < DEVICE_SPIN);
+        !is_recent && self.engine.may_sleep()
     }
 
     fn sleeps(&mut self) {
@@ -189,6 +196,8 @@ impl Shard {
     }
 }
 
+/// A device is mostly done sooner; to be called back and woken takes about as long.
+const DEVICE_SPIN: Span = Span::from_us(50);
 /// Timers are looked at so often.
 const TICK: Span = Span::from_ms(50);
 /// Frames of one connection handled in a row before others have their turn.

@@ -1,6 +1,6 @@
 //! The engine against an independent f64 evaluation, on every instruction set of this machine.
 
-mod attention;
+pub(in crate::engine) mod attention;
 pub(in crate::engine) mod batches;
 pub(in crate::engine) mod builder;
 mod families;
@@ -35,14 +35,14 @@ fn levels() -> impl Iterator<Item = Simd> {
 }
 
 /// An engine with one slot for a model.
-struct Bench {
+pub(in crate::engine) struct Bench {
     engine: CpuEngine,
     slot: SlotId,
     clock: Clock,
 }
 
 impl Bench {
-    fn new(model: &Arc<Model>, simd: Simd, limits: SlotLimits) -> Bench {
+    pub fn new(model: &Arc<Model>, simd: Simd, limits: SlotLimits) -> Bench {
         Bench::planned(model, &Options::new(simd), limits)
     }
 
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Scores per request, [rows][outputs]; empty for dead ones. `until` bounds every step. Gives the number of steps too.
-    fn run(&mut self, requests: &[Request], until: Instant) -> (Vec<Vec<f32>>, usize) {
+    pub fn run(&mut self, requests: &[Request], until: Instant) -> (Vec<Vec<f32>>, usize) {
         let slot = self.engine.slot(self.slot);
         slot.clear();
         for (ticket, request) in requests.iter().enumerate() {

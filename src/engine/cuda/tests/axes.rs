@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::engine::cpu::tests::Random;
-use crate::engine::cpu::tests::batches;
+use crate::engine::cpu::tests::batches::{self, Request};
 use crate::engine::cpu::tests::builder::ModelBuilder;
 use crate::engine::cpu::tests::kernels::array;
 use crate::model::*;
 
-use super::check;
+use super::{check, check_like_cpu};
 
 /// Shapes and axes whose lines end before, at and behind every power of two of lanes, side by side and in rows.
 const SHAPES: [(&[usize], usize); 11] = [
@@ -28,8 +28,9 @@ const SHAPES: [(&[usize], usize); 11] = [
 /// Two numbers that any element changes.
 pub fn mixed(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
     let len = model.graph.value(x).len();
+    let shape = model.shape(x).to_vec();
     let x = match model.graph.value(x).dtype {
-        DType::I64 => model.op_as(Op::Cast { x }, vec![len], DType::F32),
+        DType::I64 => model.op_as(Op::Cast { x }, shape, DType::F32),
         DType::F32 => x,
     };
     let x = model.op_as(Op::Reshape { x }, vec![len], DType::F32);
@@ -38,12 +39,12 @@ pub fn mixed(model: &mut ModelBuilder, x: ValueId) -> Vec<ValueId> {
 }
 
 /// Whole tiles, tiles that lack a row, tiles of one row.
-pub fn check_rows(model: ModelBuilder, outputs: &[ValueId], tolerance: f64) {
+pub fn check_rows(model: ModelBuilder, outputs: &[ValueId], check: fn(&Arc<Model>, &[Request], f64)) {
     let model: Arc<Model> = model.finish(outputs);
     let mut random = Random::new(1);
     for rows in [&[1][..], &[15], &[16, 1], &[63], &[2, 0, 63]] {
         let requests: Vec<_> = rows.iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
-        check(&model, &requests, tolerance);
+        check(&model, &requests, 5e-5);
     }
 }
 
@@ -73,7 +74,7 @@ fn sums_and_folds() {
         let y = model.op(Op::ReduceSum { x, axes, keep: false });
         outputs.extend(mixed(&mut model, y));
     }
-    check_rows(model, &outputs, 2e-5);
+    check_rows(model, &outputs, check);
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn folds_of_integers_and_of_nan() {
             outputs.extend(mixed(&mut model, is_number));
         }
     }
-    check_rows(model, &outputs, 1e-5);
+    check_rows(model, &outputs, check_like_cpu);
 }
 
 /// [`mixed`] of numbers of any size.
@@ -131,7 +132,7 @@ fn running_sums() {
             outputs.extend(mixed(&mut model, y));
         }
     }
-    check_rows(model, &outputs, 2e-5);
+    check_rows(model, &outputs, check);
 }
 
 #[test]
@@ -153,7 +154,7 @@ fn norms() {
             outputs.extend(mixed(&mut model, y));
         }
     }
-    check_rows(model, &outputs, 2e-5);
+    check_rows(model, &outputs, check);
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn sorted_elements() {
             }
         }
     }
-    check_rows(model, &outputs, 2e-5);
+    check_rows(model, &outputs, check_like_cpu);
 }
 
 #[test]
@@ -219,5 +220,5 @@ fn picked_elements() {
             outputs.extend(mixed(&mut model, y));
         }
     }
-    check_rows(model, &outputs, 2e-5);
+    check_rows(model, &outputs, check);
 }

@@ -8,14 +8,21 @@ mod emulator;
 mod axes;
 mod elementwise;
 mod lookups;
+mod mixtures;
+mod products;
+mod recurrent;
+mod trees;
+mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::cpu::Hoist;
 use crate::engine::cpu::tests::batches::{self, Request};
-use crate::engine::cpu::tests::oracle;
+use crate::engine::cpu::tests::builder::ModelBuilder;
+use crate::engine::cpu::tests::kernels::elements;
+use crate::engine::cpu::tests::{Bench, Random, oracle};
+use crate::engine::cpu::{Hoist, Simd};
 use crate::engine::{Engine, EngineError, Prepared, Step};
-use crate::model::Model;
+use crate::model::{DType, Model, Op, ValueId};
 use crate::units::{Clock, Instant};
 
 use self::emulator::Cuda;
@@ -29,15 +36,25 @@ pub fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
 
 /// The same in other numbers.
 pub fn check_in(numbers: Numbers, model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    compare(numbers, model, requests, &oracle::scores(model, requests), tolerance);
+}
+
+/// The same, with the CPU engine's scores: the oracle knows neither integers that wrap nor what becomes of NaN.
+pub fn check_like_cpu(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    let (scores, _) = Bench::new(model, Simd::detect(), batches::limits(requests)).run(requests, Instant::NEVER);
+    let expected: Vec<Vec<f64>> = scores.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
+    compare(Numbers::F32, model, requests, &expected, tolerance);
+}
+
+fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
     if emulator::cuda().is_none() {
         return;
     }
-    let expected = oracle::scores(model, requests);
     for target in targets(numbers) {
         let variants = Program::new(model, &target).expect("memory").variants.len();
         for variant in 0..variants {
             let scores = run(model, &target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
-            for (request, (scores, expected)) in scores.iter().zip(&expected).enumerate() {
+            for (request, (scores, expected)) in scores.iter().zip(expected).enumerate() {
                 assert_eq!(scores.len(), expected.len());
                 for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
                     let error = (f64::from(score) - expected).abs();
@@ -50,6 +67,22 @@ pub fn check_in(numbers: Numbers, model: &Arc<Model>, requests: &[Request], tole
             }
         }
     }
+}
+
+/// Checks values of one model, in requests of so many candidates: of long values three sums with random factors.
+fn check_values(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> Vec<ValueId>) {
+    let mut model = ModelBuilder::new(seed);
+    let mut outputs = Vec::new();
+    for x in make(&mut model) {
+        let len = model.shape(x).iter().product();
+        let flat = model.op_as(Op::Reshape { x }, vec![len], DType::F32);
+        let few = if len > 4 { model.linear(flat, 3) } else { flat };
+        outputs.extend(elements(&mut model, few));
+    }
+    let model = model.finish(&outputs);
+    let mut random = Random::new(seed);
+    let requests: Vec<_> = rows.iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
+    check(&model, &requests, 1e-5);
 }
 
 /// [`check`] for tests of other engines, where the environment asks for it: it takes seconds per model.

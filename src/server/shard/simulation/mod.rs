@@ -7,6 +7,7 @@ mod answers;
 mod clients;
 mod endings;
 mod memory_wire;
+mod remote;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use crate::wire::{Event, Waker};
 
 use self::clients::{Client, Expected};
 use self::memory_wire::MemoryWire;
+use self::remote::{Remote, RemoteEngine};
 use self::world::{World, world};
 
 const SEND_BYTES_MAX: usize = 64 << 10;
@@ -56,6 +58,7 @@ struct Simulation<'w> {
     clock: Clock,
     nanoseconds: &'static AtomicU64,
     news: MailSender<News>,
+    remote: Arc<Remote>,
     rng: TestRng,
     ok: usize,
     refused: BTreeMap<Code, usize>,
@@ -69,7 +72,12 @@ impl<'w> Simulation<'w> {
         let (news, news_end) = mailbox(8, Waker::new().expect("eventfd"));
         let (_, sockets) = mailbox(8, Waker::new().expect("eventfd"));
         let cells = registry.add_shard();
-        let engine = new_engine(EngineKind::Cpu).expect("an engine");
+        let remote = Arc::new(Remote::default());
+        let mut engine = new_engine(EngineKind::Cpu).expect("an engine");
+        if seed % 2 == 1 {
+            engine = Box::new(RemoteEngine::new(engine, Arc::clone(&remote), seed));
+        }
+        engine.wake_with(remote.wake());
         let parts = ShardParts { engine, sockets, news: news_end, cells, clock, limits: LIMITS, server_name: "simulation".into() };
         let mut limits = crate::config::Config::default().limits;
         limits.candidates_per_request = 40;
@@ -88,6 +96,7 @@ impl<'w> Simulation<'w> {
             clock,
             nanoseconds,
             news,
+            remote,
             rng: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
             ok: 0,
             refused: BTreeMap::new(),
@@ -114,6 +123,9 @@ impl<'w> Simulation<'w> {
             rng.next_u32() as usize % (most + 1)
         });
         let turn = self.shard.turn(&mut self.wire, self.clock.now());
+        if matches!(turn, Turn::IdleUntil(_)) && Reactor::<MemoryWire>::may_sleep(&mut self.shard) {
+            self.remote.sleep(self.shard.engine.in_flight());
+        }
         self.read();
         turn
     }
@@ -122,7 +134,7 @@ impl<'w> Simulation<'w> {
 #[test]
 fn hostile_clients() {
     let world = world();
-    let (mut ok, mut refused) = (0, BTreeMap::new());
+    let (mut ok, mut refused, mut slept) = (0, BTreeMap::new(), 0);
     let seeds = std::env::var("GAVEL_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
     for seed in 0..seeds {
         let mut simulation = Simulation::new(&world, seed);
@@ -132,11 +144,13 @@ fn hostile_clients() {
         }
         simulation.finish();
         ok += simulation.ok;
+        slept += simulation.remote.slept();
         for (code, count) in simulation.refused {
             *refused.entry(code).or_insert(0) += count;
         }
     }
-    println!("{ok} answers with scores, refused: {refused:?}");
+    println!("{ok} answers with scores, refused: {refused:?}, {slept} sleeps over batches");
+    assert!(slept > seeds as usize, "shards sleep while a device computes");
     assert!(ok > seeds as usize * 20, "most seeds rank something");
     for code in [Code::Cancelled, Code::DeadlineExceeded, Code::Overloaded, Code::InFlightLimit, Code::BadMagic, Code::IdOutOfRange] {
         assert!(refused.contains_key(&code), "the schedules reach {code}");

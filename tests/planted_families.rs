@@ -1,0 +1,120 @@
+//! Bugs planted into the families of `kernels/` and into generated sources: the selftests of golden bundles must notice each on the emulator.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/emulator.rs"]
+mod emulator;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use emulator::Cuda;
+use gavel::engine::cuda::compile::{Arch, CompileOptions, Header, Nvrtc, headers};
+use gavel::engine::cuda::{Device, DeviceOptions, Loaded, Numbers, Program, Target};
+use gavel::engine::{Prepared, selftest};
+use gavel::model::{LoadOptions, Model, discover, load};
+
+/// The source that is generated, among the files of `kernels/`.
+const GENERATED: &str = "generated";
+
+struct Bug {
+    bundle: &'static str,
+    numbers: Numbers,
+    /// `Target::wide_from`: 1 makes every layer a kernel of its own.
+    wide_from: Option<usize>,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+}
+
+const fn bug(
+    bundle: &'static str,
+    numbers: Numbers,
+    wide_from: Option<usize>,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+) -> Bug {
+    Bug { bundle, numbers, wide_from, file, from, to }
+}
+
+use Numbers::{Bf16, F32};
+
+const BUGS: &[Bug] = &[
+    bug("dlrm", F32, None, GENERATED, "        sync_block();\n", ""),
+    bug("dlrm_scoped", F32, None, GENERATED, "        sync_block();\n", ""),
+    bug("mmoe", F32, None, GENERATED, "        sync_block();\n", ""),
+    bug("dlrm", F32, None, "mlp.cuh", "x[m] = X::row(b, p / INNER)", "x[m] = X::row(b, p0 / INNER)"),
+    bug("dlrm", F32, None, "mlp.cuh", "const int p = p0 + m;", "const int p = p0 + (m ^ 1);"),
+    bug(
+        "dlrm",
+        F32,
+        None,
+        "tile.cuh",
+        "DEV static int of(const Block& b, int r) { return b.first + r; }",
+        "DEV static int of(const Block&, int r) { return r; }",
+    ),
+    bug("dlrm_scoped", F32, None, "tile.cuh", "job.row_context[b.first + (r < b.rows ? r : 0)]", "job.row_context[r < b.rows ? r : 0]"),
+    bug("deepfm", Bf16, None, "mlp_bf16.cuh", "    sync_block();\n", ""),
+    bug("deepfm", Bf16, Some(1), "wide.cuh", "cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
+    bug("deepfm", Bf16, Some(1), "wide.cuh", "cp_async_wait<STAGES - 2>();\n            sync_block();", "cp_async_wait<STAGES - 2>();"),
+    bug("deepfm", F32, Some(1), "wide.cuh", "cp_async_wait<0>();\n            sync_block();", "sync_block();"),
+    bug("deepfm", F32, Some(1), "wide.cuh", "cp_async_wait<0>();\n            sync_block();", "cp_async_wait<0>();"),
+];
+
+fn model(name: &str) -> Arc<Model> {
+    let bundles = discover(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles")).unwrap();
+    let bundle = bundles.into_iter().find(|bundle| bundle.name == name).unwrap();
+    let options = LoadOptions { name: Some(bundle.name), version: bundle.version };
+    Arc::new(load(&bundle.path, &options, &mut |_| {}).unwrap())
+}
+
+/// What the bundle's selftest says of the kernels, with or without the bug.
+fn judge(device: &Arc<Device>, bug: &Bug, planted: bool) -> Result<String, String> {
+    let model = model(bug.bundle);
+    let mut target = Target::new(device.gpu().shared_bytes_max, bug.numbers);
+    target.wide_from = bug.wide_from.unwrap_or(target.wide_from);
+    let mut program = Program::new(&model, &target).unwrap();
+    let mut places = 0;
+    let mut plant = |text: &str| {
+        places += text.matches(bug.from).count();
+        text.replace(bug.from, bug.to)
+    };
+    if planted && bug.file == GENERATED {
+        program.source = plant(&program.source);
+    }
+    let texts: Vec<(&str, String)> = headers()
+        .iter()
+        .map(|header| (header.name, if planted && header.name == bug.file { plant(header.text) } else { header.text.to_string() }))
+        .collect();
+    assert!(!planted || places > 0, "{}: nowhere to plant {:?}", bug.file, bug.from);
+    let headers: Vec<Header> = texts.iter().map(|(name, text)| Header { name, text }).collect();
+
+    let nvrtc = Nvrtc::open(Some(&emulator::build(&[]).unwrap())).unwrap();
+    let (major, minor) = device.gpu().capability;
+    let arch = Arch::of_device(major, minor).unwrap();
+    let compiled = nvrtc.compile(&program.source, &headers, arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    let loaded = Loaded::new(device, Arc::new(program), &compiled.cubin).unwrap();
+    let report = selftest::replay(&Prepared::Cuda(Arc::new(loaded)), &model);
+    report.map(|report| report.to_string()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn every_bug_is_noticed() {
+    if emulator::cuda() != Some(Cuda::Emulated) {
+        return;
+    }
+    let mut unnoticed = Vec::new();
+    for bug in BUGS {
+        let name = format!("{} {:?}, {}: {:?} -> {:?}", bug.bundle, bug.numbers, bug.file, bug.from, bug.to);
+        emulator::reset();
+        let device = Device::open(DeviceOptions::default()).unwrap();
+        if let Err(error) = judge(&device, bug, false) {
+            panic!("{} without a bug: {error} {}", bug.bundle, emulator::fault());
+        }
+        match judge(&device, bug, true) {
+            Ok(report) => unnoticed.push(format!("{name}: {report}")),
+            Err(error) => println!("{name}: {error}"),
+        }
+    }
+    assert!(unnoticed.is_empty(), "{unnoticed:#?}");
+}
