@@ -62,12 +62,14 @@ pub struct Target {
     pub fuse: bool,
     /// Weights of a layer from which it is a kernel of its own.
     pub wide_from: usize,
+    /// Whether wide layers of large batches in bf16 are products of warpgroups: for sm_90a alone, and no device has confirmed them yet.
+    pub warpgroups: bool,
 }
 
 impl Target {
     /// Everything on, for a device whose blocks may have so much shared memory.
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
-        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM }
+        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM, warpgroups: false }
     }
 
     /// How the planner goes about it. Constants are folded by portable instructions: a program is the same wherever it is made, so that kernels
@@ -88,6 +90,9 @@ impl Program {
         let mut generator =
             Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
         let mut source = String::from(PRELUDE);
+        if target.warpgroups {
+            source.push_str("#include \"wide_hopper.cuh\"\n");
+        }
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
@@ -151,11 +156,9 @@ impl<'a> Generator<'_, 'a> {
             if segment.wide {
                 let layer = self.wide(places, number);
                 let kernel = format!("{scope}_{number}_tile_{tile}");
-                let (strip, rows, columns) = (layer.strip, layer.rows, layer.columns);
-                let run = format!("run_strips<{strip}, {rows}, {is_candidate}>(job, shared);");
-                let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
-                let over = Over::Grid { rows, columns };
-                launches.push(Launch { kernel, over, threads: THREADS, shared_bytes: layer.shared_bytes as u32, scratch_bytes: 0 });
+                let WideLayer { run, threads, rows, columns, shared_bytes } = layer;
+                let _ = writeln!(kernels, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+                launches.push(Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 });
                 continue;
             }
             let mut definitions = String::new();
