@@ -47,12 +47,12 @@ DEV uint2 operand_quad(const Bf16* x, int k) {
 
 // bf16: the pairs' dot products as parts of the Gram matrix of the vectors, on tensor cores, sums in f32; vectors are rounded to bf16.
 //
-// A warp computes a square of 32 x 32 products of a row: vectors 32 I .. and 32 J .. (I >= J), 8 tiles of 16 x 8 of which it leaves out those
-// without a wanted pair. Every vector is loaded once for that, its elements in an order that suits the loads (lane t of four takes elements
-// 16 step + 4 t .. + 3): a sum over elements knows no order, and rows and columns of the product are the same registers.
-// HEADS [SQUARES] u32: I | J << 12 | tiles << 24, bit m * 4 + n for tile (m, n). PLACES [SQUARES][8 tiles][4][32 lanes] i32: where in OUT each
-// product of a lane belongs, or -1. VECTORS::quad gives elements of vector v of row r.
-// FLOPs: 2 * 32 * 32 * DIM per square and row at most; bytes per row: the vectors, once, and the products; places stay in registers.
+// A warp computes a square of 32 x 32 products of a row: vectors 32 I .. and 32 J .. (I >= J), 8 tiles of 16 x 8 of which it leaves out
+// those without a wanted pair. Every vector is loaded once for that, its elements in an order that suits the loads (lane t of four takes
+// elements 16 step + 4 t .. + 3): a sum over elements knows no order, and rows and columns of the product are the same registers. HEADS
+// [SQUARES] u32: I | J << 12 | tiles << 24, bit m * 4 + n for tile (m, n). PLACES [SQUARES][8 tiles][4][32 lanes] i32: where in OUT each
+// product of a lane belongs, or -1. VECTORS::quad gives elements of vector v of row r. FLOPs: 2 * 32 * 32 * DIM per square and row at most;
+// bytes per row: the vectors, once, and the products; places stay in registers.
 template <class VECTORS, class OUT, int COUNT, int DIM, int SQUARES, int64_t HEADS, int64_t PLACES>
 DEV void interaction_bf16(const Block& b) {
     const int g = (int)lane() / 4, t = (int)lane() % 4;

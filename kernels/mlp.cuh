@@ -1,13 +1,13 @@
 // Dense layers of a tile: OUT[p][n] = activation(X[p][K] · W[K][N] + bias (+ addend)), for the p = rows * INNER rows of a product.
 //
-// f32: a thread holds R rows x 4 columns of sums, R at most 8; groups of LANES neighbouring threads share the inputs of a narrow layer, four each
-// in turn, and add up by shuffles. Threads of a warp that hold the same rows read the same elements of X, 16 bytes at once where rows allow it;
-// those that hold neighbouring columns read W together, 512 bytes where LANES is 1, a chunk of four inputs ahead.
-// Weights: W [K][N padded to 4], zeros behind N; bias [N padded to 8]. Addend: [N] per row, or [INNER][N], or none.
-// Bytes per tile: 4 K N of weights from the L2 at about 64 a clock, again for each pass of the block over the rows (16 rows are one pass of 512
-// columns); FLOPs: 2 K N per row at 256 a clock: bound by arithmetic from 16 rows on, on an H200 (67 TFLOP/s) 8 ns per row and M weights.
-// Registers (NVRTC 12.9, sm_90a, no spills): 38 to 107, so two blocks per SM.
-// Results do not depend on a row's place, on the other rows, or on the size of the tile.
+// f32: a thread holds R rows x 4 columns of sums, R at most 8; groups of LANES neighbouring threads share the inputs of a narrow layer,
+// four each in turn, and add up by shuffles. Threads of a warp that hold the same rows read the same elements of X, 16 bytes at once where
+// rows allow it; those that hold neighbouring columns read W together, 512 bytes where LANES is 1, a chunk of four inputs ahead. Weights: W
+// [K][N padded to 4], zeros behind N; bias [N padded to 8]. Addend: [N] per row, or [INNER][N], or none. Bytes per tile: 4 K N of weights
+// from the L2 at about 64 a clock, again for each pass of the block over the rows (16 rows are one pass of 512 columns); FLOPs: 2 K N per
+// row at 256 a clock: bound by arithmetic from 16 rows on, on an H200 (67 TFLOP/s) 8 ns per row and M weights. Registers (NVRTC 12.9,
+// sm_90a, no spills): 38 to 107, so two blocks per SM. Results do not depend on a row's place, on the other rows, or on the size of the
+// tile.
 #pragma once
 #include "operands.cuh"
 
@@ -83,7 +83,8 @@ DEV float4 load_row4(const float* x, int k) {
     return make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
 }
 
-template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION,
+          int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_f32(const Block& b) {
     constexpr int STRIPS = parts(N, 4), PADDED = STRIPS * 4, QUADS = K / 4;
     constexpr int LANES = input_lanes(1, parts(16 * INNER, 4) * STRIPS, K);

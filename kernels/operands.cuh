@@ -1,7 +1,7 @@
 // Rows of values as operands of tensor cores: what a view promises about addresses, and how pairs of elements become registers.
 //
-// An operand's register holds elements k and k + 1 of a row, rounded to bf16, k in the low half. Values are f32 or bf16; elements from K on are
-// zeros whatever lies there, as 0 x NaN would be NaN.
+// An operand's register holds elements k and k + 1 of a row, rounded to bf16, k in the low half. Values are f32 or bf16; elements from K on
+// are zeros whatever lies there, as 0 x NaN would be NaN.
 #pragma once
 #include "tile.cuh"
 

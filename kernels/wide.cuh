@@ -1,13 +1,14 @@
 // Dense layers too wide for tiles, a kernel each over the whole batch: OUT[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
 //
-// A block computes BM x BN results of a strip of rows (grid's x) and a strip of columns (y); X and W reach it through a ring of STAGES pieces of
-// shared memory, some pieces ahead of the arithmetic. Views as in tiles; a strip's rows are a Block without shared values.
+// A block computes BM x BN results of a strip of rows (grid's x) and a strip of columns (y); X and W reach it through a ring of STAGES
+// pieces of shared memory, some pieces ahead of the arithmetic. Views as in tiles; a strip's rows are a Block without shared values.
 //
-// bf16: mma.sync m16n8k16, X and W rounded to bf16, sums in f32. 8 warps as 2 x 4, each 16 MT x 8 NT results: MT = NT = 4 is 128 x 128, 2 is
-//   64 x 64 for small batches. Pieces of 32 inputs: X as [BM][32], its 16-byte groups permuted so that ldmatrix meets no bank twice; W as it is
-//   packed for tiles (mlp_bf16.cuh), each lane's 16 bytes one load. X in bf16 comes by cp.async, X in f32 through registers.
-//   Bytes from the L2 per block and 32 inputs: 64 (BM + BN), or 64 (2 BM + BN) with X in f32, for 64 BM BN FLOPs. On an H200 (5.5 TB/s from the
-//   L2, about 500 TFLOP/s for mma.sync) 128 x 128 is bound by the L2 at 350 TFLOP/s: a layer of 1024 x 1024 at 4096 rows takes 25 us or more.
+// bf16: mma.sync m16n8k16, X and W rounded to bf16, sums in f32. 8 warps as 2 x 4, each 16 MT x 8 NT results: MT = NT = 4 is 128 x 128, 2
+//   is 64 x 64 for small batches. Pieces of 32 inputs: X as [BM][32], its 16-byte groups permuted so that ldmatrix meets no bank twice; W
+//   as it is packed for tiles (mlp_bf16.cuh), each lane's 16 bytes one load. X in bf16 comes by cp.async, X in f32 through registers. Bytes
+//   from the L2 per block and 32 inputs: 64 (BM + BN), or 64 (2 BM + BN) with X in f32, for 64 BM BN FLOPs. On an H200 (5.5 TB/s from the
+//   L2, about 500 TFLOP/s for mma.sync) 128 x 128 is bound by the L2 at 350 TFLOP/s: a layer of 1024 x 1024 at 4096 rows takes 25 us or
+//   more.
 // f32: 16 x 16 threads, each T x T results, T = 8 (128 x 128) or 4 (64 x 64). Pieces of 16 inputs: X transposed as [16][BM], W as [16][BN].
 //   Bound by arithmetic: 67 TFLOP/s on an H200; a layer of 1024 x 1024 at 4096 rows takes 130 us or more.
 // Registers (NVRTC 12.9, sm_90a, no spills): bf16 82 (64 x 64) and 183 (128 x 128), f32 72 and 151.
@@ -85,15 +86,16 @@ struct WideRows {
     DEV static uint4 octet(const float* x, int k) {
         if (Rows<X>::ALIGN >= 16) {
             const float4 first = *(const float4*)(x + k), second = *(const float4*)(x + k + 4);
-            return make_uint4(pack_bf16(first.x, first.y), pack_bf16(first.z, first.w), pack_bf16(second.x, second.y), pack_bf16(second.z, second.w));
+            const uint32_t start = pack_bf16(first.x, first.y), end = pack_bf16(second.z, second.w);
+            return make_uint4(start, pack_bf16(first.z, first.w), pack_bf16(second.x, second.y), end);
         }
         return pairs(x, k);
     }
     DEV static uint4 octet(const Bf16* x, int k) { return pairs(x, k); }
     DEV static uint4 pairs(const Element* x, int k) {
         constexpr int ALIGN = Rows<X>::ALIGN;
-        return make_uint4(operand_pair<K, ALIGN, false>(x, k), operand_pair<K, ALIGN, false>(x, k + 2), operand_pair<K, ALIGN, false>(x, k + 4),
-                          operand_pair<K, ALIGN, false>(x, k + 6));
+        const auto pair = [&](int at) { return operand_pair<K, ALIGN, false>(x, at); };
+        return make_uint4(pair(k), pair(k + 2), pair(k + 4), pair(k + 6));
     }
     DEV void store(uint8_t* piece) const {
 #pragma unroll

@@ -1,16 +1,17 @@
 // WideBf16 of wide.cuh for sm_90a, by products of warpgroups: OUT[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
 //
-// A block of 3 warpgroups computes 128 x 128 results: one warpgroup brings pieces of 64 inputs into a ring of STAGES, each of the others multiplies 64
-// rows by 128 columns (m64n128k16, both operands in shared memory, 64 sums per thread). A piece is full once the copy of its weights has counted
-// its bytes and all threads that bring X have arrived; it is empty once all warps that multiply are through with it.
+// A block of 3 warpgroups computes 128 x 128 results: one warpgroup brings pieces of 64 inputs into a ring of STAGES, each of the others
+// multiplies 64 rows by 128 columns (m64n128k16, both operands in shared memory, 64 sums per thread). A piece is full once the copy of its
+// weights has counted its bytes and all threads that bring X have arrived; it is empty once all warps that multiply are through with it.
 //
-// Operands lie as 8 x 8 matrices of 128 bytes (8 rows of 8 inputs), without swizzle. X: ALONG_K bytes to the next 8 inputs, 64 more than the rows
-// take, so that neighbouring groups of inputs meet different banks; by cp.async where it is bf16 on 16 bytes, else through registers. W: packed by
-// the host as a piece wants it, [column strips][pieces][8][128 columns][8 inputs] bf16, zeros beyond K and N: one bulk copy of 16 KiB.
+// Operands lie as 8 x 8 matrices of 128 bytes (8 rows of 8 inputs), without swizzle. X: ALONG_K bytes to the next 8 inputs, 64 more than
+// the rows take, so that neighbouring groups of inputs meet different banks; by cp.async where it is bf16 on 16 bytes, else through
+// registers. W: packed by the host as a piece wants it, [column strips][pieces][8][128 columns][8 inputs] bf16, zeros beyond K and N: one
+// bulk copy of 16 KiB.
 //
-// FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 256 clocks of an SM's tensor cores (790 TFLOP/s seen on an H200) and 32 KiB from the L2.
-// Registers (NVRTC 12.9): 168 at 384 threads, no spills.
-// Not run on a device yet: WideBf16 is the default and the judge of this one. Results differ from its only by the order of sums.
+// FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 512 clocks of an SM's tensor cores (790 TFLOP/s seen on an H200) and 32 KiB from the
+// L2. Registers (NVRTC 12.9): 168 at 384 threads, no spills. Not run on a device yet: WideBf16 is the default and the judge of this one.
+// Results differ from its only by the order of sums.
 #pragma once
 #include "hopper.cuh"
 #include "wide.cuh"
@@ -51,7 +52,8 @@ struct WideHopper {
 #pragma unroll(Source::DIRECT ? 8 : 2)
                 for (int i = 0; i < BM * PIECE / 8 / BRINGERS; i++) {
                     // Pairs of neighbouring lanes read 32 bytes of a row.
-                    const int at = i * BRINGERS + thread, row = at / 2 % BM, group = at % 2 + at / (2 * BM) * 2, k = piece * PIECE + group * 8;
+                    const int at = i * BRINGERS + thread, row = at / 2 % BM, group = at % 2 + at / (2 * BM) * 2;
+                    const int k = piece * PIECE + group * 8;
                     uint8_t* place = to + group * ALONG_K + row * 16;
                     if constexpr (Source::DIRECT) {
                         Source::copy_group(b, place, row, k);
