@@ -85,7 +85,10 @@ fn a_lost_device_is_an_answer_and_the_end_of_the_server() {
             ask(&address, &cases(seed), |_, frame| assert_eq!(frame.code(), Some(Code::EngineFailed)));
         }
         let reason = server.server.failure().expect("the server cannot go on");
-        assert_eq!(reason, "GPU 0 (gavel emulator) is lost to this process: launching a graph: the driver answers CUDA_ERROR_LAUNCH_FAILED");
+        assert_eq!(
+            reason,
+            "GPU 0 (gavel emulator) is lost to this process: launching a graph: the driver answers CUDA_ERROR_LAUNCH_FAILED"
+        );
         assert!(server.server.drain(), "and ends well all the same");
     }
 }
