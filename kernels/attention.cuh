@@ -14,7 +14,7 @@
 enum Hiding { HIDES_NOTHING, ADDED, ZERO_HIDES, OTHERS_HIDE };
 
 // The least power of two from n on, at most `most`.
-constexpr int lanes_for(int n, int most) { return most > 1 && n <= most / 2 ? lanes_for(n, most / 2) : most; }
+DEV constexpr int lanes_for(int n, int most) { return most > 1 && n <= most / 2 ? lanes_for(n, most / 2) : most; }
 
 template <class Q, class K, class V, class MASK, class OUT, class ROOM, class HEAD, int HEADS, int COUNT, int KEYS, int WIDTH, int VALUES,
           int OUT_STEP, int Q_STEP, int K_STEP, int V_STEP, int HIDING, int MASK_ROW, int MASK_KEY, bool CAUSAL, bool NAN_WITHOUT_KEYS,

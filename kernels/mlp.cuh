@@ -6,6 +6,7 @@
 // Weights: W [K][N padded to 4], zeros behind N; bias [N padded to 8]. Addend: [N] per row, or [INNER][N], or none.
 // Bytes per tile: 4 K N of weights from the L2 at about 64 a clock, again for each pass of the block over the rows (16 rows are one pass of 512
 // columns); FLOPs: 2 K N per row at 256 a clock: bound by arithmetic from 16 rows on, on an H200 (67 TFLOP/s) 8 ns per row and M weights.
+// Registers (NVRTC 12.9, sm_90a, no spills): 38 to 107, so two blocks per SM.
 // Results do not depend on a row's place, on the other rows, or on the size of the tile.
 #pragma once
 #include "operands.cuh"

@@ -12,6 +12,7 @@
 // Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
 // wgmma, about 500 for mma.sync) a tile of 16 rows is bound by the weights (K N / 32 clocks; 0.47 M weights: 8 us), a tile of 64 rows by the
 // operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
+// Registers (NVRTC 12.9, sm_90a, no spills): 40 to 124 at 16 rows, 128 to 202 at 64; a whole DLRM 168 and 236, so one block per SM at a time.
 // Results do not depend on a row's place, on the other rows, or on the size of the tile.
 #pragma once
 #include "mlp.cuh"

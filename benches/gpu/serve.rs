@@ -38,33 +38,51 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
     report.say("candidates of a request", CANDIDATES);
     let address: Address = address.parse().map_err(|error| format!("--address: {error}"))?;
     let mut best = 0.0_f64;
-    let (loads, time) = if arguments.measuring { (&LOADS[..], TIME) } else { (&LOADS[..2], Duration::from_millis(50)) };
+    let (loads, time) = if arguments.measuring { (&LOADS[..], TIME) } else { (&LOADS[..2], Duration::from_millis(1000)) };
     for &(connections, in_flight) in loads {
         let (model, address) = (&model, &address);
-        let parts: Vec<Result<Vec<f64>, String>> = std::thread::scope(|scope| {
+        let parts: Vec<Result<Part, String>> = std::thread::scope(|scope| {
             let threads: Vec<_> =
                 (1..=connections as u64).map(|seed| scope.spawn(move || one(model, address, in_flight, time, seed))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a client's thread panicked".into()))).collect()
         });
-        let latencies: Vec<f64> = parts.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let parts = parts.into_iter().collect::<Result<Vec<Part>, String>>()?;
+        let refused: usize = parts.iter().map(|part| part.refused).sum();
+        let why = parts.iter().find_map(|part| part.why.clone());
+        let latencies: Vec<f64> = parts.into_iter().flat_map(|part| part.latencies).collect();
         if latencies.is_empty() {
-            return Err(format!("no answer with {connections} connections within {time:?}"));
+            let why = why.map_or_else(|| format!("within {time:?}"), |why| format!("but {refused} refusals: {why}"));
+            return Err(format!("no answer with {connections} connections {why}"));
         }
         let per_second = latencies.len() as f64 / (time.as_secs_f64() * 0.75);
         let Spread { p50, p99, count, .. } = Spread::of(latencies);
         best = best.max(per_second * CANDIDATES as f64);
-        println!("{connections:>3} connections x {in_flight:>3}: {per_second:>10.0} requests/s, p50 {p50:.0} µs, p99 {p99:.0} µs");
+        println!(
+            "{connections:>3} connections x {in_flight:>3}: {per_second:>10.0} requests/s, p50 {p50:.0} µs, p99 {p99:.0} µs, {refused} refused"
+        );
         report.row(json!({
             "connections": connections, "in flight on each": in_flight, "requests/s": per_second,
             "candidates/s": per_second * CANDIDATES as f64, "p50 µs": p50, "p99 µs": p99, "answers": count,
+            "refused": refused, "why": why,
         }));
     }
     report.say("most candidates/s", best);
     Ok(report)
 }
 
-/// One connection; latencies in µs of what was answered behind the warm-up.
-fn one(model: &Model, address: &Address, in_flight: usize, time: Duration, seed: u64) -> Result<Vec<f64>, String> {
+/// What a connection saw behind the warm-up.
+#[derive(Debug, Default)]
+struct Part {
+    /// Of answers, in µs.
+    latencies: Vec<f64>,
+    /// Requests that the server did not compute.
+    refused: usize,
+    /// The first reason.
+    why: Option<String>,
+}
+
+/// One connection.
+fn one(model: &Model, address: &Address, in_flight: usize, time: Duration, seed: u64) -> Result<Part, String> {
     let began = Instant::now();
     let mut connection = loop {
         match Connection::connect(address, &Options::default()) {
@@ -83,7 +101,7 @@ fn one(model: &Model, address: &Address, in_flight: usize, time: Duration, seed:
     let (start, end) = (Instant::now() + time / 4, Instant::now() + time);
     let mut scores = Scores::default();
     let mut sent = std::collections::HashMap::with_capacity(in_flight);
-    let mut latencies = Vec::new();
+    let mut part = Part::default();
     let mut next = 0;
     loop {
         while sent.len() < in_flight && Instant::now() < end {
@@ -93,14 +111,18 @@ fn one(model: &Model, address: &Address, in_flight: usize, time: Duration, seed:
             next += 1;
         }
         if sent.is_empty() {
-            return Ok(latencies);
+            return Ok(part);
         }
         let (id, answer) = connection.recv(&mut scores, Some(Instant::now() + PATIENCE)).map_err(|error| error.to_string())?;
-        answer.map_err(|error| error.to_string())?;
         let since = sent.remove(&id).ok_or_else(|| format!("an answer to request {id}, which was not sent"))?;
         let now = Instant::now();
-        if now >= start && now < end {
-            latencies.push((now - since).as_secs_f64() * 1e6);
+        match answer {
+            _ if now < start || now >= end => {}
+            Ok(()) => part.latencies.push((now - since).as_secs_f64() * 1e6),
+            Err(error) => {
+                part.refused += 1;
+                part.why.get_or_insert_with(|| error.to_string());
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 #   bash .gpu/run.sh                    everything, on the first GPU
 #   bash .gpu/run.sh --emulator DIR     the same on tiny sizes, with the stand-in driver that kernels/emulator/build put into DIR
 # Writes to $OUT (default: gpu-results): results.json, summary.txt, and a log of each step. What fails or takes too long is named at the end and
-# keeps nothing else from running. Exits with 1 if anything failed.
+# keeps nothing else from running. Exits with 1 if anything failed. GPU_PACK_SECONDS (530) is how long all of it may take.
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -60,7 +60,7 @@ if [ ! -e "$root" ] && [ -e "$here/../tests/bundles" ]; then
     mkdir -p "$(dirname "$root")" && ln -s "$(cd "$here/.." && pwd)" "$root"
 fi
 
-export GAVEL_CUDA=real XDG_CACHE_HOME=$work/cache
+export XDG_CACHE_HOME=$work/cache
 bin=$work/bin
 brief=()
 if [ -n "$emulator" ]; then
@@ -69,7 +69,9 @@ if [ -n "$emulator" ]; then
 else
     export GAVEL_NVRTC=$work/nvrtc
 fi
-gpu=("$bin/gpu")
+# Tests and benches take the machine's driver, not an emulator of their own.
+real=(env GAVEL_CUDA=real)
+gpu=("${real[@]}" "$bin/gpu")
 measured=(--bench "${brief[@]}" --cubins "$work/cubins")
 
 machine() {
@@ -87,7 +89,7 @@ machine() {
 # Bundles on the engine, against the float64 outputs that they record.
 check_bundle() { # BUNDLE PRECISION
     local log
-    if log=$("$GAVEL" check "$1" --engine cuda --precision "$2" 2>&1); then
+    if log=$("$SERVER" check "$1" --engine cuda --precision "$2" 2>&1); then
         printf 'ok      %s in %s\n%s\n' "${1##*/}" "$2" "$log"
     else
         printf 'FAILED  %s in %s\n%s\n' "${1##*/}" "$2" "$log"
@@ -95,7 +97,7 @@ check_bundle() { # BUNDLE PRECISION
     fi
 }
 export -f check_bundle
-export GAVEL=$bin/gavel
+export SERVER=$bin/gavel
 check_bundles() {
     for precision in f32 bf16; do
         for bundle in "$BUNDLES"/*/; do printf '%s\0%s\0' "${bundle%/}" "$precision"; done
@@ -121,6 +123,12 @@ serve_with() { # NAME ENGINE PRECISION
 }
 
 machine >"$OUT/machine.txt" 2>&1
+if command -v nvidia-smi >/dev/null; then
+    # What the clocks did while figures were taken.
+    nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,power.draw,temperature.gpu,utilization.gpu --format=csv --loop=1 \
+        >"$OUT/clocks.csv" 2>&1 &
+    clocks=$!
+fi
 step facts 75 "${gpu[@]}" facts "${measured[@]}" --json "$OUT/facts.json"
 
 # Names of tests that are worth their time on a small run, and under tools that slow them down.
@@ -133,7 +141,7 @@ for test in "$bin"/test-*; do
         [ "$name" = test-cuda ] || continue
         filter=("$few")
     fi
-    step "$name" 100 "$test" "${filter[@]}" --test-threads 8
+    step "$name" 100 "${real[@]}" "$test" "${filter[@]}" --test-threads 8
 done
 step bundles 60 bash -c check_bundles
 
@@ -143,7 +151,7 @@ for tool in memcheck racecheck; do
         skip "$tool" "this machine has no compute-sanitizer"
         continue
     fi
-    step "$tool" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
+    step "$tool" 40 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
     step "$tool-bundle" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
 done
 
@@ -163,12 +171,13 @@ serve_with cuda-f32 cuda f32
 
 ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | head -1)
 if [ -n "$ncu" ]; then
-    step ncu 60 "$ncu" --clock-control none --kernel-name 'regex:^(contexts|candidates)' --launch-count 12 --section SpeedOfLight \
+    step ncu 60 "${real[@]}" "$ncu" --clock-control none --kernel-name 'regex:^(contexts|candidates)' --launch-count 12 --section SpeedOfLight \
         --section Occupancy --section MemoryWorkloadAnalysis --section WarpStateStats \
-        "${gpu[@]}" kernels "${measured[@]}" --rows 4096
+        "$bin/gpu" kernels "${measured[@]}" --rows 4096
 else
     skip ncu "this machine has no ncu"
 fi
 
+[ -n "${clocks:-}" ] && kill "$clocks"
 "${gpu[@]}" collect --folder "$OUT" --json "$OUT/results.json" | tee "$OUT/summary.txt"
 exit "${PIPESTATUS[0]}"

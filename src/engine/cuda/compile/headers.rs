@@ -39,6 +39,7 @@ pub fn headers() -> &'static [Header<'static>] {
         "tile.cuh"
         "trees.cuh"
         "wide.cuh"
+        "wide_hopper.cuh"
         "window.cuh"
     };
     HEADERS

@@ -21,16 +21,18 @@ struct Layer {
     bias: usize,
 }
 
-/// A layer that is a kernel of its own: blocks of `rows` x `columns` results (`kernels/wide.cuh`).
+/// A layer that is a kernel of its own (`kernels/wide.cuh`).
 pub struct WideLayer {
-    /// Its type.
-    pub strip: String,
+    /// All that the kernel does.
+    pub run: String,
+    /// Of a block.
+    pub threads: u32,
     /// Rows of a block.
     pub rows: usize,
     /// Strips of columns.
     pub columns: usize,
     /// Shared memory of a block.
-    pub shared_bytes: usize,
+    pub shared_bytes: u32,
 }
 
 impl Emitter<'_, '_> {
@@ -40,12 +42,13 @@ impl Emitter<'_, '_> {
         let inner = self.out().len() / n;
         let addend_inner = addend.map_or(1, |addend| self.value(addend).len() / n);
         let tile = self.places.tile;
-        let room = match self.is_bf16() && tile == 16 && shares_inputs(inner, k, n) {
+        let is_bf16 = self.multiplies_in_bf16(matrix);
+        let room = match is_bf16 && tile == 16 && shares_inputs(inner, k, n) {
             true => self.block_room(WARP_SUMS * WARPS),
             false => "None".to_owned(),
         };
         let Layer { x, out, addend, activation, weights, bias } = self.layer(x, matrix, bias, addend, activation);
-        let name = if self.is_bf16() { "linear_bf16" } else { "linear_f32" };
+        let name = if is_bf16 { "linear_bf16" } else { "linear_f32" };
         let shape = format!("{tile}, {k}, {n}, {inner}, {addend_inner}");
         self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
     }
@@ -55,24 +58,48 @@ impl Emitter<'_, '_> {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
         let is_large = self.places.tile > super::TILES[0];
+        let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
         let Layer { x, out, addend, activation, weights, bias } = self.layer(*x, matrix, bias, *addend, *activation);
+        if is_large && is_bf16 && self.target.warpgroups {
+            let weights = self.blob.add(&operand_matrices(matrix));
+            let tail = format!("{is_candidate}, {STAGES}, {k}, {n}, {activation}, {weights}, {bias}");
+            return WideLayer {
+                run: format!("WideHopper<{x}, {out}, {addend}, {tail}>::run(job, shared);"),
+                threads: 3 * 128,
+                rows: 128,
+                columns: n.div_ceil(128),
+                // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
+                shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
+            };
+        }
         let tail = format!("{k}, {n}, {activation}, {weights}, {bias}");
         let side = if is_large { 128 } else { 64 };
-        let (strip, bytes) = if self.is_bf16() {
-            // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring of four.
+        let (strip, bytes) = if is_bf16 {
+            // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring.
             (format!("WideBf16<{x}, {out}, {addend}, {0}, {0}, {STAGES}, {tail}>", side / 32), STAGES * 2 * side * 64)
         } else {
             // 16 inputs, 4 bytes each; rows have 4 more for the sake of the banks. Twice.
             (format!("WideF32<{x}, {out}, {addend}, {}, {tail}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
         };
-        WideLayer { strip, rows: side, columns: n.div_ceil(side), shared_bytes: side * 4 + bytes }
+        WideLayer {
+            run: format!("run_strips<{strip}, {side}, {is_candidate}>(job, shared);"),
+            threads: super::THREADS,
+            rows: side,
+            columns: n.div_ceil(side),
+            shared_bytes: (side * 4 + bytes) as u32,
+        }
+    }
+
+    fn multiplies_in_bf16(&self, matrix: &LayerMatrix) -> bool {
+        self.is_bf16() && is_multiplied_in_bf16(matrix)
     }
 
     fn layer(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], addend: Option<ValueIndex>, activation: Activation) -> Layer {
         let mut bias = bias.to_vec();
         bias.resize(matrix.n.next_multiple_of(8), 0.0);
         let bias = self.blob.add(&bias);
-        let weights = if self.is_bf16() { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
+        let weights =
+            if self.multiplies_in_bf16(matrix) { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let (x, out, addend) = (self.view(x), self.out_view(), self.view_or_none(addend));
         let activation = match activation {
             Activation::None => "IDENTITY",
@@ -112,12 +139,18 @@ impl Emitter<'_, '_> {
     }
 }
 
+/// Whether a layer is multiplied on tensor cores where bf16 is asked for. One of few columns would leave most of their products unused: it
+/// is computed exactly for less.
+pub fn is_multiplied_in_bf16(matrix: &LayerMatrix) -> bool {
+    matrix.n >= 8
+}
+
 /// Whether a product is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.
 fn shares_inputs(inner: usize, k: usize, n: usize) -> bool {
     inner * n.div_ceil(8) * 2 <= WARPS && k > 32
 }
 
-/// Pieces of the ring of `WideBf16`.
+/// Pieces of the rings of `WideBf16` and `WideHopper`.
 const STAGES: usize = 4;
 /// Warps of a block: `WARPS` of `kernels/tile.cuh`.
 const WARPS: usize = 8;
@@ -142,15 +175,31 @@ fn operand_chunks(matrix: &LayerMatrix) -> Vec<u16> {
         for chunk in 0..chunks {
             for lane in 0..32 {
                 let (n, first) = (strip * 8 + lane / 4, chunk * 32 + lane % 4 * 2);
-                weights.extend([0, 1, 8, 9, 16, 17, 24, 25].map(|at| {
-                    let k = first + at;
-                    let weight = if k < matrix.k && n < matrix.n { matrix.at(k, n) } else { 0.0 };
-                    bf16::from_f32(weight).to_bits()
-                }));
+                weights.extend([0, 1, 8, 9, 16, 17, 24, 25].map(|at| operand(matrix, first + at, n)));
             }
         }
     }
     weights
+}
+
+/// Strips of 128 columns, pieces of 64 inputs, 8 groups of inputs, columns, 8 inputs, as `WideHopper` reads weights.
+fn operand_matrices(matrix: &LayerMatrix) -> Vec<u16> {
+    let (strips, pieces) = (matrix.n.div_ceil(128), matrix.k.div_ceil(64));
+    let mut weights = Vec::with_capacity(strips * pieces * 64 * 128);
+    for strip in 0..strips {
+        for group in 0..pieces * 8 {
+            for n in strip * 128..strip * 128 + 128 {
+                weights.extend((group * 8..group * 8 + 8).map(|k| operand(matrix, k, n)));
+            }
+        }
+    }
+    weights
+}
+
+/// A weight as tensor cores see it; zero where there is none.
+fn operand(matrix: &LayerMatrix, k: usize, n: usize) -> u16 {
+    let weight = if k < matrix.k && n < matrix.n { matrix.at(k, n) } else { 0.0 };
+    bf16::from_f32(weight).to_bits()
 }
 
 /// 32 x 32 products of vectors, as `interaction_bf16` computes them at once.
@@ -189,4 +238,63 @@ fn squares(pairs: &[[usize; 2]]) -> Vec<Square> {
         square.places[slot] = place as i32;
     }
     squares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a warp's lanes hold of 32 inputs and 8 columns is the whole chunk, each weight once, in the order of mma.sync's second operand.
+    #[test]
+    fn chunks_hold_weights_where_tensor_cores_want_them() {
+        let numbers: Vec<f32> = (0..40 * 9).map(|at| (at % 251) as f32).collect();
+        let matrix = LayerMatrix::by_column(&numbers, 40, 9);
+        let chunks = operand_chunks(&matrix);
+        assert_eq!(chunks.len(), 2 * 2 * 256, "two strips of two chunks");
+        for (at, &bits) in chunks.iter().enumerate() {
+            let (strip, chunk, lane, element) = (at / 512, at / 256 % 2, at / 8 % 32, at % 8);
+            // Two halves of 16 inputs; in each two registers, of inputs 2 t and 2 t + 8, with two neighbours each.
+            let (half, register, odd) = (element / 4, element / 2 % 2, element % 2);
+            let (k, n) = (chunk * 32 + half * 16 + lane % 4 * 2 + register * 8 + odd, strip * 8 + lane / 4);
+            let expected = if k < 40 && n < 9 { matrix.at(k, n) } else { 0.0 };
+            assert_eq!(bf16::from_bits(bits).to_f32(), expected, "input {k}, column {n}");
+        }
+    }
+
+    #[test]
+    fn matrices_of_warpgroups_hold_eight_inputs_of_each_column() {
+        let numbers: Vec<f32> = (0..70 * 130).map(|at| (at % 251) as f32).collect();
+        let matrix = LayerMatrix::by_column(&numbers, 70, 130);
+        let pieces = operand_matrices(&matrix);
+        assert_eq!(pieces.len(), 2 * 2 * 64 * 128);
+        for (at, &bits) in pieces.iter().enumerate() {
+            let (k, n) = (at / (128 * 8) % 16 * 8 + at % 8, at / (16 * 128 * 8) * 128 + at / 8 % 128);
+            let expected = if k < 70 && n < 130 { matrix.at(k, n) } else { 0.0 };
+            assert_eq!(bf16::from_bits(bits).to_f32(), expected, "input {k}, column {n}");
+        }
+    }
+
+    #[test]
+    fn squares_hold_every_pair_once() {
+        let all: Vec<[usize; 2]> = (0..40).flat_map(|i| (0..40).map(move |j| [i, j])).collect();
+        let below: Vec<[usize; 2]> = all.iter().copied().filter(|[i, j]| j < i).collect();
+        for (pairs, expected) in [(vec![[3, 1]], 1), (below.clone(), 3), (all, 6), (vec![[1, 2], [2, 1], [1, 2]], 3), (vec![[39, 0]], 1)] {
+            let squares = squares(&pairs);
+            assert_eq!(squares.len(), expected, "{} pairs", pairs.len());
+            let mut found = vec![0; pairs.len()];
+            for square in &squares {
+                for (slot, &place) in square.places.iter().enumerate().filter(|(_, place)| **place >= 0) {
+                    let (tile, element, lane) = (slot / 128, slot / 32 % 4, slot % 32);
+                    let i = square.down * 32 + tile / 4 * 16 + element / 2 * 8 + lane / 4;
+                    let j = square.across * 32 + tile % 4 * 8 + lane % 4 * 2 + element % 2;
+                    let [a, b] = pairs[place as usize];
+                    assert_eq!([i, j], [a.max(b), a.min(b)]);
+                    assert!(square.tiles >> tile & 1 == 1, "tile {tile} is computed");
+                    found[place as usize] += 1;
+                }
+            }
+            assert!(found.iter().all(|&count| count == 1));
+        }
+        assert_eq!(squares(&[[20, 3]])[0].head(), 1 << 4 << 24, "one tile of the first square");
+    }
 }

@@ -23,7 +23,8 @@ use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::{Task, Work};
 use crate::engine::cpu::plan::tasks;
-use crate::engine::cpu::{Hoist, Options, Simd};
+use crate::engine::cpu::plan::weights::LayerMatrix;
+use crate::engine::cpu::{Hoist, Options, Simd, SimdLevel};
 use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
@@ -31,6 +32,7 @@ use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
 use self::dense_layers::WideLayer;
+use self::dense_layers::is_multiplied_in_bf16;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
@@ -60,25 +62,37 @@ pub struct Target {
     pub fuse: bool,
     /// Weights of a layer from which it is a kernel of its own.
     pub wide_from: usize,
+    /// Whether wide layers of large batches in bf16 are products of warpgroups: for sm_90a alone, and no device has confirmed them yet.
+    pub warpgroups: bool,
 }
 
 impl Target {
     /// Everything on, for a device whose blocks may have so much shared memory.
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
-        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM }
+        Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM, warpgroups: false }
+    }
+
+    /// How the planner goes about it. Constants are folded by portable instructions: a program is the same wherever it is made, so that kernels
+    /// compiled on one machine are found on another.
+    fn options(&self) -> Options {
+        let portable = Simd::new(SimdLevel::Portable).expect("portable instructions are everywhere");
+        Options { hoist: self.hoist, fuse: self.fuse, ..Options::new(portable) }
     }
 }
 
 impl Program {
     /// Generates a model's kernels.
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
-        let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
+        let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
         let segments = Segments::new(&lowered, target.wide_from);
         let mut generator =
             Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
         let mut source = String::from(PRELUDE);
+        if target.warpgroups {
+            source.push_str("#include \"wide_hopper.cuh\"\n");
+        }
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in TILES {
@@ -99,15 +113,17 @@ impl Program {
     }
 }
 
-/// The dense layers of a plan: all of them have the arithmetic that was asked for.
+/// The dense layers of a plan, with the arithmetic of each.
 fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
-    let (precision, reason) = match numbers {
+    let decided = |matrix: &LayerMatrix| match numbers {
         Numbers::F32 => (Precision::F32, "as asked for"),
-        Numbers::Bf16 => (Precision::Bf16, "tensor cores multiply it"),
+        Numbers::Bf16 if is_multiplied_in_bf16(matrix) => (Precision::Bf16, "tensor cores multiply it"),
+        Numbers::Bf16 => (Precision::F32, "too few columns for tensor cores"),
     };
     let layer = |task: &Task| match &task.work {
         Work::Linear { matrix, .. } => {
             let name = lowered.names.get(&task.out).cloned().unwrap_or_default();
+            let (precision, reason) = decided(matrix);
             Some(LayerPrecision { name, k: matrix.k, n: matrix.n, precision, reason: reason.to_owned() })
         }
         _ => None,
@@ -140,11 +156,9 @@ impl<'a> Generator<'_, 'a> {
             if segment.wide {
                 let layer = self.wide(places, number);
                 let kernel = format!("{scope}_{number}_tile_{tile}");
-                let (strip, rows, columns) = (layer.strip, layer.rows, layer.columns);
-                let run = format!("run_strips<{strip}, {rows}, {is_candidate}>(job, shared);");
-                let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
-                let over = Over::Grid { rows, columns };
-                launches.push(Launch { kernel, over, threads: THREADS, shared_bytes: layer.shared_bytes as u32, scratch_bytes: 0 });
+                let WideLayer { run, threads, rows, columns, shared_bytes } = layer;
+                let _ = writeln!(kernels, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+                launches.push(Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 });
                 continue;
             }
             let mut definitions = String::new();

@@ -12,7 +12,6 @@ use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::engine::cpu::plan::task::Work;
 use crate::engine::cpu::plan::tasks;
-use crate::engine::cpu::{Options, Simd};
 use crate::model::{Model, ValueScope};
 
 /// Work of one launch, for one row.
@@ -38,7 +37,7 @@ pub struct LaunchWork {
 
 /// The work of every launch of a model's program, in order. Variants differ in tiles, not in work.
 pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, EngineError> {
-    let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
+    let options = target.options();
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
     let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
     let segments = Segments::new(&lowered, target.wide_from);
@@ -116,7 +115,9 @@ mod tests {
         let whole = works(&model, &base).expect("a plan");
         let cut = works(&model, &Target { wide_from: 1, ..base }).expect("a plan");
         assert!(cut.len() > whole.len(), "{} kernels, {} kernels", cut.len(), whole.len());
-        for of in [|work: &LaunchWork| work.flops, |work| work.product_flops, |work| work.table_bytes, |work| work.weight_bytes] {
+        let counts: [fn(&LaunchWork) -> u64; 4] =
+            [|work| work.flops, |work| work.product_flops, |work| work.table_bytes, |work| work.weight_bytes];
+        for of in counts {
             assert_eq!(sum(&cut, of), sum(&whole, of));
             assert!(sum(&whole, of) > 0);
         }

@@ -6,6 +6,7 @@
 mod emulator;
 
 mod axes;
+mod dense_layers;
 mod elementwise;
 mod lookups;
 mod mixtures;
