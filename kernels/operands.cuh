@@ -67,6 +67,37 @@ DEV uint32_t operand_pair(const Bf16* x, int k) {
     return (uint32_t)x[k].bits | (uint32_t)x[k + 1].bits << 16;
 }
 
+// A pair of f32 as the sum of two pairs of bf16: what is left of the elements after `high` is rounded to `low`, so that 16 bits of each are
+// kept. A product with both costs two instructions of the tensor cores, and rounds nothing but weights.
+struct Halves {
+    uint32_t high, low;
+};
+// What is left of x; nothing of an infinity or of what is no number, which would make another number of the sum.
+DEV float rest(float x, float high) {
+    const float left = x - high;
+    return abs_(left) <= 3.0e38f ? left : 0.0f;
+}
+DEV Halves halves(float x, float y) {
+    const uint32_t high = pack_bf16(x, y);
+    return Halves{high, pack_bf16(rest(x, bf16_lo(high)), rest(y, bf16_hi(high)))};
+}
+template <int K, int ALIGN, bool GUARDED>
+DEV Halves operand_halves(const float* x, int k) {
+    if (GUARDED && k + 1 >= K) {
+        return halves(k < K ? x[k] : 0.0f, 0.0f);
+    }
+    if (ALIGN >= 8) {
+        const float2 pair = *(const float2*)(x + k);
+        return halves(pair.x, pair.y);
+    }
+    return halves(x[k], x[k + 1]);
+}
+// What is stored as bf16 has no low half.
+template <int K, int ALIGN, bool GUARDED>
+DEV Halves operand_halves(const Bf16* x, int k) {
+    return Halves{operand_pair<K, ALIGN, GUARDED>(x, k), 0u};
+}
+
 // What lies beyond K of a pair that was read whole: zeros.
 template <int K>
 DEV uint32_t without_tail(uint32_t pair, int k) {

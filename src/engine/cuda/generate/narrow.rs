@@ -7,10 +7,10 @@ use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::model::{DType, ValueScope};
 
-use super::dense_layers::is_multiplied_in_bf16;
+use super::segments::Segments;
 
 /// Roots of homes whose elements can be bf16.
-pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
+pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<ValueIndex> {
     let root = |value: ValueIndex| homes.of(value).0;
     let is_f32 = |value: ValueIndex| lowered.values[value].dtype == DType::F32 && lowered.values[value].scope != ValueScope::Constant;
     let mut narrow: HashSet<ValueIndex> = lowered.tasks.iter().map(|task| root(task.out)).filter(|&root| is_f32(root)).collect();
@@ -23,11 +23,12 @@ pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
     // A value that is moved into another one is as narrow as that one.
     loop {
         let before = narrow.len();
-        for task in &lowered.tasks {
+        for (at, task) in lowered.tasks.iter().enumerate() {
             let out_is_narrow = narrow.contains(&root(task.out));
             for input in task.work.inputs() {
                 let rounds = match &task.work {
-                    Work::Linear { x, matrix, addend, .. } => input == *x && *addend != Some(input) && is_multiplied_in_bf16(matrix),
+                    // Layers of tiles take their inputs whole.
+                    Work::Linear { x, addend, .. } => input == *x && *addend != Some(input) && segments.list[segments.of(at)].wide,
                     Work::Interaction { .. } => true,
                     work => is_move(work) && out_is_narrow,
                 };

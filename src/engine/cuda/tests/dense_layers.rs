@@ -9,11 +9,11 @@ use std::sync::Arc;
 use half::bf16;
 
 use crate::engine::cpu::tests::builder::ModelBuilder;
-use crate::engine::cpu::tests::{Random, batches};
+use crate::engine::cpu::tests::{Random, batches, oracle};
 use crate::model::*;
 
-use super::super::{Numbers, Program};
-use super::{check, check_in, emulator, run, targets};
+use super::super::{Numbers, Program, Target};
+use super::{SHARED_BYTES, check, check_in, emulator, run, targets};
 
 const NUMBERS: [Numbers; 2] = [Numbers::F32, Numbers::Bf16];
 
@@ -91,6 +91,30 @@ fn layers_of_awkward_shapes() {
         let rows: &[usize] = [&[1usize][..], &[15, 1], &[17, 46, 2]][at % 3];
         for numbers in NUMBERS {
             check_in(numbers, &model, &requests(&model, rows), 1e-5);
+        }
+    }
+}
+
+/// Inputs of a tile's layers are not rounded to bf16: 16 bits of them are kept.
+#[test]
+fn inputs_of_tiles_are_whole() {
+    if emulator::cuda().is_none() {
+        return;
+    }
+    let mut model = ModelBuilder::new(3);
+    let x = dense(&mut model, Scope::Candidate, 70);
+    // Numbers that bf16 does not hold.
+    let x = model.op(Op::Unary { function: UnaryFn::Sin, x });
+    let y = layer(&mut model, x, 24);
+    let outputs = some_elements(&mut model, y, 24);
+    let model = model.finish(&outputs);
+    let target = Target::new(SHARED_BYTES, Numbers::Bf16);
+    let requests = requests(&model, &[17, 50]);
+    let expected = oracle::scores(&model, &requests);
+    for variant in 0..Program::new(&model, &target).expect("memory").variants.len() {
+        let scores = run(&model, &target, variant, &requests).expect("a run");
+        for (score, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((f64::from(*score) - expected).abs() < 5e-5, "{score} for {expected}");
         }
     }
 }

@@ -34,7 +34,7 @@ fn check_all(mut model: ModelBuilder, values: &[ValueId], rows: &[usize]) {
 
 #[test]
 fn every_format_pool_and_width() {
-    for (seed, dim) in [1u32, 2, 3, 4, 5, 7, 8, 13, 16, 17, 33].into_iter().enumerate() {
+    for (seed, dim) in [1u32, 2, 3, 4, 8, 13, 33].into_iter().enumerate() {
         let mut model = ModelBuilder::new(seed as u64);
         let mut values = Vec::new();
         // All at once would be too much of a model: each format meets each pool in one of three widths, one of four shapes of bag.
