@@ -4,12 +4,12 @@
 // Queries, keys and values lie anywhere in their values: HEAD::q(e), k(e), v(e), out(e) and mask(e) give the first elements of head e of HEADS;
 // from row to row are Q_STEP, K_STEP, V_STEP, OUT_STEP elements. HIDING says what a mask's element [q * MASK_ROW + key * MASK_KEY] does.
 // An item is one row, head and block of QUERIES queries; LANES neighbouring lanes share it. Scores: a lane per key, each starting at another
-// element of the width, so that keys in the same bank of shared memory do not meet; they stay in ROOM ([256 / LANES][QUERIES][KEYS] f32).
+// element of the width (four at once if steps allow it: IN_QUADS), so that keys in the same bank of shared memory do not meet; they stay in ROOM ([256 / LANES][QUERIES][KEYS] f32).
 // Softmax: the lanes together, the largest score first. Sums: a lane per column of V and part of the keys; the parts are added at the end.
 // Keys of weight 0 take no part, whatever their values are, unless NAN_WITHOUT_KEYS; then a query without keys gives NaN, else zeros.
 // FLOPs: 2 * KEYS * (WIDTH + VALUES) per query and head, and an exponential per score; bytes: keys and values ceil(queries / QUERIES) times.
 #pragma once
-#include "tile.cuh"
+#include "operands.cuh"
 
 enum Hiding { HIDES_NOTHING, ADDED, ZERO_HIDES, OTHERS_HIDE };
 
@@ -18,10 +18,12 @@ constexpr int lanes_for(int n, int most) { return most > 1 && n <= most / 2 ? la
 
 template <class Q, class K, class V, class MASK, class OUT, class ROOM, class HEAD, int HEADS, int COUNT, int KEYS, int WIDTH, int VALUES,
           int OUT_STEP, int Q_STEP, int K_STEP, int V_STEP, int HIDING, int MASK_ROW, int MASK_KEY, bool CAUSAL, bool NAN_WITHOUT_KEYS,
-          int QUERIES, int LANES>
+          bool IN_QUADS, int QUERIES, int LANES>
 DEV void attention(const Block& b, float scale, float hidden) {
     constexpr int BLOCKS = (COUNT + QUERIES - 1) / QUERIES;
     constexpr int COLUMNS = lanes_for(VALUES, LANES), PARTS = LANES / COLUMNS;
+    constexpr bool QUADS = IN_QUADS && Rows<Q>::ALIGN >= 16 && Rows<K>::ALIGN >= 16;
+    constexpr int STEP = QUADS ? 4 : 1;
     const float lowest = bits_f32(0xff800000u);
     float* room = (float*)ROOM::row(b, 0);
     share_out<LANES>(b.rows * HEADS * BLOCKS, [&](int item, int part, int slot, bool live) {
@@ -43,14 +45,23 @@ DEV void attention(const Block& b, float scale, float hidden) {
         }
         for (int key = part; key < KEYS; key += LANES) {
             float sums[QUERIES] = {};
-            int at = part % (WIDTH > 0 ? WIDTH : 1);
-            for (int turn = 0; turn < WIDTH; turn++) {
-                const float x = (float)k[key * K_STEP + at];
+            int at = WIDTH > 0 ? part * STEP % WIDTH : 0;
+            for (int turn = 0; turn < WIDTH; turn += STEP) {
+                if constexpr (QUADS) {
+                    const float4 x = *(const float4*)(k + key * K_STEP + at);
 #pragma unroll
-                for (int i = 0; i < QUERIES; i++) {
-                    sums[i] = fma_((float)q[queries[i] * Q_STEP + at], x, sums[i]);
+                    for (int i = 0; i < QUERIES; i++) {
+                        const float4 y = *(const float4*)(q + queries[i] * Q_STEP + at);
+                        sums[i] = fma_(y.w, x.w, fma_(y.z, x.z, fma_(y.y, x.y, fma_(y.x, x.x, sums[i]))));
+                    }
+                } else {
+                    const float x = k[key * K_STEP + at];
+#pragma unroll
+                    for (int i = 0; i < QUERIES; i++) {
+                        sums[i] = fma_(q[queries[i] * Q_STEP + at], x, sums[i]);
+                    }
                 }
-                at = at + 1 == WIDTH ? 0 : at + 1;
+                at = at + STEP == WIDTH ? 0 : at + STEP;
             }
 #pragma unroll
             for (int i = 0; i < QUERIES; i++) {
@@ -99,7 +110,7 @@ DEV void attention(const Block& b, float scale, float hidden) {
             float sums[QUERIES] = {};
             if (column < VALUES) {
                 for (int key = part / COLUMNS; key < KEYS; key += PARTS) {
-                    const float x = (float)v[key * V_STEP + column];
+                    const float x = v[key * V_STEP + column];
 #pragma unroll
                     for (int i = 0; i < QUERIES; i++) {
                         const float weight = weights[i * KEYS + key];

@@ -125,7 +125,7 @@ struct Chunk {
     }
 };
 
-// Writes the first `live` of COUNT numbers; `out` is aligned for ALIGN bytes. EXACT: all are live.
+// Writes the first `live` of COUNT numbers; `out` is aligned for ALIGN bytes, a power of two. EXACT: all are live.
 template <int COUNT, int ALIGN, bool EXACT>
 DEV void store_numbers(float* out, const float (&numbers)[COUNT], int live) {
     if (!EXACT || ALIGN < 8 || COUNT < 2) {
@@ -152,6 +152,37 @@ DEV void store_numbers(float* out, const float (&numbers)[COUNT], int live) {
             four.z = swap ? numbers[(other + 2) % COUNT] : numbers[(part + 2) % COUNT];
             four.w = swap ? numbers[(other + 3) % COUNT] : numbers[(part + 3) % COUNT];
             *(float4*)(out + (swap ? other : part)) = four;
+        }
+    }
+}
+
+// The same in 16 bits.
+template <int COUNT, int ALIGN, bool EXACT>
+DEV void store_numbers(Bf16* out, const float (&numbers)[COUNT], int live) {
+    if (!EXACT || ALIGN < 4 || COUNT < 2) {
+#pragma unroll
+        for (int e = 0; e < COUNT; e++) {
+            if (EXACT || e < live) {
+                out[e] = numbers[e];
+            }
+        }
+        return;
+    }
+    uint32_t pairs[(COUNT + 1) / 2];
+#pragma unroll
+    for (int e = 0; e < COUNT; e += 2) {
+        pairs[e / 2] = pack_bf16(numbers[e], numbers[(e + 1) % COUNT]);
+    }
+    constexpr int WORDS = ALIGN / 4 < COUNT / 2 ? ALIGN / 4 : COUNT / 2, PAIRS = (COUNT + 1) / 2;
+#pragma unroll
+    for (int e = 0; e < PAIRS; e += WORDS) {
+        uint32_t* to = (uint32_t*)out + e;
+        if (WORDS == 4) {
+            *(uint4*)to = make_uint4(pairs[e], pairs[(e + 1) % PAIRS], pairs[(e + 2) % PAIRS], pairs[(e + 3) % PAIRS]);
+        } else if (WORDS == 2) {
+            *(uint2*)to = make_uint2(pairs[e], pairs[(e + 1) % PAIRS]);
+        } else {
+            *to = pairs[e];
         }
     }
 }
@@ -248,7 +279,7 @@ DEV void gather_rows(const Block& b) {
                 numbers[e] = ids[u] < lookups[u].rows ? number : 0.0f;
             }
             if (i < items) {
-                float* out = OUTS::at(b, i / ITEMS, i % ITEMS / BAG) + i % BAG / CHUNKS * ROWS::DIM + chunk * COUNT;
+                auto* out = OUTS::at(b, i / ITEMS, i % ITEMS / BAG) + i % BAG / CHUNKS * ROWS::DIM + chunk * COUNT;
                 store_numbers<COUNT, ALIGN, EXACT>(out, numbers, ROWS::DIM - chunk * COUNT);
             }
         }
@@ -362,7 +393,7 @@ DEV void pool_bags(const Block& b) {
                     sums[e] = 0.0f;
                 }
             }
-            float* out = OUTS::at(b, i / ITEMS, i % ITEMS / GROUP) + chunk * COUNT;
+            auto* out = OUTS::at(b, i / ITEMS, i % ITEMS / GROUP) + chunk * COUNT;
             store_numbers<COUNT, ALIGN, ROWS::DIM % COUNT == 0>(out, sums, ROWS::DIM - chunk * COUNT);
         }
     }

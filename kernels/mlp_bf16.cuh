@@ -12,13 +12,11 @@
 // Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
 // wgmma, about 500 for mma.sync) a tile of 16 rows is bound by the weights (K N / 32 clocks; 0.47 M weights: 8 us), a tile of 64 rows by the
 // operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
-// Results do not depend on a row's place in the tile, nor on the other rows.
+// Results do not depend on a row's place, on the other rows, or on the size of the tile.
 #pragma once
 #include "mlp.cuh"
 #include "operands.cuh"
 
-DEV constexpr int at_most(int a, int b) { return a < b ? a : b; }
-DEV constexpr int parts(int whole, int part) { return (whole + part - 1) / part; }
 // Row tiles of a warp: fewer where there are too few strips of columns for all warps.
 DEV constexpr int row_tiles(int mpw, int m, int strips) {
     return mpw == 1 || parts(m, mpw) * strips >= WARPS ? mpw : row_tiles(mpw / 2, m, strips);
@@ -32,28 +30,34 @@ DEV constexpr int cheapest(int mpw, int m, int strips) {
     return four <= two && four <= one ? 4 : two <= one ? 2 : 1;
 }
 
-// How the warps of a block share out a product of ROWS x K x N.
-template <int ROWS, int K, int N>
+// Parts of the inputs that are added up apart: as many as there are warps for each 16 x 8 results of a tile of 16 rows, whatever the tile, so that
+// results do not depend on the size of a batch.
+DEV constexpr int input_parts(int items, int chunks) { return items * 2 > WARPS ? 1 : at_most(WARPS / items, chunks); }
+
+// How the warps of a block share out a product of TILE * INNER x K x N.
+template <int TILE, int INNER, int K, int N>
 struct WarpTiles {
-    static constexpr int M = parts(ROWS, 16), STRIPS = parts(N, 8), CHUNKS = parts(K, 32);
+    static constexpr int ROWS = TILE * INNER, M = parts(ROWS, 16), STRIPS = parts(N, 8), CHUNKS = parts(K, 32);
     static constexpr int MPW = row_tiles(M >= 4 ? 4 : M >= 2 ? 2 : 1, M, STRIPS);
     static constexpr int NPW = cheapest(MPW, M, STRIPS);
     static constexpr int ITEMS = parts(M, MPW) * parts(STRIPS, NPW);
-    // Warps that share one item's inputs.
-    static constexpr int SPLITS = ITEMS * 2 > WARPS ? 1 : at_most(WARPS / ITEMS, CHUNKS);
+    // Parts of the inputs, each of so many chunks.
+    static constexpr int SPLITS = input_parts(INNER * STRIPS, CHUNKS), SHARE = parts(CHUNKS, SPLITS);
+    // Whether parts are computed by warps side by side, not by one warp in turn.
+    static constexpr bool APART = TILE == 16 && SPLITS > 1;
     // Chunks of weights under way.
-    static constexpr int AHEAD = at_most(8 / NPW, parts(CHUNKS, SPLITS));
+    static constexpr int AHEAD = at_most(8 / NPW, SHARE);
 };
 
 // sums += X[p][32 from .. 32 to] · W, for MPW tiles of rows from `row0` on and NPW strips of columns from `strip0` on.
-template <class X, int ROWS, int K, int N, int INNER, int64_t WEIGHTS, class T>
+template <class X, int K, int N, int INNER, int64_t WEIGHTS, class T>
 DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, float (&sums)[T::MPW][T::NPW][4]) {
     using Element = typename X::Element;
     constexpr int ALIGN = INNER > 1 ? boundary(Rows<X>::ALIGN | K * (int)sizeof(Element)) : Rows<X>::ALIGN;
     constexpr bool BY_MATRIX = X::IS_SHARED && Same<Element, Bf16>::value && ALIGN == 16;
     constexpr int PER_TILE = BY_MATRIX ? 1 : 2;
     const int g = (int)lane() / 4, t = (int)lane() % 4;
-    const int last = (Rows<X>::IN_TILE ? ROWS : b.rows * INNER) - 1;
+    const int last = (Rows<X>::IN_TILE ? T::ROWS : b.rows * INNER) - 1;
     const Element* x[T::MPW][PER_TILE];
 #pragma unroll
     for (int m = 0; m < T::MPW; m++) {
@@ -138,41 +142,10 @@ DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, f
     }
 }
 
-// Columns n and n + 1 of row p of a product; n is even. Rows and columns that do not exist are left out.
-template <class OUT, class ADDEND, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t BIAS>
-DEV void store_pair(const Block& b, int p, int n, float first, float second) {
-    using Element = typename OUT::Element;
-    constexpr int ALIGN = INNER > 1 ? boundary(Rows<OUT>::ALIGN | N * (int)sizeof(Element)) : Rows<OUT>::ALIGN;
-    if (p >= b.rows * INNER || n >= N) {
-        return;
-    }
-    const uint2 bias = load_nc8(b.job.weights + BIAS + n * 4);
-    first += bits_f32(bias.x);
-    second += bits_f32(bias.y);
-    if constexpr (!Same<ADDEND, None>::value) {
-        const auto* addend = ADDEND::row(b, p / INNER) + (ADDEND_INNER > 1 ? p % INNER * N : 0) + n;
-        first += (float)addend[0];
-        second += n + 1 < N ? (float)addend[1] : 0.0f;
-    }
-    first = activate<ACTIVATION>(first);
-    second = activate<ACTIVATION>(second);
-    Element* out = OUT::row(b, p / INNER) + p % INNER * N + n;
-    if (N % 2 != 0 && n + 1 >= N) {
-        out[0] = first;
-    } else if constexpr (Same<Element, Bf16>::value && ALIGN >= 4) {
-        *(uint32_t*)out = pack_bf16(first, second);
-    } else if constexpr (Same<Element, float>::value && ALIGN >= 8) {
-        *(float2*)out = make_float2(first, second);
-    } else {
-        out[0] = first;
-        out[1] = second;
-    }
-}
-
 // Every warp has items of its own.
-template <class X, class OUT, class ADDEND, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_bf16_whole(const Block& b) {
-    using T = WarpTiles<ROWS, K, N>;
+    using T = WarpTiles<TILE, INNER, K, N>;
     constexpr int COLUMNS = (T::STRIPS + T::NPW - 1) / T::NPW;
     const int g = (int)lane() / 4, t = (int)lane() % 4;
     const int row_items = (b.rows * INNER + 16 * T::MPW - 1) / (16 * T::MPW);
@@ -180,7 +153,20 @@ DEV void linear_bf16_whole(const Block& b) {
     for (int item = (int)warp(); item < row_items * COLUMNS; item += WARPS) {
         const int row0 = item / COLUMNS * (16 * T::MPW), strip0 = item % COLUMNS * T::NPW;
         float sums[T::MPW][T::NPW][4] = {};
-        multiply_bf16<X, ROWS, K, N, INNER, WEIGHTS, T>(b, row0, strip0, 0, T::CHUNKS, sums);
+        if constexpr (T::SPLITS == 1) {
+            multiply_bf16<X, K, N, INNER, WEIGHTS, T>(b, row0, strip0, 0, T::CHUNKS, sums);
+        } else {
+#pragma unroll 1
+            for (int from = 0; from < T::CHUNKS; from += T::SHARE) {
+                const int to = from + T::SHARE < T::CHUNKS ? from + T::SHARE : T::CHUNKS;
+                float part[T::MPW][T::NPW][4] = {};
+                multiply_bf16<X, K, N, INNER, WEIGHTS, T>(b, row0, strip0, from, to, part);
+#pragma unroll
+                for (int e = 0; e < T::MPW * T::NPW * 4; e++) {
+                    sums[e / (T::NPW * 4)][e / 4 % T::NPW][e % 4] += part[e / (T::NPW * 4)][e / 4 % T::NPW][e % 4];
+                }
+            }
+        }
 #pragma unroll
         for (int m = 0; m < T::MPW; m++) {
 #pragma unroll
@@ -194,19 +180,18 @@ DEV void linear_bf16_whole(const Block& b) {
 }
 
 // Several warps share an item: each has some of its inputs.
-template <class X, class OUT, class ADDEND, class ROOM, int ROWS, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_bf16_split(const Block& b) {
-    using T = WarpTiles<ROWS, K, N>;
+    using T = WarpTiles<TILE, INNER, K, N>;
     static_assert(T::MPW == 1 && T::NPW == 1, "512 bytes of sums for each warp in the room");
-    constexpr int SHARE = (T::CHUNKS + T::SPLITS - 1) / T::SPLITS;
     float* room = (float*)ROOM::row(b, 0);
     const int item = (int)warp() / T::SPLITS, split = (int)warp() % T::SPLITS;
     if (item < T::ITEMS) {
         const int g = (int)lane() / 4, t = (int)lane() % 4;
-        const int from = split * SHARE, to = from + SHARE < T::CHUNKS ? from + SHARE : T::CHUNKS;
+        const int from = split * T::SHARE, to = from + T::SHARE < T::CHUNKS ? from + T::SHARE : T::CHUNKS;
         float sums[1][1][4] = {};
         if (from < to) {
-            multiply_bf16<X, ROWS, K, N, INNER, WEIGHTS, T>(b, item / T::STRIPS * 16, item % T::STRIPS, from, to, sums);
+            multiply_bf16<X, K, N, INNER, WEIGHTS, T>(b, item / T::STRIPS * 16, item % T::STRIPS, from, to, sums);
         }
         float* mine = room + warp() * 128;
         *(float2*)(mine + g * 8 + 2 * t) = make_float2(sums[0][0][0], sums[0][0][1]);
@@ -230,10 +215,9 @@ DEV void linear_bf16_split(const Block& b) {
 
 template <class X, class OUT, class ADDEND, class ROOM, int TILE, int K, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
 DEV void linear_bf16(const Block& b) {
-    constexpr int ROWS = TILE * INNER;
-    if constexpr (WarpTiles<ROWS, K, N>::SPLITS > 1) {
-        linear_bf16_split<X, OUT, ADDEND, ROOM, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
+    if constexpr (WarpTiles<TILE, INNER, K, N>::APART) {
+        linear_bf16_split<X, OUT, ADDEND, ROOM, TILE, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
     } else {
-        linear_bf16_whole<X, OUT, ADDEND, ROWS, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
+        linear_bf16_whole<X, OUT, ADDEND, TILE, K, N, INNER, ADDEND_INNER, ACTIVATION, WEIGHTS, BIAS>(b);
     }
 }

@@ -39,11 +39,11 @@ DEV void matmul(const Block& b) {
             float x[TM], y[TN];
 #pragma unroll
             for (int i = 0; i < TM; i++) {
-                x[i] = (float)left[at_left[i] + (TURNED_A ? k * M : k)];
+                x[i] = left[at_left[i] + (TURNED_A ? k * M : k)];
             }
 #pragma unroll
             for (int j = 0; j < TN; j++) {
-                y[j] = (float)right[at_right[j] + (TURNED_B ? k : k * N)];
+                y[j] = right[at_right[j] + (TURNED_B ? k : k * N)];
             }
 #pragma unroll
             for (int i = 0; i < TM; i++) {

@@ -84,7 +84,7 @@ DEV void gru(const Block& b) {
         const int r = i / (2 * PADDED), e = i % (2 * PADDED);
         float state = 0.0f;
         if constexpr (!Same<FIRST, None>::value) {
-            state = e < HIDDEN ? (float)FIRST::row(b, r)[e] : 0.0f;
+            state = e < HIDDEN ? FIRST::row(b, r)[e] : 0.0f;
         }
         STATE::row(b, r)[e] = state;
     }
@@ -102,7 +102,7 @@ DEV void gru(const Block& b) {
             if constexpr (Same<ATTENTION, None>::value) {
                 return 0.0f;
             } else {
-                return (float)ATTENTION::row(b, r)[at];
+                return ATTENTION::row(b, r)[at];
             }
         };
         if constexpr (RESET_AFTER) {
@@ -121,9 +121,9 @@ DEV void gru(const Block& b) {
                     float value = state[now];
                     if (at >= 0) {
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        const float reset = gate(sums[i][0] + (float)inputs[0]);
-                        const float z = gate(sums[i][1] + (float)inputs[HIDDEN]);
-                        const float n = tanh_(fma_(reset, sums[i][2] + bias[j], (float)inputs[2 * HIDDEN]));
+                        const float reset = gate(sums[i][0] + inputs[0]);
+                        const float z = gate(sums[i][1] + inputs[HIDDEN]);
+                        const float n = tanh_(fma_(reset, sums[i][2] + bias[j], inputs[2 * HIDDEN]));
                         value = next_state<KIND>(value, z, n, share(r, at));
                         if (!LAST) {
                             OUT::row(b, r)[at * HIDDEN + j] = value;
@@ -144,8 +144,8 @@ DEV void gru(const Block& b) {
                     if (at >= 0) {
                         float* state = STATE::row(b, r) + j;
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        state[PADDED] = state[0] * gate(sums[i][0] + (float)inputs[0]);
-                        Z::row(b, r)[j] = gate(sums[i][1] + (float)inputs[HIDDEN]);
+                        state[PADDED] = state[0] * gate(sums[i][0] + inputs[0]);
+                        Z::row(b, r)[j] = gate(sums[i][1] + inputs[HIDDEN]);
                     }
                 }
             }
@@ -159,7 +159,7 @@ DEV void gru(const Block& b) {
                     const int r = row + i, at = step(r);
                     if (at >= 0) {
                         float* state = STATE::row(b, r) + j;
-                        const float n = tanh_(sums[i][0] + (float)GATES::row(b, r)[(at * 3 + 2) * HIDDEN + j]);
+                        const float n = tanh_(sums[i][0] + GATES::row(b, r)[(at * 3 + 2) * HIDDEN + j]);
                         state[0] = next_state<KIND>(state[0], Z::row(b, r)[j], n, share(r, at));
                         if (!LAST) {
                             OUT::row(b, r)[at * HIDDEN + j] = state[0];

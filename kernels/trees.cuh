@@ -51,7 +51,7 @@ DEV void trees(const Block& b) {
                             leaf[i] = node.z;
                             goes[i] = false;
                         } else {
-                            at[i] = outcomes & tree_outcome((float)x[node.x >> 5], bits_f32(node.y)) ? node.w : node.z;
+                            at[i] = outcomes & tree_outcome(x[node.x >> 5], bits_f32(node.y)) ? node.w : node.z;
                             going = true;
                         }
                     }

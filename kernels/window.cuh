@@ -72,7 +72,7 @@ DEV void conv(const Block& b) {
 #pragma unroll
                 for (int i = 0; i < POINTS; i++) {
                     if (elements[i] >= 0) {
-                        const float value = (float)x[input * WINDOW::ELEMENTS + elements[i]];
+                        const float value = x[input * WINDOW::ELEMENTS + elements[i]];
                         sums[i][0] = fma_(w.x, value, sums[i][0]);
                         sums[i][1] = fma_(w.y, value, sums[i][1]);
                         sums[i][2] = fma_(w.z, value, sums[i][2]);
@@ -109,7 +109,7 @@ DEV void pool(const Block& b) {
         for (int tap = 0; tap < WINDOW::TAPS; tap++) {
             const int element = WINDOW::element(position, tap);
             if (element >= 0) {
-                const float other = (float)x[element];
+                const float other = x[element];
                 value = FUNCTION != MAX_POOL ? value + other : value > other || is_nan(value) ? value : other;
                 count++;
             }

@@ -121,7 +121,7 @@ fn kernels_are_compiled_ahead_of_time() {
         names
     };
     let stdout = compile(&["--arch", "sm_90a,sm_80,sm_90a"]);
-    for part in ["registers", "contexts_16", "candidates_16", "sm_80", "sm_90a", "f32", "made 2 cubins", out] {
+    for part in ["registers", "contexts_", "candidates_", "sm_80", "sm_90a", "f32", "made 2 cubins", out] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
     let names = files();
@@ -132,7 +132,9 @@ fn kernels_are_compiled_ahead_of_time() {
     let described: serde_json::Value = serde_json::from_slice(&described).expect("JSON");
     let cubin = std::fs::read(format!("{out}/{}", names[0])).expect("a cubin");
     assert!(cubin.starts_with(b"\x7fELF") && described["bytes"] == cubin.len());
-    assert!(described["kernels"].as_array().is_some_and(|kernels| kernels.iter().any(|kernel| kernel["function"] == "candidates_16")));
+    assert!(described["kernels"].as_array().is_some_and(|kernels| {
+        kernels.iter().any(|kernel| kernel["function"].as_str().is_some_and(|name| name.starts_with("candidates")))
+    }));
 
     compile(&["--arch", "sm_80"]);
     assert_eq!(files(), names, "the same sources are the same files");

@@ -21,9 +21,15 @@ pub struct Arguments {
     pub seconds: u64,
     /// A bundle's folder.
     pub bundle: Option<PathBuf>,
+    /// What `facts` found out on this device.
+    pub facts: Option<PathBuf>,
+    /// What `collect` reads.
+    pub folder: Option<PathBuf>,
+    /// Only batches of so many candidates, of the first model.
+    pub rows: Option<usize>,
     /// A server that is running.
     pub address: Option<String>,
-    /// A file of another device, or another word of a mode's own.
+    /// What the server's engine is called in the report.
     pub name: Option<String>,
 }
 
@@ -44,6 +50,9 @@ impl Arguments {
                 "--arch" => read.arch = value()?,
                 "--seconds" => read.seconds = value()?.parse().map_err(|_| "--seconds: a whole number")?,
                 "--bundle" => read.bundle = Some(value()?.into()),
+                "--facts" => read.facts = Some(value()?.into()),
+                "--folder" => read.folder = Some(value()?.into()),
+                "--rows" => read.rows = Some(value()?.parse().map_err(|_| "--rows: a whole number")?),
                 "--address" => read.address = Some(value()?),
                 "--name" => read.name = Some(value()?),
                 mode if !mode.starts_with('-') && read.mode.is_empty() => read.mode = mode.into(),
@@ -56,5 +65,5 @@ impl Arguments {
 }
 
 /// The modes.
-pub const USAGE: &str = "gpu facts|kernels|work|compile|serve [--brief] [--json FILE] [--cubins DIR] [--nvrtc PATH] [--arch ARCH] [--seconds N] \
-                         [--bundle DIR] [--address ADDRESS] [--name NAME]";
+pub const USAGE: &str = "gpu facts|kernels|work|compile|serve|collect [--brief] [--json FILE] [--cubins DIR] [--nvrtc PATH] [--arch ARCH] [--seconds N] \
+                         [--facts FILE] [--folder DIR] [--rows N] [--bundle DIR] [--address ADDRESS] [--name NAME]";

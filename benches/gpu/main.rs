@@ -6,16 +6,21 @@
 #![allow(unsafe_code, missing_docs)]
 
 mod arguments;
+mod collect;
 #[path = "../../tests/support/emulator.rs"]
 mod emulator;
 mod facts;
+mod floors;
+mod kernels;
 mod report;
 mod rig;
+mod serve;
+mod shapes;
 
 use std::process::ExitCode;
 
 use arguments::{Arguments, USAGE};
-use gavel::engine::cuda::compile::Arch;
+use gavel::engine::cuda::compile::{Arch, Cubins};
 
 fn main() -> ExitCode {
     let done = Arguments::read().and_then(|arguments| run(&arguments));
@@ -31,6 +36,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), String> {
     match arguments.mode.as_str() {
         "compile" => return compile(arguments),
+        "work" => return floors::run(),
+        "collect" => {
+            let folder = arguments.folder.as_deref().ok_or("collect needs --folder DIR")?;
+            return collect::run(folder, arguments.json.as_deref());
+        }
+        "serve" => return serve::run(arguments)?.write(arguments.json.as_deref()),
         _ if arguments.measuring => {}
         _ => match emulator::cuda() {
             Some(_) => {}
@@ -44,7 +55,13 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let file = arguments.json.clone();
     match arguments.mode.as_str() {
         "facts" => facts::run(&arguments)?.write(file.as_deref()),
-        "" if !arguments.measuring => facts::run(&arguments)?.write(None),
+        "kernels" => kernels::run(&arguments)?.write(file.as_deref()),
+        // As `cargo test` has it: everything, briefly.
+        "" if !arguments.measuring => {
+            facts::run(&arguments)?;
+            kernels::run(&arguments)?;
+            floors::run()
+        }
         _ => Err(USAGE.into()),
     }
 }
@@ -57,5 +74,16 @@ fn compile(arguments: &Arguments) -> Result<(), String> {
     }
     let code = rig::cubin(rig::SOURCE, arch, &arguments.cubins, arguments.nvrtc.as_deref())?;
     println!("facts for {arch}: {} bytes", code.len());
+    let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
+    let rows_cap = if arguments.measuring { u32::MAX } else { shapes::BRIEF_ROWS };
+    for case in shapes::CASES {
+        let model = case.model(rows_cap)?;
+        let program = case.program(&model, arch.shared_bytes_max())?;
+        let cubin = cubins.find_or_compile(&program, arch, &Default::default()).map_err(|error| error.to_string())?;
+        println!("{} for {arch}: {} bytes", case.name(), cubin.code.len());
+        for kernel in cubin.kernels.iter().filter(|kernel| kernel.spills()) {
+            println!("warning: {} runs out of registers", kernel.function);
+        }
+    }
     Ok(())
 }

@@ -182,7 +182,8 @@ impl Prepared {
     pub fn precision(&self) -> Option<&precision::PrecisionReport> {
         match self {
             Prepared::Cpu(program) => program.precision(),
-            Prepared::Cuda(_) | Prepared::Null(_) => None,
+            Prepared::Cuda(loaded) => loaded.precision(),
+            Prepared::Null(_) => None,
         }
     }
 
@@ -226,7 +227,11 @@ pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptio
                 Some(device) => Arc::clone(device),
                 None => cuda::Device::open(cuda::DeviceOptions::default())?,
             };
-            Prepared::Cuda(Arc::new(cuda::prepare(model, &device, numbers, &options.cubins)?))
+            let loaded = Arc::new(cuda::prepare(model, &device, numbers, &options.cubins)?);
+            if numbers == cuda::Numbers::Bf16 {
+                loaded.measure_precision(options.precision.limits)?;
+            }
+            Prepared::Cuda(loaded)
         }
         EngineKind::Null => Prepared::Null(Arc::new(NullProgram::new(model))),
     })

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 /// Bytes of a table, aligned to a page. Dereferences to `[u8]`; [`TableMemory::SLACK`] more bytes may be read behind them. Clones share it.
 #[derive(Clone)]
@@ -47,6 +47,20 @@ impl TableArena {
             let _ = memory.advise_range(memmap2::Advice::HugePage, first, end.next_multiple_of(HUGE_PAGE));
         }
         Ok(TableArena { memory, ranges })
+    }
+
+    /// Zeros that nobody is going to write, for tables whose rows are elsewhere (on a device, in benches): takes no memory, whatever the size.
+    pub fn unwritten(sizes: impl IntoIterator<Item = usize>) -> io::Result<TableArena> {
+        let mut arena = TableArena::zeroed(std::iter::empty())?;
+        let mut end = 0_usize;
+        for size in sizes {
+            let start = end.checked_next_multiple_of(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+            end = start.checked_add(size).ok_or(io::ErrorKind::OutOfMemory)?;
+            arena.ranges.push(start..end);
+        }
+        let bytes = end.checked_add(TableMemory::SLACK).ok_or(io::ErrorKind::OutOfMemory)?;
+        arena.memory = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        Ok(arena)
     }
 
     /// The bytes of a table.
@@ -144,6 +158,15 @@ mod tests {
             let total: usize = sizes.iter().sum();
             assert!(total < HUGE_PAGE || tables[0].as_ptr().addr().is_multiple_of(HUGE_PAGE));
         }
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn unwritten_tables_take_no_memory() {
+        // Far more than any machine of ours has; what is read of it is zero.
+        let tables = TableArena::unwritten([1 << 40, 5, 1 << 40]).unwrap().into_tables();
+        assert_eq!(tables.iter().map(|table| table.len()).collect::<Vec<_>>(), [1 << 40, 5, 1 << 40]);
+        assert_eq!((tables[0][(1 << 40) - 1], &tables[1][..], tables[2][1 << 39]), (0, &[0; 5][..], 0));
     }
 
     /// Where the system gives huge pages on advice, tables lie in them. The kernel may have none free: then the test says so.

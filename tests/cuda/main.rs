@@ -10,6 +10,7 @@ mod support;
 mod allocator;
 mod batches;
 mod faults;
+mod measure;
 mod rig;
 mod serving;
 mod sharing;

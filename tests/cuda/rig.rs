@@ -212,6 +212,7 @@ pub fn program(ids: Ids, gate: &'static AtomicU32) -> Program {
         weights,
         tables: vec![DeviceTable::new(TableId(0), model().weights.table(TableId(0)))],
         needs: Needs { kept_bytes: 4, work_bytes: 4 },
+        layers: vec![],
     }
 }
 

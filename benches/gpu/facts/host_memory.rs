@@ -31,7 +31,7 @@ pub fn run(rig: &Rig, report: &mut Report) -> Result<(), DriverError> {
         try_kind(rig, report, kind, memory.as_mut_ptr(), false);
     }
 
-    let files = || -> std::io::Result<()> {
+    let mut files = || -> std::io::Result<()> {
         let path = tempfile::NamedTempFile::new()?.into_temp_path();
         let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
         file.write_all(&vec![1; BYTES])?;

@@ -3,7 +3,6 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -59,8 +58,7 @@ pub fn run(rig: &Rig, report: &mut Report) -> Result<(), DriverError> {
 /// Two handles of one eventfd.
 fn pair() -> Option<(File, File)> {
     let bell = eventfd(0, EventfdFlags::CLOEXEC).ok()?;
-    // SAFETY: the descriptor was just given away by its owner, and has no other.
-    let bell = unsafe { File::from_raw_fd(bell.into_raw_fd()) };
+    let bell = File::from(bell);
     let sleeper = bell.try_clone().ok()?;
     Some((bell, sleeper))
 }

@@ -1,13 +1,15 @@
 //! A program on a device: kernels, weights and tables, once for all shards.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::DevicePointer;
 use super::device::Device;
 use super::driver::{Context, DeviceMemory, DriverError, Function, Module};
 use super::program::{DeviceTable, Launch, Program};
-use crate::engine::EngineError;
+use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
+use crate::engine::selftest::score_rows;
+use crate::engine::{EngineError, Prepared};
 use crate::model::Table;
 
 /// What shards launch. Freed when the last of them lets go.
@@ -20,6 +22,8 @@ pub struct Loaded {
     /// Held for their memory.
     _tables: Vec<DeviceMemory>,
     table_addresses: DeviceMemory,
+    /// How far reduced precision moves answers, once it was measured.
+    precision: OnceLock<PrecisionReport>,
 }
 
 /// A kernel with what its launches need.
@@ -47,6 +51,25 @@ pub struct KernelFacts {
 impl Loaded {
     /// Loads compiled kernels and uploads weights and tables. Start-up and reload only.
     pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
+        let mut tables = Vec::with_capacity(program.tables.len());
+        for placed in &program.tables {
+            let table = program.model.weights.table(placed.id);
+            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
+            tables.push(upload(device.context(), placed, table).map_err(device.error(what))?);
+        }
+        Loaded::with_tables(device, program, image, tables)
+    }
+
+    /// The same with tables that are on the device already, in the order of [`Program::tables`]: benches make them there. Panics if they are not as
+    /// many and as large as the program's.
+    pub fn with_tables(
+        device: &Arc<Device>,
+        program: Arc<Program>,
+        image: &[u8],
+        tables: Vec<DeviceMemory>,
+    ) -> Result<Loaded, EngineError> {
+        let bytes = program.tables.iter().map(|placed| placed.bytes(program.model.weights.table(placed.id)));
+        assert!(tables.iter().map(DeviceMemory::bytes).eq(bytes), "the program's tables");
         let context = device.context();
         let module = Module::load(context, image).map_err(device.error("kernels"))?;
         let mut kernels = HashMap::new();
@@ -56,16 +79,36 @@ impl Loaded {
         }
         let bytes = program.weights.len();
         let weights = DeviceMemory::copy_of(context, &program.weights).map_err(device.error(format!("{bytes} bytes of weights")))?;
-        let mut tables = Vec::with_capacity(program.tables.len());
-        for placed in &program.tables {
-            let table = program.model.weights.table(placed.id);
-            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
-            tables.push(upload(context, placed, table).map_err(device.error(what))?);
-        }
         let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
         let table_addresses =
             DeviceMemory::copy_of(context, bytemuck::cast_slice(&addresses)).map_err(device.error("addresses of tables"))?;
-        Ok(Loaded { device: Arc::clone(device), program, kernels, weights, _tables: tables, table_addresses })
+        Ok(Loaded { device: Arc::clone(device), program, kernels, weights, _tables: tables, table_addresses, precision: OnceLock::new() })
+    }
+
+    /// Measures on the selftest's rows how far bf16 moves answers; done once, before anything is served.
+    pub fn measure_precision(self: &Arc<Loaded>, limits: ShiftLimits) -> Result<(), EngineError> {
+        let model = &self.program.model;
+        let scores = score_rows(&Prepared::Cuda(Arc::clone(self)), model, &model.selftest.inputs)
+            .map_err(|error| EngineError::Precision { precision: Precision::Bf16.name(), reason: error.to_string() })?;
+        let rows: Vec<usize> = (0..model.selftest.rows()).collect();
+        let layers = self.program.layers.clone();
+        let report = PrecisionReport {
+            precision: Precision::Bf16,
+            limits,
+            shift: Shift::measure(model, &rows, &scores),
+            instructions: "tensor cores",
+            measured: 1,
+            judged: layers.len(),
+            layers,
+        };
+        // A second measurement would say the same.
+        let _ = self.precision.set(report);
+        Ok(())
+    }
+
+    /// What was measured, if precision is reduced.
+    pub fn precision(&self) -> Option<&PrecisionReport> {
+        self.precision.get()
     }
 
     /// The device that it is on.

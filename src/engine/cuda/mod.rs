@@ -13,16 +13,20 @@ mod generate;
 mod inputs;
 mod job;
 mod loaded;
+mod measure;
 mod permits;
 mod prepare;
 mod program;
 mod slot;
+#[cfg(test)]
+pub(in crate::engine) mod tests;
 
 pub use device::{Device, DeviceOptions};
 pub use driver::{DriverError, Gpu, GpuUnavailable, probe};
 pub use engine::CudaEngine;
-pub use generate::{Numbers, Target};
+pub use generate::{LaunchWork, Numbers, Target, works};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use loaded::{KernelFacts, Loaded};
+pub use measure::{Batches, LaunchShape};
 pub use prepare::{load, prepare};
 pub use program::{DeviceTable, Launch, Needs, Over, Program, Variant};

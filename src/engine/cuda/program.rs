@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::Layout;
+use crate::engine::precision::LayerPrecision;
 use crate::model::{Model, Table, TableId};
 
 /// Made once per process and kind of device, shared by all shards.
@@ -21,6 +22,8 @@ pub struct Program {
     pub tables: Vec<DeviceTable>,
     /// Device memory of a slot.
     pub needs: Needs,
+    /// Dense layers in the order in which they are computed, with the arithmetic of each.
+    pub layers: Vec<LayerPrecision>,
 }
 
 /// A table in device memory: the rows of [`Table`], byte by byte, perhaps further apart. Kernels read whole words of them.

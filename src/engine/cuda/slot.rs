@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use memmap2::MmapMut;
 
 use super::buckets::{Shape, buckets, shape};
-use super::driver::{DeviceMemory, DriverError, Graph, RegisteredMemory, Stream};
-use super::inputs::{Copy, Inputs};
+use super::driver::{DeviceMemory, DriverError, Graph, Grid, RegisteredMemory, Stream};
+use super::inputs::{Copy, Inputs, Placed};
 use super::job::{DevicePointer, Header, Job};
 use super::loaded::Loaded;
+use super::measure::LaunchShape;
+use super::program::Launch;
 use crate::batch::{Slot, SlotLimits};
 use crate::engine::EngineError;
 use crate::engine::slots::new_slot;
@@ -36,6 +38,15 @@ pub struct CudaSlot {
 struct Bucket {
     rows: usize,
     graph: Graph,
+    /// What the graph was recorded from, for launches without it.
+    parts: Parts,
+}
+
+/// A graph's copies and launches.
+struct Parts {
+    copied: Vec<Placed>,
+    job: Job,
+    grids: Vec<Grid>,
 }
 
 impl CudaSlot {
@@ -99,7 +110,8 @@ impl CudaSlot {
             let inputs = mapped.staged(&copies, staging, &mapped.copies(slot.map(), &program.layout, limits.rows));
             let job = Job { candidates: inputs.candidates, row_context: inputs.row_context, ..job };
             let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
-            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))? });
+            let parts = Parts { copied: inputs.copied, job, grids: shape.grids.clone() };
+            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))?, parts });
         }
         let mut made = CudaSlot {
             stream,
@@ -144,9 +156,8 @@ impl CudaSlot {
 
     /// Hands the batch to the device; it has at least one candidate.
     pub fn launch(&mut self) -> Result<(), DriverError> {
-        let rows = self.slot.rows();
-        let at = self.buckets.partition_point(|bucket| bucket.rows < rows);
-        self.launch_bucket(at, rows, self.slot.segments().len())
+        let at = self.begin();
+        self.buckets[at].graph.launch(&self.stream)
     }
 
     fn launch_bucket(&mut self, at: usize, rows: usize, contexts: usize) -> Result<(), DriverError> {
@@ -154,9 +165,54 @@ impl CudaSlot {
         self.buckets[at].graph.launch(&self.stream)
     }
 
+    /// Writes the header of the next batch; gives its bucket.
+    fn begin(&mut self) -> usize {
+        let rows = self.slot.rows();
+        self.control.next(rows, self.slot.segments().len());
+        self.bucket(rows)
+    }
+
+    fn bucket(&self, rows: usize) -> usize {
+        self.buckets.partition_point(|bucket| bucket.rows < rows)
+    }
+
     /// Whether the scores of the batch that was launched are there. Reads one word.
     pub fn has_scores(&self) -> bool {
         self.control.done() == self.control.expected
+    }
+
+    /// As `launch`, in a stream that benches share among slots.
+    pub fn launch_in(&mut self, stream: &Stream) -> Result<(), DriverError> {
+        let at = self.begin();
+        self.buckets[at].graph.launch(stream)
+    }
+
+    /// Only one launch of the batch's, which ran as a whole before.
+    pub fn launch_alone(&self, at: usize, stream: &Stream) -> Result<(), DriverError> {
+        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
+        let launch = &self.loaded.program().variant(*rows).launches[at];
+        // SAFETY: as when the graph was recorded.
+        unsafe { stream.launch(&self.loaded.kernel(launch).function, parts.grids[at], &parts.job) }
+    }
+
+    /// Only the copies of the batch's inputs, if there are any.
+    pub fn copy_alone(&mut self, stream: &Stream) -> Result<(), DriverError> {
+        let (memory, _) = self.slot.memory();
+        let parts = &self.buckets[self.bucket(self.slot.rows())].parts;
+        // SAFETY: as when the graph was recorded.
+        parts.copied.iter().try_for_each(|copy| unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes) })
+    }
+
+    /// The launches of the batch.
+    pub fn launches(&self) -> Vec<LaunchShape> {
+        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
+        let shape = |(launch, grid): (&Launch, &Grid)| LaunchShape {
+            kernel: launch.kernel.clone(),
+            blocks: grid.blocks as usize * grid.columns as usize,
+            threads: grid.threads as usize,
+            shared_bytes: grid.shared_bytes as usize,
+        };
+        self.loaded.program().variant(*rows).launches.iter().zip(&parts.grids).map(shape).collect()
     }
 
     /// What the batch runs in.

@@ -36,6 +36,7 @@ use crate::model::{Model, ValueScope};
 
 pub use self::report::{Per, PlanReport, PlanTask};
 pub use self::work::PlanWork;
+pub(in crate::engine) use self::work::count as count_work;
 
 use self::lower::Lowered;
 use self::place::Placing;

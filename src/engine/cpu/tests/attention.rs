@@ -196,6 +196,21 @@ fn model(seed: u64, form: &Form) -> Arc<Model> {
     std::mem::replace(model, ModelBuilder::new(0)).finish(&outputs)
 }
 
+/// One model for each way of cutting heads, with other scales and masks each.
+pub fn samples() -> Vec<Arc<Model>> {
+    let form = |(at, heads): (usize, Heads)| Form {
+        scale: SCALES[at + 1],
+        hide: HIDES[at],
+        heads,
+        rows: 3 + at,
+        keys: 5 + 7 * at,
+        count: if heads == Heads::One { 1 } else { 2 },
+        dim: 4 + at % 2,
+        of_context: at % 2 == 1,
+    };
+    HEADS.into_iter().enumerate().map(form).enumerate().map(|(seed, form)| model(seed as u64, &form)).collect()
+}
+
 fn agrees(model: &Arc<Model>, seed: u64) {
     let mut random = Random::new(seed);
     let requests: Vec<_> = [3usize, 1, 0, 9].iter().map(|&rows| batches::request(model, &mut random, rows)).collect();

@@ -1,19 +1,19 @@
 //! The engine against an independent f64 evaluation, on every instruction set of this machine.
 
-mod attention;
-mod batches;
-mod builder;
+pub(in crate::engine) mod attention;
+pub(in crate::engine) mod batches;
+pub(in crate::engine) mod builder;
 mod families;
 mod generic;
 mod guarantees;
 mod interaction;
-mod kernels;
+pub(in crate::engine) mod kernels;
 mod mixtures;
-mod oracle;
+pub(in crate::engine) mod oracle;
 mod passes;
 mod products;
-mod random;
-mod tables;
+pub(in crate::engine) mod random;
+pub(in crate::engine) mod tables;
 mod work;
 
 use std::sync::Arc;
@@ -35,14 +35,14 @@ fn levels() -> impl Iterator<Item = Simd> {
 }
 
 /// An engine with one slot for a model.
-struct Bench {
+pub(in crate::engine) struct Bench {
     engine: CpuEngine,
     slot: SlotId,
     clock: Clock,
 }
 
 impl Bench {
-    fn new(model: &Arc<Model>, simd: Simd, limits: SlotLimits) -> Bench {
+    pub fn new(model: &Arc<Model>, simd: Simd, limits: SlotLimits) -> Bench {
         Bench::planned(model, &Options::new(simd), limits)
     }
 
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Scores per request, [rows][outputs]; empty for dead ones. `until` bounds every step. Gives the number of steps too.
-    fn run(&mut self, requests: &[Request], until: Instant) -> (Vec<Vec<f32>>, usize) {
+    pub fn run(&mut self, requests: &[Request], until: Instant) -> (Vec<Vec<f32>>, usize) {
         let slot = self.engine.slot(self.slot);
         slot.clear();
         for (ticket, request) in requests.iter().enumerate() {
@@ -89,6 +89,8 @@ fn plans(simd: Simd) -> [Options; 4] {
 }
 
 /// Runs requests on every level, with and without passes, and compares each score with the oracle's.
+///
+/// With `GAVEL_ENGINE_TESTS=cuda` in the environment the CUDA engine's scores, too.
 fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
     let expected = oracle::scores(model, requests);
     for options in levels().flat_map(plans) {
@@ -105,34 +107,35 @@ fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
             }
         }
     }
+    crate::engine::cuda::tests::check_also(model, requests, tolerance);
 }
 
 /// xorshift64*: the same numbers everywhere.
 #[derive(Clone, Debug)]
-struct Random(u64);
+pub(in crate::engine) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
     /// Below `end`.
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         ((self.next() >> 33) as usize) % end
     }
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())]
     }
     /// In −1 .. 1.
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
-    fn chance(&mut self, one_in: usize) -> bool {
+    pub fn chance(&mut self, one_in: usize) -> bool {
         self.below(one_in) == 0
     }
 }

@@ -2,7 +2,6 @@
 
 mod more;
 
-use crate::batch::NO_ROW;
 use crate::model::*;
 
 use super::batches::{Cell, Request};
@@ -200,12 +199,12 @@ fn lookup(model: &Model, cell: &Cell, table: TableId, pool: Pool, out: &Value) -
     let table = model.weights.table(table);
     let element = |id: u32, column: usize| f64::from(table.value(id, column));
     let present: Vec<(u32, f64)> =
-        cell.ids.iter().zip(&cell.weights).filter(|(id, _)| **id != NO_ROW).map(|(&id, &weight)| (id, f64::from(weight))).collect();
+        cell.ids.iter().zip(&cell.weights).filter(|(id, _)| **id < table.rows).map(|(&id, &weight)| (id, f64::from(weight))).collect();
     Array::make(&out.shape, |index| {
         let column = index[index.len() - 1];
         match pool {
             Pool::None => match cell.ids.get(index[0]) {
-                Some(&id) if id != NO_ROW => element(id, column) * f64::from(cell.weights[index[0]]),
+                Some(&id) if id < table.rows => element(id, column) * f64::from(cell.weights[index[0]]),
                 _ => 0.0,
             },
             Pool::Sum => present.iter().map(|&(id, weight)| element(id, column) * weight).sum(),

@@ -44,17 +44,17 @@ fn every_format_pool_and_width() {
 }
 
 /// A file of tensors beside the tests.
-fn golden(name: &str) -> TensorFile {
+pub fn golden(name: &str) -> TensorFile {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables").join(name);
     TensorFile::parse(&path, std::fs::read(&path).expect("a committed file")).expect("a safetensors file")
 }
 
-fn floats(file: &TensorFile, name: &str) -> Vec<f32> {
+pub fn floats(file: &TensorFile, name: &str) -> Vec<f32> {
     file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}")).f32s().expect("floats")
 }
 
 /// The bags of a case, as ids and weights.
-fn bags(file: &TensorFile, prefix: &str, weights: &[f32], padding: Option<u32>) -> Vec<Cell> {
+pub fn bags(file: &TensorFile, prefix: &str, weights: &[f32], padding: Option<u32>) -> Vec<Cell> {
     let integers = |name: &str| file.tensor(&format!("{prefix}{name}")).expect("a tensor").i64s().expect("integers");
     let ids: Vec<u32> =
         integers("indices").into_iter().map(|id| id as u32).map(|id| if Some(id) == padding { NO_ROW } else { id }).collect();

@@ -62,6 +62,11 @@ impl DeviceMemory {
     pub fn address(&self) -> DevicePointer {
         self.address
     }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Drop for DeviceMemory {

@@ -6,36 +6,82 @@ use half::bf16;
 
 use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::plan::origins::Piece;
-use crate::engine::cpu::plan::task::ValueIndex;
+use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::engine::cpu::plan::weights::LayerMatrix;
 
 use super::emitter::Emitter;
+
+/// What calls of the kernels of a layer have in common.
+struct Layer {
+    x: String,
+    out: String,
+    addend: String,
+    activation: &'static str,
+    weights: usize,
+    bias: usize,
+}
+
+/// A layer that is a kernel of its own: blocks of `rows` x `columns` results (`kernels/wide.cuh`).
+pub struct WideLayer {
+    /// Its type.
+    pub strip: String,
+    /// Rows of a block.
+    pub rows: usize,
+    /// Strips of columns.
+    pub columns: usize,
+    /// Shared memory of a block.
+    pub shared_bytes: usize,
+}
 
 impl Emitter<'_, '_> {
     /// A product with weights, bias, addend, activation (`kernels/mlp.cuh`, `kernels/mlp_bf16.cuh`).
     pub(super) fn linear(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], addend: Option<ValueIndex>, activation: Activation) {
         let (k, n) = (matrix.k, matrix.n);
-        let mut bias = bias.to_vec();
-        bias.resize(n.next_multiple_of(8), 0.0);
-        let bias = self.blob.add(&bias);
-        let weights = if self.is_bf16() { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let inner = self.out().len() / n;
         let addend_inner = addend.map_or(1, |addend| self.value(addend).len() / n);
+        let tile = self.places.tile;
+        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
+        let room = match is_bf16 && tile == 16 && shares_inputs(inner, k, n) {
+            true => self.block_room(WARP_SUMS * WARPS),
+            false => "None".to_owned(),
+        };
+        let Layer { x, out, addend, activation, weights, bias } = self.layer(x, matrix, bias, addend, activation);
+        let name = if is_bf16 { "linear_bf16" } else { "linear_f32" };
+        let shape = format!("{tile}, {k}, {n}, {inner}, {addend_inner}");
+        self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
+    }
+
+    /// The task, a product over one vector of each row, as a kernel of its own. Large batches have large blocks.
+    pub(super) fn wide(&mut self) -> WideLayer {
+        let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
+        let (k, n) = (matrix.k, matrix.n);
+        let is_large = self.places.tile > super::TILES[0];
+        let Layer { x, out, addend, activation, weights, bias } = self.layer(*x, matrix, bias, *addend, *activation);
+        let tail = format!("{k}, {n}, {activation}, {weights}, {bias}");
+        let side = if is_large { 128 } else { 64 };
+        let (strip, bytes) = if self.is_bf16() {
+            // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring of four.
+            (format!("WideBf16<{x}, {out}, {addend}, {0}, {0}, {STAGES}, {tail}>", side / 32), STAGES * 2 * side * 64)
+        } else {
+            // 16 inputs, 4 bytes each; rows have 4 more for the sake of the banks. Twice.
+            (format!("WideF32<{x}, {out}, {addend}, {}, {tail}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
+        };
+        WideLayer { strip, rows: side, columns: n.div_ceil(side), shared_bytes: side * 4 + bytes }
+    }
+
+    fn layer(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], addend: Option<ValueIndex>, activation: Activation) -> Layer {
+        let mut bias = bias.to_vec();
+        bias.resize(matrix.n.next_multiple_of(8), 0.0);
+        let bias = self.blob.add(&bias);
+        let is_bf16 = self.is_bf16() && is_multiplied_in_bf16(matrix);
+        let weights = if is_bf16 { self.blob.add(&operand_chunks(matrix)) } else { self.blob.add(&padded_rows(matrix)) };
         let (x, out, addend) = (self.view(x), self.out_view(), self.view_or_none(addend));
         let activation = match activation {
             Activation::None => "IDENTITY",
             Activation::Relu => "RELU",
             Activation::Sigmoid => "SIGMOID",
         };
-        let name = if self.is_bf16() { "linear_bf16" } else { "linear_f32" };
-        let tile = self.places.tile;
-        let room = match self.is_bf16() && shares_inputs(tile * inner, k, n) {
-            true => self.block_room(WARP_SUMS * WARPS),
-            false => "None".to_owned(),
-        };
-        self.step(format!(
-            "{name}<{x}, {out}, {addend}, {room}, {tile}, {k}, {n}, {inner}, {addend_inner}, {activation}, {weights}, {bias}>(b);"
-        ));
+        Layer { x, out, addend, activation, weights, bias }
     }
 
     /// Dot products of pairs (`kernels/dot_interaction.cuh`).
@@ -68,11 +114,19 @@ impl Emitter<'_, '_> {
     }
 }
 
-/// Whether a product of so many rows is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.
-fn shares_inputs(rows: usize, k: usize, n: usize) -> bool {
-    rows.div_ceil(16) * n.div_ceil(8) * 2 <= WARPS && k > 32
+/// Whether a layer is multiplied on tensor cores where bf16 is asked for. One of few columns would leave most of their products unused: it
+/// is computed exactly for less.
+pub fn is_multiplied_in_bf16(matrix: &LayerMatrix) -> bool {
+    matrix.n >= 8
 }
 
+/// Whether a product is so small that warps share its inputs: `WarpTiles::SPLITS` of `kernels/mlp_bf16.cuh` is above 1.
+fn shares_inputs(inner: usize, k: usize, n: usize) -> bool {
+    inner * n.div_ceil(8) * 2 <= WARPS && k > 32
+}
+
+/// Pieces of the ring of `WideBf16`.
+const STAGES: usize = 4;
 /// Warps of a block: `WARPS` of `kernels/tile.cuh`.
 const WARPS: usize = 8;
 /// Bytes of the sums of 16 x 8 products.

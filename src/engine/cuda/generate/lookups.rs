@@ -19,6 +19,8 @@ struct Kind {
     chunk: Chunk,
     weighted: bool,
     scope: Scope,
+    /// Bytes of a number of the results.
+    element: usize,
 }
 
 /// A table's rows on the device.
@@ -77,7 +79,7 @@ impl Emitter<'_, '_> {
         let (mut from, mut calls) = (0, Vec::new());
         for (at, (kind, mut parts)) in kinds.into_iter().enumerate() {
             parts.sort_by_key(|part| (part.place.region as u8, part.place.stride, part.place.offset, part.place.first));
-            let outs = self.outs(at, &parts);
+            let outs = self.outs(at, kind.element, &parts);
             let (call, lanes) = self.call(&kind, &parts, &outs, from);
             from = (from + lanes.next_multiple_of(WARP)) % THREADS as usize;
             calls.push(call);
@@ -95,13 +97,14 @@ impl Emitter<'_, '_> {
         let bag = layout.bag_of(feature).expect("the shape pass lets sparse features alone be looked up");
         let width = declared.width as usize;
         let (index, rows) = self.table(table);
-        let (place, most) = (self.places.of(task.out, size_of::<f32>()), declared.max_len as usize);
+        let element = if self.places.is_narrow(task.out) { size_of::<u16>() } else { size_of::<f32>() };
+        let (place, most) = (self.places.of(task.out, element), declared.max_len as usize);
         let is_gather = pool == Pool::None || most == 1;
         let (reading, chunk) = if is_gather {
             // As many rows as there is room for.
-            (Reading::Gather { len: self.value(task.out).len() / rows.dim }, Chunk::of_rows(&rows, alignment(&place)))
+            (Reading::Gather { len: self.value(task.out).len() / rows.dim }, Chunk::of_rows(&rows, element, alignment(&place, element)))
         } else {
-            let chunk = Chunk::of_sums(&rows, alignment(&place));
+            let chunk = Chunk::of_sums(&rows, element, alignment(&place, element));
             let lanes = rows.dim.div_ceil(chunk.numbers).next_power_of_two();
             let mut split = 1;
             while split * 2 * lanes <= WARP && most >= split * 2 * SPLIT_IDS {
@@ -112,7 +115,7 @@ impl Emitter<'_, '_> {
         let weighted = declared.is_weighted() && pool != Pool::Max;
         let first = if layout.bag_stride.is_some() { layout.bag_offsets[bag] } else { bag };
         let descriptor = [index as u32, self.model.weights.table(table).rows, first as u32, width as u32];
-        let kind = Kind { rows, reading, chunk, weighted, scope: declared.scope };
+        let kind = Kind { rows, reading, chunk, weighted, scope: declared.scope, element };
         (kind, Part { out: task.out, place, descriptor, fixed: !declared.is_variable() })
     }
 
@@ -127,15 +130,16 @@ impl Emitter<'_, '_> {
     }
 
     /// A struct with `at(b, r, f)`: where the result of lookup `f` of row `r` goes; gives its name.
-    fn outs(&mut self, call: usize, parts: &[Part]) -> String {
+    fn outs(&mut self, call: usize, element: usize, parts: &[Part]) -> String {
         let name = format!("Lookups{}_{call}", self.number);
-        let mut text = format!("struct {name} {{\n    DEV static float* at(const Block& b, int r, int f) {{\n");
+        let number = if element == size_of::<f32>() { "float" } else { "Bf16" };
+        let mut text = format!("struct {name} {{\n    DEV static {number}* at(const Block& b, int r, int f) {{\n");
         let mut first = 0;
         while first < parts.len() {
             // Results at equal distances are one case.
             let start = &parts[first].place;
-            let distance = parts.get(first + 1).and_then(|next| next_to(start, &next.place)).unwrap_or(0);
-            let run = parts[first..].windows(2).take_while(|pair| next_to(&pair[0].place, &pair[1].place) == Some(distance));
+            let distance = parts.get(first + 1).and_then(|next| next_to(start, &next.place, element)).unwrap_or(0);
+            let run = parts[first..].windows(2).take_while(|pair| next_to(&pair[0].place, &pair[1].place, element) == Some(distance));
             let end = first + 1 + run.count();
             let view = self.view(parts[first].out);
             let case = if end == parts.len() { "        ".to_owned() } else { format!("        if (f < {end}) ") };
@@ -152,7 +156,7 @@ impl Emitter<'_, '_> {
 
     /// A call for lookups of one kind, and how many threads it takes, one item each.
     fn call(&mut self, kind: &Kind, parts: &[Part], outs: &str, from: usize) -> (String, usize) {
-        let Kind { rows, reading, chunk: Chunk { numbers, align }, weighted, scope } = *kind;
+        let Kind { rows, reading, chunk: Chunk { numbers, align }, weighted, scope, .. } = *kind;
         let (layout, map, of_candidates) = self.feature_rows(scope);
         let (stride, bags) = (layout.bag_stride.unwrap_or(0), layout.bags);
         let fixed = stride > 0 || parts.iter().all(|part| part.fixed);
@@ -185,7 +189,7 @@ impl Emitter<'_, '_> {
     pub(super) fn embedding(&mut self, index: ValueIndex, table: TableId) {
         let (place, count) = (self.places.of(self.task.out, size_of::<f32>()), self.value(index).len());
         let (at, rows) = self.table(table);
-        let Chunk { numbers, align } = Chunk::of_rows(&rows, alignment(&place));
+        let Chunk { numbers, align } = Chunk::of_rows(&rows, size_of::<f32>(), alignment(&place, size_of::<f32>()));
         let unroll = unroll(self.places.tile * count * rows.dim.div_ceil(numbers));
         let (index, out, rows) = (self.view(index), self.out_view(), rows.text());
         let known = self.model.weights.table(table).rows;
@@ -222,47 +226,47 @@ impl Rows {
 impl Chunk {
     /// Of rows that are written as they are: as many numbers as can be written 16 bytes at a time, else two, so that few threads write to the
     /// same bank of shared memory.
-    fn of_rows(rows: &Rows, align: usize) -> Chunk {
+    fn of_rows(rows: &Rows, element: usize, align: usize) -> Chunk {
         let mut numbers = rows.most_numbers();
-        while numbers > 2 && (!rows.dim.is_multiple_of(numbers) || align < 16) {
+        while numbers > 2 && (!rows.dim.is_multiple_of(numbers) || align < 4 * element) {
             numbers /= 2;
         }
-        Chunk::new(numbers, rows, align)
+        Chunk::new(numbers, rows, element, align)
     }
 
     /// Of sums, which are written seldom: as many numbers as a row has.
-    fn of_sums(rows: &Rows, align: usize) -> Chunk {
-        Chunk::new(rows.most_numbers(), rows, align)
+    fn of_sums(rows: &Rows, element: usize, align: usize) -> Chunk {
+        Chunk::new(rows.most_numbers(), rows, element, align)
     }
 
-    fn new(mut numbers: usize, rows: &Rows, align: usize) -> Chunk {
+    fn new(mut numbers: usize, rows: &Rows, element: usize, align: usize) -> Chunk {
         while numbers > 1 && numbers / 2 >= rows.dim {
             numbers /= 2;
         }
         let is_whole = rows.dim.is_multiple_of(numbers);
-        Chunk { numbers, align: if is_whole { align.min(numbers * size_of::<f32>()) } else { size_of::<f32>() } }
+        Chunk { numbers, align: if is_whole { align.min(numbers * element) } else { element } }
     }
 }
 
-/// Boundary that all rows of a value lie on: 4, 8 or 16 bytes.
-fn alignment(place: &Place) -> usize {
-    let first = place.first * size_of::<f32>();
+/// Boundary that all rows of a value lie on: an element's bytes or more, at most 16.
+fn alignment(place: &Place, element: usize) -> usize {
+    let first = place.first * element;
     let at = match place.region {
         // Rows of `Kept` and `Work` start on lines.
         Region::Work => first,
         Region::Kept => place.offset + first,
-        Region::Shared | Region::Scratch => (place.offset + first) | (place.stride * size_of::<f32>()),
+        Region::Shared | Region::Scratch => (place.offset + first) | (place.stride * element),
     };
     1 << at.trailing_zeros().min(4)
 }
 
 /// Elements between the same rows of two values, if they lie in rows of the same memory, the second behind the first.
-fn next_to(first: &Place, second: &Place) -> Option<usize> {
-    let bytes = |place: &Place| place.offset + place.first * size_of::<f32>();
+fn next_to(first: &Place, second: &Place, element: usize) -> Option<usize> {
+    let bytes = |place: &Place| place.offset + place.first * element;
     if (first.region, first.stride) != (second.region, second.stride) || first.region == Region::Work && first.offset != second.offset {
         return None;
     }
-    Some(bytes(second).checked_sub(bytes(first))? / size_of::<f32>())
+    Some(bytes(second).checked_sub(bytes(first))? / element)
 }
 
 /// How many of so many items a thread reads at once.

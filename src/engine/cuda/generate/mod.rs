@@ -12,6 +12,7 @@ mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod works;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -20,16 +21,23 @@ use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::lookups::count as count_lookups;
 use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::task::{Task, Work};
 use crate::engine::cpu::plan::tasks;
-use crate::engine::cpu::{Hoist, Options, Simd};
+use crate::engine::cpu::plan::weights::LayerMatrix;
+use crate::engine::cpu::{Hoist, Options, Simd, SimdLevel};
+use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
 use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
 
 use self::blob::Blob;
+use self::dense_layers::WideLayer;
+use self::dense_layers::is_multiplied_in_bf16;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+
+pub use self::works::{LaunchWork, works};
 
 /// Arithmetic of dense layers and dot interactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,12 +69,19 @@ impl Target {
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
         Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM }
     }
+
+    /// How the planner goes about it. Constants are folded by portable instructions: a program is the same wherever it is made, so that kernels
+    /// compiled on one machine are found on another.
+    fn options(&self) -> Options {
+        let portable = Simd::new(SimdLevel::Portable).expect("portable instructions are everywhere");
+        Options { hoist: self.hoist, fuse: self.fuse, ..Options::new(portable) }
+    }
 }
 
 impl Program {
     /// Generates a model's kernels.
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
-        let options = Options { hoist: target.hoist, fuse: target.fuse, ..Options::new(Simd::detect()) };
+        let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
         let segments = Segments::new(&lowered, target.wide_from);
@@ -87,9 +102,28 @@ impl Program {
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
         }
+        let layers = layers(&lowered, target.numbers);
         let Generator { blob, tables, .. } = generator;
-        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs })
+        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
     }
+}
+
+/// The dense layers of a plan, with the arithmetic of each.
+fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
+    let decided = |matrix: &LayerMatrix| match numbers {
+        Numbers::F32 => (Precision::F32, "as asked for"),
+        Numbers::Bf16 if is_multiplied_in_bf16(matrix) => (Precision::Bf16, "tensor cores multiply it"),
+        Numbers::Bf16 => (Precision::F32, "too few columns for tensor cores"),
+    };
+    let layer = |task: &Task| match &task.work {
+        Work::Linear { matrix, .. } => {
+            let name = lowered.names.get(&task.out).cloned().unwrap_or_default();
+            let (precision, reason) = decided(matrix);
+            Some(LayerPrecision { name, k: matrix.k, n: matrix.n, precision, reason: reason.to_owned() })
+        }
+        _ => None,
+    };
+    lowered.tasks.iter().filter_map(layer).collect()
 }
 
 /// One model on its way.
@@ -103,7 +137,7 @@ struct Generator<'g, 'a> {
     tables: Vec<DeviceTable>,
 }
 
-impl Generator<'_, '_> {
+impl<'a> Generator<'_, 'a> {
     /// The kernels for tiles of some size: their source, and their launches in order.
     fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
         let tile = places.tile;
@@ -113,12 +147,23 @@ impl Generator<'_, '_> {
         for (number, segment) in self.segments.list.iter().enumerate() {
             let is_candidate = segment.scope == ValueScope::Candidate;
             let is_last = number + 1 == self.segments.list.len();
+            let scope = if is_candidate { "candidates" } else { "contexts" };
+            if segment.wide {
+                let layer = self.wide(places, number);
+                let kernel = format!("{scope}_{number}_tile_{tile}");
+                let (strip, rows, columns) = (layer.strip, layer.rows, layer.columns);
+                let run = format!("run_strips<{strip}, {rows}, {is_candidate}>(job, shared);");
+                let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+                let over = Over::Grid { rows, columns };
+                launches.push(Launch { kernel, over, threads: THREADS, shared_bytes: layer.shared_bytes as u32, scratch_bytes: 0 });
+                continue;
+            }
             let mut definitions = String::new();
             let mut steps = self.steps(places, number, &mut definitions);
             if is_last {
                 steps.push(self.scores(places));
             }
-            let name = format!("{}_{number}", if is_candidate { "candidates" } else { "contexts" });
+            let name = format!("{scope}_{number}");
             let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
             let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
             let end = if is_last { "    finish(job);\n" } else { "" };
@@ -145,24 +190,12 @@ impl Generator<'_, '_> {
         while let [number, behind @ ..] = rest {
             let number = *number;
             // Lookups that stand side by side are one step.
-            let together = &self.lowered.tasks[number..];
-            let together = &together[..count_lookups(together, &self.lowered.values, self.model)];
+            let lowered = self.lowered;
+            let together = &lowered.tasks[number..];
+            let together = &together[..count_lookups(together, &lowered.values, self.model)];
             rest = &behind[together.len().saturating_sub(1)..];
             let mut steps = Vec::new();
-            let mut emitter = Emitter {
-                task: &self.lowered.tasks[number],
-                lowered: self.lowered,
-                places: &mut *places,
-                layout: self.layout,
-                model: self.model,
-                target: self.target,
-                blob: &mut self.blob,
-                tables: &mut self.tables,
-                definitions: &mut *definitions,
-                steps: &mut steps,
-                segment,
-                number,
-            };
+            let mut emitter = self.emitter(places, segment, number, definitions, &mut steps);
             match together {
                 [] => emitter.emit(),
                 _ => emitter.lookups(together),
@@ -170,6 +203,36 @@ impl Generator<'_, '_> {
             texts.extend(steps.into_iter().map(|step| format!("        {step}")));
         }
         texts
+    }
+
+    /// The layer that a segment consists of.
+    fn wide(&mut self, places: &mut Places, segment: usize) -> WideLayer {
+        let number = self.segments.list[segment].tasks[0];
+        self.emitter(places, segment, number, &mut String::new(), &mut Vec::new()).wide()
+    }
+
+    fn emitter<'e>(
+        &'e mut self,
+        places: &'e mut Places,
+        segment: usize,
+        number: usize,
+        definitions: &'e mut String,
+        steps: &'e mut Vec<String>,
+    ) -> Emitter<'e, 'a> {
+        Emitter {
+            task: &self.lowered.tasks[number],
+            lowered: self.lowered,
+            places,
+            layout: self.layout,
+            model: self.model,
+            target: self.target,
+            blob: &mut self.blob,
+            tables: &mut self.tables,
+            definitions,
+            steps,
+            segment,
+            number,
+        }
     }
 
     /// The step that writes the answer: outputs are of any scope.
@@ -213,5 +276,6 @@ const PRELUDE: &str = "\
 #include \"recurrent.cuh\"
 #include \"reduce.cuh\"
 #include \"trees.cuh\"
+#include \"wide.cuh\"
 #include \"window.cuh\"
 ";

@@ -7,6 +7,8 @@ use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::model::{DType, ValueScope};
 
+use super::dense_layers::is_multiplied_in_bf16;
+
 /// Roots of homes whose elements can be bf16.
 pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
     let root = |value: ValueIndex| homes.of(value).0;
@@ -25,7 +27,7 @@ pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
             let out_is_narrow = narrow.contains(&root(task.out));
             for input in task.work.inputs() {
                 let rounds = match &task.work {
-                    Work::Linear { x, addend, .. } => input == *x && *addend != Some(input),
+                    Work::Linear { x, matrix, addend, .. } => input == *x && *addend != Some(input) && is_multiplied_in_bf16(matrix),
                     Work::Interaction { .. } => true,
                     work => is_move(work) && out_is_narrow,
                 };
@@ -40,11 +42,12 @@ pub fn narrow(lowered: &Lowered, homes: &Homes) -> HashSet<ValueIndex> {
     }
 }
 
-/// Whether the task's step writes its elements one by one, whatever their type.
+/// Whether the task's step writes elements of either type.
 fn writes_any_element(task: &Task) -> bool {
     let computes = matches!(
         task.work,
         Work::Dense { .. }
+            | Work::Lookup { .. }
             | Work::Linear { .. }
             | Work::Interaction { .. }
             | Work::Binary { .. }

@@ -21,7 +21,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use super::{News, Published, Rollout, Shard, ShardLimits, ShardParts};
 use crate::batch::SlotLimits;
 use crate::connection::Timeouts;
-use crate::engine::{Engine, EngineKind, new_engine, prepare};
+use crate::engine::{EngineKind, new_engine, prepare};
 use crate::metrics::Registry;
 use crate::server::mailbox::{MailSender, mailbox};
 use crate::server::publish::publish;

@@ -68,11 +68,13 @@ impl Emitter<'_, '_> {
         let mask = mask.as_ref().map_or_else(|| "None".to_owned(), |mask| self.view_from(mask.value, mask.first));
         let [q, k, v] = [q, k, v].map(|&(value, first)| self.view_from(value, first));
         let (out, [out_step, q_step, k_step, v_step]) = (self.out_view(), shape.steps);
+        let walked = [q_step, k_step].into_iter().chain(steps[1..3].iter().flatten().copied());
+        let in_quads = width > 0 && width % 4 == 0 && walked.into_iter().all(|step| step % 4 == 0);
         let (causal, nan_without_keys) = (shape.causal, shape.nan_without_keys);
         let (scale, hidden) = (literal(shape.scale), literal(hidden));
         self.step(format!(
             "attention<{q}, {k}, {v}, {mask}, {out}, {room}, {head}, {heads}, {rows}, {keys}, {width}, {values}, {out_step}, {q_step}, \
-             {k_step}, {v_step}, {hiding}, {mask_row}, {mask_key}, {causal}, {nan_without_keys}, {queries}, {lanes}>(b, {scale}, {hidden});"
+             {k_step}, {v_step}, {hiding}, {mask_row}, {mask_key}, {causal}, {nan_without_keys}, {in_quads}, {queries}, {lanes}>(b, {scale}, {hidden});"
         ));
     }
 

@@ -1,0 +1,158 @@
+//! Generated kernels against an independent f64 evaluation: on the emulator, or on a GPU with `GAVEL_CUDA=real` in the environment.
+//!
+//! With `GAVEL_ENGINE_TESTS=cuda` the CPU engine's own tests check their models here, too ([`check_also`]).
+
+#[path = "../../../../tests/support/emulator.rs"]
+mod emulator;
+
+mod axes;
+mod elementwise;
+mod lookups;
+mod mixtures;
+mod products;
+mod recurrent;
+mod trees;
+mod window;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::cpu::tests::batches::{self, Request};
+use crate::engine::cpu::tests::builder::ModelBuilder;
+use crate::engine::cpu::tests::kernels::elements;
+use crate::engine::cpu::tests::{Bench, Random, oracle};
+use crate::engine::cpu::{Hoist, Simd};
+use crate::engine::{Engine, EngineError, Prepared, Step};
+use crate::model::{DType, Model, Op, ValueId};
+use crate::units::{Clock, Instant};
+
+use self::emulator::Cuda;
+use super::compile::{Arch, CompileOptions, Cubins};
+use super::{CudaEngine, Device, DeviceOptions, Loaded, Numbers, Program, Target};
+
+/// Runs requests in f32, with and without passes, in tiles of every size, and compares each score with the oracle's.
+pub fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    check_in(Numbers::F32, model, requests, tolerance);
+}
+
+/// The same in other numbers.
+pub fn check_in(numbers: Numbers, model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    compare(numbers, model, requests, &oracle::scores(model, requests), tolerance);
+}
+
+/// The same, with the CPU engine's scores: the oracle knows neither integers that wrap nor what becomes of NaN.
+pub fn check_like_cpu(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    let (scores, _) = Bench::new(model, Simd::detect(), batches::limits(requests)).run(requests, Instant::NEVER);
+    let expected: Vec<Vec<f64>> = scores.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
+    compare(Numbers::F32, model, requests, &expected, tolerance);
+}
+
+fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
+    if emulator::cuda().is_none() {
+        return;
+    }
+    for target in targets(numbers) {
+        let variants = Program::new(model, &target).expect("memory").variants.len();
+        for variant in 0..variants {
+            let scores = run(model, &target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
+            for (request, (scores, expected)) in scores.iter().zip(expected).enumerate() {
+                assert_eq!(scores.len(), expected.len());
+                for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
+                    let error = (f64::from(score) - expected).abs();
+                    assert!(
+                        error <= tolerance * expected.abs().max(1.0),
+                        "{target:?}, variant {variant}: request {request}, score {at}: {score} for {expected}\n{:#?}",
+                        model.graph
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Checks values of one model, in requests of so many candidates: of long values three sums with random factors.
+fn check_values(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) -> Vec<ValueId>) {
+    let mut model = ModelBuilder::new(seed);
+    let mut outputs = Vec::new();
+    for x in make(&mut model) {
+        let len = model.shape(x).iter().product();
+        let flat = model.op_as(Op::Reshape { x }, vec![len], DType::F32);
+        let few = if len > 4 { model.linear(flat, 3) } else { flat };
+        outputs.extend(elements(&mut model, few));
+    }
+    let model = model.finish(&outputs);
+    let mut random = Random::new(seed);
+    let requests: Vec<_> = rows.iter().map(|&rows| batches::request(&model, &mut random, rows)).collect();
+    check(&model, &requests, 1e-5);
+}
+
+/// [`check`] for tests of other engines, where the environment asks for it: it takes seconds per model.
+pub fn check_also(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
+    if std::env::var("GAVEL_ENGINE_TESTS").is_ok_and(|engine| engine == "cuda") {
+        check(model, requests, tolerance);
+    }
+}
+
+/// Plans with and without passes, with values in every kind of memory.
+fn targets(numbers: Numbers) -> [Target; 3] {
+    let usual = Target::new(SHARED_BYTES, numbers);
+    [
+        usual,
+        // Values between kernels.
+        Target { hoist: Hoist::Everything, wide_from: 64, ..usual },
+        // Values that do not fit into shared memory.
+        Target { hoist: Hoist::Nothing, fuse: false, shared_limit: 4096, ..usual },
+    ]
+}
+
+/// Scores per request, [rows][outputs]; empty for dead ones.
+fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
+    let mut program = Program::new(model, target)?;
+    program.variants.swap(0, variant);
+    program.variants.truncate(1);
+    program.variants[0].rows_from = 0;
+    let limits = batches::limits(requests);
+    let code = compile(&program)?;
+    // Tests share a device, and one that fails takes it from all.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if emulator::cuda() == Some(Cuda::Emulated) {
+        emulator::reset();
+    }
+    let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
+    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), &code)?));
+    let mut engine = CudaEngine::new();
+    let id = engine.attach(&prepared, 1, limits)?[0];
+    let slot = engine.slot(id);
+    for (ticket, request) in requests.iter().enumerate() {
+        let segment = batches::write(slot, ticket as u32, request);
+        if request.dead {
+            slot.drop_segment(segment);
+        }
+    }
+    slot.run().1.fill(f32::NAN);
+    engine.start(id);
+    let clock = Clock::start();
+    loop {
+        match engine.step(&clock, Instant::NEVER) {
+            Step::Pending => {}
+            Step::Done(_) => break,
+            other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
+        }
+    }
+    let slot = engine.slot(id);
+    let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
+    Ok(requests.iter().enumerate().map(scores).collect())
+}
+
+/// A program's code, compiled once per content: it is kept in the target folder.
+fn compile(program: &Program) -> Result<Vec<u8>, EngineError> {
+    let emulated = emulator::cuda() == Some(Cuda::Emulated);
+    let own = std::env::current_exe().expect("the test's own path");
+    let cache = own.with_file_name(if emulated { "cuda-test-emulated" } else { "cuda-test-cubins" });
+    let cubins = Cubins::new(Some(cache), emulated.then(|| emulator::build(&[]).expect("it was built before")));
+    let arch: Arch = "sm_80".parse().expect("an architecture");
+    Ok(cubins.find_or_compile(program, arch, &CompileOptions::default())?.code)
+}
+
+/// What a block may have on the devices with the least.
+const SHARED_BYTES: usize = 99 << 10;

@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Runs what tools/gpu-pack packed, on a machine with a GPU and its driver; needs bash, tar, and xz or python3. Takes less than nine minutes.
+#   bash .gpu/run.sh                    everything, on the first GPU
+#   bash .gpu/run.sh --emulator DIR     the same on tiny sizes, with the stand-in driver that kernels/emulator/build put into DIR
+# Writes to $OUT (default: gpu-results): results.json, summary.txt, and a log of each step. What fails or takes too long is named at the end and
+# keeps nothing else from running. Exits with 1 if anything failed.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+emulator=
+[ "${1:-}" = --emulator ] && emulator=$(cd "${2:?--emulator needs a folder}" && pwd)
+OUT=${OUT:-$PWD/gpu-results}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+limit=${GPU_PACK_SECONDS:-530}
+steps=$OUT/steps.tsv
+: >"$steps"
+
+# step NAME SECONDS COMMAND..: its output goes to a log; how it ended, and how long it took, to the list of steps.
+step() {
+    local name=$1 seconds=$2 began=$SECONDS left=$((limit - SECONDS)) status
+    shift 2
+    if [ "$left" -lt 5 ]; then
+        printf '%s\tno time left\t0\n' "$name" >>"$steps"
+        return
+    fi
+    [ "$seconds" -gt "$left" ] && seconds=$left
+    timeout --kill-after=5 "$seconds" "$@" >"$OUT/$name.log" 2>&1
+    status=$?
+    case $status in
+    0) status=ok ;;
+    124 | 137) status="longer than $seconds s" ;;
+    *) status="failed with $status" ;;
+    esac
+    printf '%s\t%s\t%d\n' "$name" "$status" "$((SECONDS - began))" >>"$steps"
+    printf '%4d s  %-32s %s\n' "$SECONDS" "$name" "$status"
+}
+
+skip() { # NAME REASON
+    printf '%s\tskipped: %s\t0\n' "$1" "$2" >>"$steps"
+    printf '%4d s  %-32s skipped: %s\n' "$SECONDS" "$1" "$2"
+}
+
+unpack() {
+    if command -v xz >/dev/null; then
+        xz -dc "$here/pack.tar.xz" | tar -x -C "$work"
+    else
+        python3 -c 'import lzma, sys, tarfile; tarfile.open(fileobj=lzma.open(sys.argv[1]), mode="r|").extractall(sys.argv[2])' \
+            "$here/pack.tar.xz" "$work"
+    fi
+}
+unpack || { echo "the pack cannot be unpacked: xz or python3 is needed"; exit 1; }
+cp "$work/contents.json" "$OUT/"
+
+# Tests look for their bundles where they were built.
+root=$(sed -n 's/^ *"root": "\(.*\)",*$/\1/p' "$work/contents.json")
+if [ ! -e "$root" ] && [ -e "$here/../tests/bundles" ]; then
+    mkdir -p "$(dirname "$root")" && ln -s "$(cd "$here/.." && pwd)" "$root"
+fi
+
+export GAVEL_CUDA=real XDG_CACHE_HOME=$work/cache
+bin=$work/bin
+brief=()
+if [ -n "$emulator" ]; then
+    export LD_LIBRARY_PATH=$emulator${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$emulator EMU_CAPABILITY=9.0
+    brief=(--brief)
+else
+    export GAVEL_NVRTC=$work/nvrtc
+fi
+gpu=("$bin/gpu")
+measured=(--bench "${brief[@]}" --cubins "$work/cubins")
+
+machine() {
+    uname -a
+    nproc
+    head -1 /proc/meminfo
+    grep -m1 'model name' /proc/cpuinfo
+    cat /proc/sys/vm/overcommit_memory /sys/kernel/mm/transparent_hugepage/enabled
+    ulimit -l
+    if command -v nvidia-smi >/dev/null; then nvidia-smi -q; else echo "no nvidia-smi"; fi
+    "$bin/gavel" doctor
+    true
+}
+
+# Bundles on the engine, against the float64 outputs that they record.
+check_bundle() { # BUNDLE PRECISION
+    local log
+    if log=$("$GAVEL" check "$1" --engine cuda --precision "$2" 2>&1); then
+        printf 'ok      %s in %s\n%s\n' "${1##*/}" "$2" "$log"
+    else
+        printf 'FAILED  %s in %s\n%s\n' "${1##*/}" "$2" "$log"
+        return 1
+    fi
+}
+export -f check_bundle
+export GAVEL=$bin/gavel
+check_bundles() {
+    for precision in f32 bf16; do
+        for bundle in "$BUNDLES"/*/; do printf '%s\0%s\0' "${bundle%/}" "$precision"; done
+    done | xargs -0 -P 4 -n 2 bash -c 'check_bundle "$0" "$1"'
+}
+export -f check_bundles
+export BUNDLES=$work/bundles
+
+# One server after the other, each with the same load from this machine.
+serve_with() { # NAME ENGINE PRECISION
+    "$bin/gavel" serve --models "$work/models" --engine "$2" --precision "$3" --listen 127.0.0.1:17400 --admin 127.0.0.1:17401 \
+        --spin-us 100 --shards "$shards" >"$OUT/serve-$1.server.log" 2>&1 &
+    local server=$!
+    step "serve-$1" 60 "${gpu[@]}" serve "${measured[@]}" --bundle "$work/models/$model" --address 127.0.0.1:17400 --name "$1" \
+        --json "$OUT/serve-$1.json"
+    kill -TERM "$server" 2>/dev/null
+    for _ in $(seq 50); do
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$server" 2>/dev/null
+    wait "$server" 2>/dev/null
+}
+
+machine >"$OUT/machine.txt" 2>&1
+step facts 75 "${gpu[@]}" facts "${measured[@]}" --json "$OUT/facts.json"
+
+# Names of tests that are worth their time on a small run, and under tools that slow them down.
+few=every_size_is_scored
+for test in "$bin"/test-*; do
+    name=${test##*/}
+    filter=()
+    [ "$name" = test-lib ] && filter=(engine::cuda)
+    if [ -n "$emulator" ]; then
+        [ "$name" = test-cuda ] || continue
+        filter=("$few")
+    fi
+    step "$name" 100 "$test" "${filter[@]}" --test-threads 8
+done
+step bundles 60 bash -c check_bundles
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
+for tool in memcheck racecheck; do
+    if [ -z "$sanitizer" ]; then
+        skip "$tool" "this machine has no compute-sanitizer"
+        continue
+    fi
+    step "$tool" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
+    step "$tool-bundle" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
+done
+
+step kernels 130 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 110 --json "$OUT/kernels.json"
+
+model=dlrm-kaggle
+mkdir -p "$work/models"
+rows=1000000
+[ -n "$emulator" ] && rows=100
+cpus=$(nproc)
+shards=$((cpus > 3 ? cpus / 2 : 1))
+step synth 60 "$bin/gavel" synth dlrm-kaggle --rows-cap "$rows" --out "$work/models/$model"
+serve_with cuda-bf16 cuda bf16
+serve_with cpu cpu f32
+serve_with null null f32
+serve_with cuda-f32 cuda f32
+
+ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | head -1)
+if [ -n "$ncu" ]; then
+    step ncu 60 "$ncu" --clock-control none --kernel-name 'regex:^(contexts|candidates)' --launch-count 12 --section SpeedOfLight \
+        --section Occupancy --section MemoryWorkloadAnalysis --section WarpStateStats \
+        "${gpu[@]}" kernels "${measured[@]}" --rows 4096
+else
+    skip ncu "this machine has no ncu"
+fi
+
+"${gpu[@]}" collect --folder "$OUT" --json "$OUT/results.json" | tee "$OUT/summary.txt"
+exit "${PIPESTATUS[0]}"
