@@ -230,3 +230,44 @@ fn scores_do_not_depend_on_the_tile() {
         }
     }
 }
+
+#[test]
+fn values_that_wide_layers_alone_read_are_narrow() {
+    let source = |numbers, shown: bool| {
+        let mut model = ModelBuilder::new(5);
+        let x = dense(&mut model, Scope::Candidate, 64);
+        let y = model.linear(x, 200);
+        let z = model.linear(y, 8);
+        let last = model.linear(z, 1);
+        let seen = model.op(Op::Slice { x: y, axis: 0, start: 0, end: 1, step: 1 });
+        let model = model.finish(&[last, seen][..1 + usize::from(shown)]);
+        let target = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, numbers) };
+        Program::new(&model, &target).expect("memory").source
+    };
+    for (shown, middle) in [(false, "Bf16"), (true, "float")] {
+        let text = source(Numbers::Bf16, shown);
+        // Elements of X and of the result.
+        let layers = text.lines().filter_map(|line| line.split_once("WideBf16<")).map(|(_, arguments)| {
+            let elements = arguments.split("Work<").skip(1).take(2).map(|view| view.split(',').next().unwrap_or_default());
+            elements.collect::<Vec<_>>()
+        });
+        assert_eq!(layers.take(2).collect::<Vec<_>>(), [["Bf16", middle], [middle, "float"]], "shown: {shown}");
+        assert!(!source(Numbers::F32, shown).contains("<Bf16"));
+    }
+}
+
+#[test]
+fn products_of_warpgroups_are_asked_for() {
+    let mut model = ModelBuilder::new(6);
+    let x = dense(&mut model, Scope::Candidate, 64);
+    let y = model.linear(x, 200);
+    let last = model.linear(y, 1);
+    let model = model.finish(&[last]);
+    let usual = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
+    for (warpgroups, numbers, expected) in [(false, Numbers::Bf16, false), (true, Numbers::F32, false), (true, Numbers::Bf16, true)] {
+        let program = Program::new(&model, &Target { warpgroups, numbers, ..usual }).expect("memory");
+        assert_eq!(program.source.contains("WideHopper<"), expected, "{warpgroups} {numbers:?}");
+        let large = &program.variants.last().expect("a variant").launches;
+        assert_eq!(large.iter().any(|launch| launch.threads == 384), expected, "{warpgroups} {numbers:?}");
+    }
+}
