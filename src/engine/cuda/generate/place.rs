@@ -118,7 +118,10 @@ impl Places {
                 kept_bytes = (kept_bytes + bytes_of(root, life.bytes)).next_multiple_of(ROW_ALIGN);
             } else if crosses {
                 let stride = bytes_of(root, life.bytes).next_multiple_of(ROW_ALIGN);
-                roots.insert(*root, (Region::Work, work.take(stride, life.first, life.last), stride));
+                // Rows of values that share memory do not lie in the same places, and blocks of a kernel do not wait for each other: memory is
+                // used again by later kernels alone.
+                let (first, last) = (segments.of(life.first), segments.of(life.last));
+                roots.insert(*root, (Region::Work, work.take(stride, first, last), stride));
             }
         }
         let mut blocks = vec![BlockMemory::default(); segments.list.len()];
