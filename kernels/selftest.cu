@@ -166,7 +166,8 @@ DEV void store_product(const float (&d)[4], float* out) {
 template <class Multiply> DEV void product16(const uint16_t* a, const uint16_t* b, const float* c, float* out, Multiply multiply) {
     uint32_t g = lane() / 4, t = lane() % 4;
     auto pair = [](const uint16_t* p) { return p[0] | (uint32_t)p[1] << 16; };
-    uint32_t af[4] = {pair(a + g * 16 + 2 * t), pair(a + (g + 8) * 16 + 2 * t), pair(a + g * 16 + 2 * t + 8), pair(a + (g + 8) * 16 + 2 * t + 8)};
+    uint32_t af[4] = {pair(a + g * 16 + 2 * t), pair(a + (g + 8) * 16 + 2 * t), pair(a + g * 16 + 2 * t + 8),
+                      pair(a + (g + 8) * 16 + 2 * t + 8)};
     uint32_t bf[2] = {pair(b + g * 16 + 2 * t), pair(b + g * 16 + 2 * t + 8)};
     float d[4] = {c[g * 8 + 2 * t], c[g * 8 + 2 * t + 1], c[(g + 8) * 8 + 2 * t], c[(g + 8) * 8 + 2 * t + 1]};
     multiply(d, af, bf);
@@ -186,7 +187,8 @@ KERNEL(32) product_f16(const uint16_t* a, const uint16_t* b, const float* c, flo
 // out[16][8] = a[16][8] b[8][8]^T.
 KERNEL(32) product_tf32(const float* a, const float* b, float* out) {
     uint32_t g = lane() / 4, t = lane() % 4;
-    uint32_t af[4] = {f32_to_tf32(a[g * 8 + t]), f32_to_tf32(a[(g + 8) * 8 + t]), f32_to_tf32(a[g * 8 + t + 4]), f32_to_tf32(a[(g + 8) * 8 + t + 4])};
+    uint32_t af[4] = {f32_to_tf32(a[g * 8 + t]), f32_to_tf32(a[(g + 8) * 8 + t]), f32_to_tf32(a[g * 8 + t + 4]),
+                      f32_to_tf32(a[(g + 8) * 8 + t + 4])};
     uint32_t bf[2] = {f32_to_tf32(b[g * 8 + t]), f32_to_tf32(b[g * 8 + t + 4])};
     float d[4] = {0, 0, 0, 0};
     mma_tf32(d, af, bf);
@@ -218,7 +220,8 @@ KERNEL(32) loads(const uint32_t* in, uint32_t* out) {
     out[160 + lane()] = load_streaming4(in + lane());
 }
 
-// Each block leaves the sum of its part; the last one adds them up and says so. done[0]: blocks through, done[1]: a mark of each, done[2]: the flag.
+// Each block leaves the sum of its part; the last one adds them up and says so.
+// done[0]: blocks through, done[1]: a mark of each, done[2]: the flag.
 KERNEL(64) last_block(const uint32_t* in, uint32_t* parts, uint32_t* total, uint32_t* done, uint32_t count) {
     DYN_SMEM(memory);
     uint32_t* shared = (uint32_t*)memory;

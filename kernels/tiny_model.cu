@@ -1,5 +1,7 @@
-// A model in small, with all that a real one does between barriers; tests/planted_bugs.rs breaks it in every way that the emulator must notice.
-//   score[row] = sigmoid(last . relu(W pool(row) + bias)), where pool is the sum of IDS table rows of WIDTH bf16; ids that do not exist are absent.
+// A model in small, with all that a real one does between barriers; tests/planted_bugs.rs breaks it in every way that the emulator must
+// notice.
+//   score[row] = sigmoid(last . relu(W pool(row) + bias)), where pool is the sum of IDS table rows of WIDTH bf16; ids that do not exist are
+//   absent.
 // Tiles of 16 rows by 4 warps, products on tensor cores, weights through a ring of two stages.
 #include "rt.cuh"
 

@@ -1,4 +1,4 @@
-//! Bugs planted into the families of `kernels/` and into generated sources: the selftests of golden bundles must notice each on the emulator.
+//! Bugs planted into the families of `kernels/` and into generated sources: on the emulator, the scores of golden bundles must show each.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/emulator.rs"]
@@ -44,7 +44,7 @@ const BUGS: &[Bug] = &[
     bug("dlrm_scoped", F32, None, GENERATED, "        sync_block();\n", ""),
     bug("mmoe", F32, None, GENERATED, "        sync_block();\n", ""),
     bug("dlrm", F32, None, "mlp.cuh", "x[m] = X::row(b, p / INNER)", "x[m] = X::row(b, p0 / INNER)"),
-    bug("dlrm", F32, None, "mlp.cuh", "const int p = p0 + m;", "const int p = p0 + (m ^ 1);"),
+    bug("dlrm", F32, None, "mlp.cuh", "const int p = p0 + m < last ? p0 + m : last;", "const int p = p0 + m < last ? p0 + m : 0;"),
     bug(
         "dlrm",
         F32,
@@ -54,6 +54,15 @@ const BUGS: &[Bug] = &[
         "DEV static int of(const Block&, int r) { return r; }",
     ),
     bug("dlrm_scoped", F32, None, "tile.cuh", "job.row_context[b.first + (r < b.rows ? r : 0)]", "job.row_context[r < b.rows ? r : 0]"),
+    bug(
+        "dlrm_multihot",
+        F32,
+        None,
+        "lookup_pool.cuh",
+        "k < (int)bag.y ? load_nc4(inputs(b).ids + bag.x + k) : NO_ROW",
+        "load_nc4(inputs(b).ids + bag.x + k)",
+    ),
+    bug("deepfm", F32, None, "fm.cuh", "squares = sum_lanes<L>(squares);", ""),
     bug("deepfm", Bf16, None, "mlp_bf16.cuh", "    sync_block();\n", ""),
     bug("deepfm", Bf16, Some(1), "wide.cuh", "cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
     bug("deepfm", Bf16, Some(1), "wide.cuh", "cp_async_wait<STAGES - 2>();\n            sync_block();", "cp_async_wait<STAGES - 2>();"),
@@ -68,8 +77,8 @@ fn model(name: &str) -> Arc<Model> {
     Arc::new(load(&bundle.path, &options, &mut |_| {}).unwrap())
 }
 
-/// What the bundle's selftest says of the kernels, with or without the bug.
-fn judge(device: &Arc<Device>, bug: &Bug, planted: bool) -> Result<String, String> {
+/// Scores the bundle's selftest with or without the bug; gives the largest error.
+fn judge(device: &Arc<Device>, bug: &Bug, planted: bool) -> Result<f64, String> {
     let model = model(bug.bundle);
     let mut target = Target::new(device.gpu().shared_bytes_max, bug.numbers);
     target.wide_from = bug.wide_from.unwrap_or(target.wide_from);
@@ -94,8 +103,21 @@ fn judge(device: &Arc<Device>, bug: &Bug, planted: bool) -> Result<String, Strin
     let arch = Arch::of_device(major, minor).unwrap();
     let compiled = nvrtc.compile(&program.source, &headers, arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"));
     let loaded = Loaded::new(device, Arc::new(program), &compiled.cubin).unwrap();
-    let report = selftest::replay(&Prepared::Cuda(Arc::new(loaded)), &model);
-    report.map(|report| report.to_string()).map_err(|error| error.to_string())
+    let scores =
+        selftest::score_rows(&Prepared::Cuda(Arc::new(loaded)), &model, &model.selftest.inputs).map_err(|error| error.to_string())?;
+    let allowed = if bug.numbers == Bf16 { 3e-3 } else { 2e-6 };
+    let outputs = model.selftest.expected.len();
+    let mut worst = 0_f64;
+    for (at, found) in scores.iter().enumerate() {
+        let (row, output) = (at / outputs, at % outputs);
+        let expected = model.selftest.expected[output][row];
+        let error = (f64::from(*found) - expected).abs();
+        if error.is_nan() || error > allowed {
+            return Err(format!("row {row}: {found} for {expected}"));
+        }
+        worst = worst.max(error);
+    }
+    Ok(worst)
 }
 
 #[test]
@@ -108,11 +130,12 @@ fn every_bug_is_noticed() {
         let name = format!("{} {:?}, {}: {:?} -> {:?}", bug.bundle, bug.numbers, bug.file, bug.from, bug.to);
         emulator::reset();
         let device = Device::open(DeviceOptions::default()).unwrap();
-        if let Err(error) = judge(&device, bug, false) {
-            panic!("{} without a bug: {error} {}", bug.bundle, emulator::fault());
+        match judge(&device, bug, false) {
+            Ok(worst) => println!("{} {:?} without a bug: off by {worst:.1e}", bug.bundle, bug.numbers),
+            Err(error) => panic!("{} without a bug: {error} {}", bug.bundle, emulator::fault()),
         }
         match judge(&device, bug, true) {
-            Ok(report) => unnoticed.push(format!("{name}: {report}")),
+            Ok(worst) => unnoticed.push(format!("{name}: off by {worst:.1e}")),
             Err(error) => println!("{name}: {error}"),
         }
     }

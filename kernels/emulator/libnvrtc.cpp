@@ -119,13 +119,19 @@ static int execute(const std::vector<std::string>& words, const std::string& out
         pointers.push_back(const_cast<char*>(word.c_str()));
     }
     pointers.push_back(nullptr);
+    std::vector<char*> environment;
+    for (char** each = environ; *each; each++) {
+        if (!starts(*each, "LD_PRELOAD=")) { // a sanitizer's runtime is not for the compiler
+            environment.push_back(*each);
+        }
+    }
+    environment.push_back(nullptr);
     pid_t child = fork();
     if (child == 0) {
-        unsetenv("LD_PRELOAD"); // a sanitizer's runtime is not for the compiler
         int file = open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dup2(file, 1);
         dup2(file, 2);
-        execvp(pointers[0], pointers.data());
+        execvpe(pointers[0], pointers.data(), environment.data());
         _exit(127);
     }
     int status = 0;

@@ -11,7 +11,7 @@ use gavel_protocol::Code;
 
 use crate::emulator;
 use crate::rig::{Rig, cubins};
-use crate::support::raw::Raw;
+use crate::support::raw::{Frame, Raw};
 use crate::support::traffic::{Case, Random, good};
 use crate::support::{self, BACKENDS, TestServer, start_with, usable};
 
@@ -32,7 +32,7 @@ fn cases(seed: u64) -> Vec<Case> {
 }
 
 /// Sends all at once and takes what comes, in any order.
-fn ask(address: &Address, cases: &[Case], mut judge: impl FnMut(&Case, &crate::support::raw::Frame)) {
+fn ask(address: &Address, cases: &[Case], mut judge: impl FnMut(&Case, &Frame)) {
     let mut client = Raw::open(address);
     let mut waiting: HashMap<u64, &Case> = HashMap::new();
     for (request_id, case) in (100..).zip(cases) {

@@ -131,6 +131,9 @@ impl CudaEngine {
 
     /// Has the driver ring when the batches that run are done; false if one of them is done or cannot be waited for.
     fn arm(&mut self) -> Result<bool, (Arc<Device>, DriverError)> {
+        if self.flights.is_empty() {
+            return Ok(true);
+        }
         let Some(wake) = &self.wake else { return Ok(false) };
         let argument = (&raw const **wake).cast::<c_void>();
         for flight in &mut self.flights {

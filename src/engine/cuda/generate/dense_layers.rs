@@ -57,7 +57,7 @@ impl Emitter<'_, '_> {
     pub(super) fn wide(&mut self) -> WideLayer {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
-        let is_large = self.places.tile > super::TILES[0];
+        let is_large = self.places.tile > super::SMALL_TILE;
         let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
         let Layer { x, out, addend, activation, weights, bias } = self.layer(*x, matrix, bias, *addend, *activation);
         if is_large && is_bf16 && self.target.warpgroups {

@@ -95,17 +95,20 @@ impl Program {
         }
         let mut variants = Vec::new();
         let mut needs = Needs::default();
-        for tile in TILES {
+        for tile in [SMALL_TILE].into_iter().chain(LARGE_TILES) {
             let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile), target.numbers);
             let mut kernels = String::new();
             let launches = generator.variant(&mut places, &mut kernels);
             // Larger tiles read weights less often, but only from shared memory.
-            if tile > TILES[0] && launches.iter().any(|launch| launch.scratch_bytes > 0) {
-                break;
+            if tile > SMALL_TILE && launches.iter().any(|launch| launch.scratch_bytes > 0) {
+                continue;
             }
             source.push_str(&kernels);
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
+            if tile > SMALL_TILE {
+                break;
+            }
         }
         let layers = layers(&lowered, target.numbers);
         let Generator { blob, tables, .. } = generator;
@@ -255,8 +258,10 @@ const fn head_bytes(tile: usize) -> usize {
     (tile * 4).next_multiple_of(128)
 }
 
-/// Rows of a tile: few for short batches, many where weights should be read seldom.
-const TILES: [usize; 2] = [16, 64];
+/// Rows of a tile of short batches.
+const SMALL_TILE: usize = 16;
+/// Rows of a tile where weights should be read seldom: the first that fits into shared memory.
+const LARGE_TILES: [usize; 2] = [64, 32];
 /// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
 const BLOCKS_WORTH: usize = 64;
 /// A block streams about 64 bytes of weights per clock from the L2: half a million take 5 to 10 us per tile.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use half::bf16;
 
 use crate::engine::cpu::tests::builder::ModelBuilder;
-use crate::engine::cpu::tests::{Random, batches};
+use crate::engine::cpu::tests::{Random, batches, oracle};
 use crate::model::*;
 
-use super::super::{Numbers, Program};
-use super::{check, check_in, emulator, run, targets};
+use super::super::{Numbers, Program, Target};
+use super::{SHARED_BYTES, check, check_in, emulator, run, targets};
 
 const NUMBERS: [Numbers; 2] = [Numbers::F32, Numbers::Bf16];
 
@@ -91,6 +91,30 @@ fn layers_of_awkward_shapes() {
         let rows: &[usize] = [&[1usize][..], &[15, 1], &[17, 46, 2]][at % 3];
         for numbers in NUMBERS {
             check_in(numbers, &model, &requests(&model, rows), 1e-5);
+        }
+    }
+}
+
+/// Inputs of a tile's layers are not rounded to bf16: 16 bits of them are kept.
+#[test]
+fn inputs_of_tiles_are_whole() {
+    if emulator::cuda().is_none() {
+        return;
+    }
+    let mut model = ModelBuilder::new(3);
+    let x = dense(&mut model, Scope::Candidate, 70);
+    // Numbers that bf16 does not hold.
+    let x = model.op(Op::Unary { function: UnaryFn::Sin, x });
+    let y = layer(&mut model, x, 24);
+    let outputs = some_elements(&mut model, y, 24);
+    let model = model.finish(&outputs);
+    let target = Target::new(SHARED_BYTES, Numbers::Bf16);
+    let requests = requests(&model, &[17, 50]);
+    let expected = oracle::scores(&model, &requests);
+    for variant in 0..Program::new(&model, &target).expect("memory").variants.len() {
+        let scores = run(&model, &target, variant, &requests).expect("a run");
+        for (score, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((f64::from(*score) - expected).abs() < 5e-5, "{score} for {expected}");
         }
     }
 }
@@ -204,5 +228,46 @@ fn scores_do_not_depend_on_the_tile() {
             let expected = bits(0);
             (1..variants).for_each(|variant| assert!(bits(variant) == expected, "{target:?}"));
         }
+    }
+}
+
+#[test]
+fn values_that_wide_layers_alone_read_are_narrow() {
+    let source = |numbers, shown: bool| {
+        let mut model = ModelBuilder::new(5);
+        let x = dense(&mut model, Scope::Candidate, 64);
+        let y = model.linear(x, 200);
+        let z = model.linear(y, 8);
+        let last = model.linear(z, 1);
+        let seen = model.op(Op::Slice { x: y, axis: 0, start: 0, end: 1, step: 1 });
+        let model = model.finish(&[last, seen][..1 + usize::from(shown)]);
+        let target = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, numbers) };
+        Program::new(&model, &target).expect("memory").source
+    };
+    for (shown, middle) in [(false, "Bf16"), (true, "float")] {
+        let text = source(Numbers::Bf16, shown);
+        // Elements of X and of the result.
+        let layers = text.lines().filter_map(|line| line.split_once("WideBf16<")).map(|(_, arguments)| {
+            let elements = arguments.split("Work<").skip(1).take(2).map(|view| view.split(',').next().unwrap_or_default());
+            elements.collect::<Vec<_>>()
+        });
+        assert_eq!(layers.take(2).collect::<Vec<_>>(), [["Bf16", middle], [middle, "float"]], "shown: {shown}");
+        assert!(!source(Numbers::F32, shown).contains("<Bf16"));
+    }
+}
+
+#[test]
+fn products_of_warpgroups_are_asked_for() {
+    let mut model = ModelBuilder::new(6);
+    let x = dense(&mut model, Scope::Candidate, 64);
+    let y = model.linear(x, 200);
+    let last = model.linear(y, 1);
+    let model = model.finish(&[last]);
+    let usual = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
+    for (warpgroups, numbers, expected) in [(false, Numbers::Bf16, false), (true, Numbers::F32, false), (true, Numbers::Bf16, true)] {
+        let program = Program::new(&model, &Target { warpgroups, numbers, ..usual }).expect("memory");
+        assert_eq!(program.source.contains("WideHopper<"), expected, "{warpgroups} {numbers:?}");
+        let large = &program.variants.last().expect("a variant").launches;
+        assert_eq!(large.iter().any(|launch| launch.threads == 384), expected, "{warpgroups} {numbers:?}");
     }
 }
