@@ -70,7 +70,7 @@ if [ -n "$emulator" ]; then
     export LD_LIBRARY_PATH=$emulator${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$emulator EMU_CAPABILITY=9.0
     brief=(--brief)
 else
-    export GAVEL_NVRTC=$work/nvrtc
+    export LD_LIBRARY_PATH=$work/nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$work/nvrtc
 fi
 # Tests and benches take the machine's driver, not an emulator of their own.
 real=(env GAVEL_CUDA=real)
