@@ -1,16 +1,14 @@
 // Dense layers of a tile on tensor cores: OUT[p][n] = activation(X[p][K] · W[K][N] + bias (+ addend)), for the p = rows * INNER rows of a product.
-// W is rounded to bf16; X in f32 is taken as the sum of two bf16 halves, so that nothing else is rounded; X stored as bf16 is taken as it is.
-// Sums are f32.
+// W is rounded to bf16; X is taken as the sum of two bf16 halves, 16 bits of each element. Sums are f32.
 //
 // Weights: for each 8 columns and 32 inputs the 512 bytes that a warp needs as operands, 16 per lane: with g = lane / 4, t = lane % 4 inputs
 // 2t, 2t + 1, 2t + 8, 2t + 9 of column g, then the same of the next 16 inputs; zeros beyond K and N. Chunks of one strip of columns follow each
 // other. Bias: f32, padded to a multiple of 8.
 //
 // Threads: a warp takes NPW strips of 8 columns for MPW tiles of 16 rows, so that a tile's weights are read once from the L2 (twice or four times
-// where there are few columns), straight into registers, some chunks ahead; X comes by ldmatrix where it is bf16 in shared memory, else by loads
-// of pairs. Products too small for eight warps have their inputs split among them, and their sums added up through the room.
+// where there are few columns), straight into registers, some chunks ahead; X comes by loads of pairs. Products too small for eight warps have their inputs split among them, and their sums added up through the room.
 //
-// Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row, on tensor cores twice that where X is f32. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
+// Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row, on tensor cores twice that. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
 // wgmma, about 500 for mma.sync) a tile of 16 rows is bound by the weights (K N / 32 clocks; 0.47 M weights: 8 us), a tile of 64 rows by the
 // operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
 // Registers (NVRTC 12.9, sm_90a, no spills): 40 to 124 at 16 rows, 128 to 202 at 64; a whole DLRM 168 and 236, so one block per SM at a time.
@@ -52,8 +50,8 @@ struct WarpTiles {
 };
 
 // The four registers of an operand's 16 rows and inputs, and those of what rounding left.
-template <int K, int ALIGN, bool GUARDED, class ELEMENT>
-DEV void operands(uint32_t (&high)[4], uint32_t (&low)[4], const ELEMENT* const (&rows)[2], int k) {
+template <int K, int ALIGN, bool GUARDED>
+DEV void operands(uint32_t (&high)[4], uint32_t (&low)[4], const float* const (&rows)[2], int k) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const Halves both = operand_halves<K, ALIGN, GUARDED>(rows[i % 2], k + i / 2 * 8);
@@ -65,19 +63,15 @@ DEV void operands(uint32_t (&high)[4], uint32_t (&low)[4], const ELEMENT* const 
 // sums += X[p][32 from .. 32 to] · W, for MPW tiles of rows from `row0` on and NPW strips of columns from `strip0` on.
 template <class X, int K, int N, int INNER, int64_t WEIGHTS, class T>
 DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, float (&sums)[T::MPW][T::NPW][4]) {
-    using Element = typename X::Element;
-    constexpr int ALIGN = INNER > 1 ? boundary(Rows<X>::ALIGN | K * (int)sizeof(Element)) : Rows<X>::ALIGN;
-    constexpr bool BY_MATRIX = X::IS_SHARED && Same<Element, Bf16>::value && ALIGN == 16;
-    constexpr bool IN_HALVES = Same<Element, float>::value;
-    constexpr int PER_TILE = BY_MATRIX ? 1 : 2;
+    constexpr int ALIGN = INNER > 1 ? boundary(Rows<X>::ALIGN | K * 4) : Rows<X>::ALIGN;
     const int g = (int)lane() / 4, t = (int)lane() % 4;
     const int last = (Rows<X>::IN_TILE ? T::ROWS : b.rows * INNER) - 1;
-    const Element* x[T::MPW][PER_TILE];
+    const float* x[T::MPW][2];
 #pragma unroll
     for (int m = 0; m < T::MPW; m++) {
 #pragma unroll
-        for (int half = 0; half < PER_TILE; half++) {
-            int p = row0 + m * 16 + (BY_MATRIX ? (int)lane() % 16 : g + half * 8);
+        for (int half = 0; half < 2; half++) {
+            int p = row0 + m * 16 + g + half * 8;
             p = p < last ? p : last;
             x[m][half] = X::row(b, p / INNER) + p % INNER * K;
         }
@@ -126,16 +120,7 @@ DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, f
 #pragma unroll
                 for (int m = 0; m < T::MPW; m++) {
                     uint32_t a[4], low[4];
-                    if constexpr (BY_MATRIX) {
-                        const int start = k + (int)lane() / 16 * 8;
-                        ldmatrix_x4(a, x[m][0] + (tail && start >= K ? 0 : start));
-                        if (tail) {
-                            a[0] = without_tail<K>(a[0], k + 2 * t);
-                            a[1] = without_tail<K>(a[1], k + 2 * t);
-                            a[2] = without_tail<K>(a[2], k + 2 * t + 8);
-                            a[3] = without_tail<K>(a[3], k + 2 * t + 8);
-                        }
-                    } else if (tail) {
+                    if (tail) {
                         operands<K, ALIGN, true>(a, low, x[m], k + 2 * t);
                     } else {
                         operands<K, ALIGN, false>(a, low, x[m], k + 2 * t);
@@ -143,9 +128,7 @@ DEV void multiply_bf16(const Block& b, int row0, int strip0, int from, int to, f
 #pragma unroll
                     for (int n = 0; n < T::NPW; n++) {
                         mma_bf16(sums[m][n], a, w[n][half]);
-                        if constexpr (IN_HALVES) {
-                            mma_bf16(sums[m][n], low, w[n][half]);
-                        }
+                        mma_bf16(sums[m][n], low, w[n][half]);
                     }
                 }
             }

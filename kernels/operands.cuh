@@ -92,14 +92,3 @@ DEV Halves operand_halves(const float* x, int k) {
     }
     return halves(x[k], x[k + 1]);
 }
-// What is stored as bf16 has no low half.
-template <int K, int ALIGN, bool GUARDED>
-DEV Halves operand_halves(const Bf16* x, int k) {
-    return Halves{operand_pair<K, ALIGN, GUARDED>(x, k), 0u};
-}
-
-// What lies beyond K of a pair that was read whole: zeros.
-template <int K>
-DEV uint32_t without_tail(uint32_t pair, int k) {
-    return k >= K ? 0u : k + 1 >= K ? pair & 0xffffu : pair;
-}

@@ -127,7 +127,7 @@ impl Emitter<'_, '_> {
         let places: Vec<i32> = squares.iter().flat_map(|square| &square.places).copied().collect();
         let (heads, places) = (self.blob.add(&heads), self.blob.add(&places));
         let (out, count, name) = (self.out_view(), vectors.len(), format!("Vectors{}", self.number));
-        let mut text = format!("struct {name} {{\n    DEV static uint2 quad(const Block& b, int r, int v, int k) {{\n");
+        let mut text = format!("struct {name} {{\n    DEV static Quad quad(const Block& b, int r, int v, int k) {{\n");
         for run in self.vector_runs(vectors) {
             let bytes = format!("{} * (int)sizeof({}::Element)", run.step.unsigned_abs(), run.view);
             let align = format!("boundary(Rows<{}>::ALIGN | {bytes})", run.view);

@@ -1,4 +1,4 @@
-//! Which values are stored in 16 bits: those that tensor cores alone read, which would round them anyway, so that no result changes.
+//! Which values are stored in 16 bits: those that wide layers alone read, which would round them anyway, so that no result changes.
 
 use std::collections::HashSet;
 
@@ -7,6 +7,7 @@ use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::model::{DType, ValueScope};
 
+use super::dense_layers::is_multiplied_in_bf16;
 use super::segments::Segments;
 
 /// Roots of homes whose elements can be bf16.
@@ -28,8 +29,9 @@ pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<
             for input in task.work.inputs() {
                 let rounds = match &task.work {
                     // Layers of tiles take their inputs whole.
-                    Work::Linear { x, addend, .. } => input == *x && *addend != Some(input) && segments.list[segments.of(at)].wide,
-                    Work::Interaction { .. } => true,
+                    Work::Linear { x, matrix, addend, .. } => {
+                        input == *x && *addend != Some(input) && segments.list[segments.of(at)].wide && is_multiplied_in_bf16(matrix)
+                    }
                     work => is_move(work) && out_is_narrow,
                 };
                 if !rounds {
