@@ -54,11 +54,14 @@ unpack() {
 unpack || { echo "the pack cannot be unpacked: xz or python3 is needed"; exit 1; }
 cp "$work/contents.json" "$OUT/"
 
-# Tests look for their bundles where they were built.
-root=$(sed -n 's/^ *"root": "\(.*\)",*$/\1/p' "$work/contents.json")
+# Tests look for their bundles where they were built, and for kernels of those where cargo has its temporary files.
+told() { sed -n "s/^ *\"$1\": \"\(.*\)\",*\$/\1/p" "$work/contents.json"; }
+root=$(told root)
 if [ ! -e "$root" ] && [ -e "$here/../tests/bundles" ]; then
     mkdir -p "$(dirname "$root")" && ln -s "$(cd "$here/.." && pwd)" "$root"
 fi
+kernels=$(told tmp)/kernels
+if [ -z "$emulator" ] && mkdir -p "$kernels"; then cp "$work"/bundles/*/kernels/* "$kernels/"; fi
 
 export XDG_CACHE_HOME=$work/cache
 bin=$work/bin
@@ -67,7 +70,7 @@ if [ -n "$emulator" ]; then
     export LD_LIBRARY_PATH=$emulator${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$emulator EMU_CAPABILITY=9.0
     brief=(--brief)
 else
-    export GAVEL_NVRTC=$work/nvrtc
+    export LD_LIBRARY_PATH=$work/nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$work/nvrtc
 fi
 # Tests and benches take the machine's driver, not an emulator of their own.
 real=(env GAVEL_CUDA=real)
@@ -131,6 +134,13 @@ if command -v nvidia-smi >/dev/null; then
 fi
 step facts 75 "${gpu[@]}" facts "${measured[@]}" --json "$OUT/facts.json"
 
+# Many processes, because NVRTC compiles one source at a time in each.
+run_tests() { # EXECUTABLE FILTER..
+    "$@" --list --format terse | sed -n 's/: test$//p' | xargs -r -P "$(nproc)" -n "$TESTS_AT_ONCE" "$1" --exact --test-threads 1
+}
+export -f run_tests
+export TESTS_AT_ONCE=4
+
 # Names of tests that are worth their time on a small run, and under tools that slow them down.
 few=every_size_is_scored
 for test in "$bin"/test-*; do
@@ -141,7 +151,7 @@ for test in "$bin"/test-*; do
         [ "$name" = test-cuda ] || continue
         filter=("$few")
     fi
-    step "$name" 100 "${real[@]}" "$test" "${filter[@]}" --test-threads 8
+    step "$name" 100 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$test" "${filter[@]}"
 done
 step bundles 60 bash -c check_bundles
 

@@ -35,7 +35,7 @@ pub fn run(rig: &Rig, report: &mut Report) -> Result<(), DriverError> {
         let path = tempfile::NamedTempFile::new()?.into_temp_path();
         let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
         file.write_all(&vec![1; BYTES])?;
-        // SAFETY (all three): a file of our own that nobody else changes while it is mapped.
+        // SAFETY: a file of our own that nobody else changes while it is mapped.
         let mut shared = unsafe { MmapMut::map_mut(&file)? };
         try_kind(rig, report, "a file, shared and writable", shared.as_mut_ptr(), false);
         // SAFETY: as above.

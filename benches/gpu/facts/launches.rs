@@ -136,7 +136,7 @@ impl Flag {
         while self.word().load(Ordering::Acquire) != value {
             std::hint::spin_loop();
             looks += 1;
-            assert!(looks % (1 << 20) != 0 || began.elapsed() < PATIENCE, "the device does not write {value}");
+            assert!(!looks.is_multiple_of(1 << 20) || began.elapsed() < PATIENCE, "the device does not write {value}");
         }
     }
 }

@@ -151,8 +151,15 @@ fn compile(program: &Program) -> Result<Vec<u8>, EngineError> {
     let own = std::env::current_exe().expect("the test's own path");
     let cache = own.with_file_name(if emulated { "cuda-test-emulated" } else { "cuda-test-cubins" });
     let cubins = Cubins::new(Some(cache), emulated.then(|| emulator::build(&[]).expect("it was built before")));
-    let arch: Arch = "sm_80".parse().expect("an architecture");
+    let arch = if emulated { "sm_80".parse().expect("an architecture") } else { arch_of_gpu() };
     Ok(cubins.find_or_compile(program, arch, &CompileOptions::default())?.code)
+}
+
+/// Of the first GPU: code for others may not run there.
+fn arch_of_gpu() -> Arch {
+    let gpus = crate::engine::cuda::probe().expect("a driver");
+    let (major, minor) = gpus.first().expect("a GPU").capability;
+    Arch::of_device(major, minor).expect("a GPU that kernels are made for")
 }
 
 /// What a block may have on the devices with the least.
