@@ -78,7 +78,8 @@ pub fn tanh<M: MulAdd>(x: f32) -> f32 {
     }
     let near = M::mul_add(sum * z, x, x);
     let far = 1.0 - 2.0 / (exp::<M>(2.0 * a) + 1.0);
-    if a < 0.625 { near } else { far.copysign(x) }
+    // Of x's sign in both, but for a zero of `near`.
+    (if a < 0.625 { near } else { far }).copysign(x)
 }
 
 /// Error function: an odd polynomial near 0; elsewhere 1 − eᴾ, where P is ln erfc as a polynomial.
