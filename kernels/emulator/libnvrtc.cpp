@@ -164,7 +164,7 @@ static Result compile(Program& program, const std::vector<std::string>& options)
                                    "extern \"C\" __attribute__((visibility(\"default\"))) const char* emu_architecture;\n"
                                    "const char* emu_architecture = \"" + architecture + "\";\n");
     std::vector<std::string> words = {
-        "g++", "-std=c++17", "-DEMU", "-O2", "-g0", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-fvisibility=hidden",
+        "g++", "-std=c++17", "-DEMU", "-O1", "-g0", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-fvisibility=hidden",
         "-fno-exceptions", "-fno-asynchronous-unwind-tables", "-Wno-attributes", "-Wno-unknown-pragmas",
     };
     std::istringstream sanitize(EMU_SANITIZE);

@@ -88,21 +88,29 @@ fn check_values(seed: u64, rows: &[usize], make: impl FnOnce(&mut ModelBuilder) 
 
 /// [`check`] for tests of other engines, where the environment asks for it: it takes seconds per model.
 pub fn check_also(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
-    if std::env::var("GAVEL_ENGINE_TESTS").is_ok_and(|engine| engine == "cuda") {
+    if wants_all() {
         check(model, requests, tolerance);
     }
 }
 
-/// Plans with and without passes, with values in every kind of memory.
-fn targets(numbers: Numbers) -> [Target; 3] {
+/// Plans that put values into every kind of memory; where the environment asks for all, one without passes, too.
+fn targets(numbers: Numbers) -> Vec<Target> {
     let usual = Target::new(SHARED_BYTES, numbers);
-    [
+    let mut targets = vec![
         usual,
-        // Values between kernels.
-        Target { hoist: Hoist::Everything, wide_from: 64, ..usual },
-        // Values that do not fit into shared memory.
-        Target { hoist: Hoist::Nothing, fuse: false, shared_limit: 4096, ..usual },
-    ]
+        // Values between kernels, and values that do not fit into shared memory.
+        Target { hoist: Hoist::Everything, wide_from: 64, shared_limit: 4096, ..usual },
+    ];
+    if wants_all() {
+        targets.push(Target { hoist: Hoist::Everything, wide_from: 64, ..usual });
+        targets.push(Target { hoist: Hoist::Nothing, fuse: false, shared_limit: 4096, ..usual });
+    }
+    targets
+}
+
+/// Whether the environment asks for tests that take long.
+fn wants_all() -> bool {
+    std::env::var("GAVEL_ENGINE_TESTS").is_ok_and(|engine| engine == "cuda")
 }
 
 /// Scores per request, [rows][outputs]; empty for dead ones.
