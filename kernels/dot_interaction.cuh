@@ -67,7 +67,8 @@ DEV void interaction_bf16(const Block& b) {
         const int down = (int)(head & 0xfff) * 32, across = (int)(head >> 12 & 0xfff) * 32;
         float sums[8][4] = {};
 #pragma unroll 2
-        for (int k = 4 * t; k < (DIM + 15) / 16 * 16; k += 16) {
+        for (int step = 0; step < DIM; step += 16) {
+            const int k = step + 4 * t;
             Quad rows[4], columns[4];
 #pragma unroll
             for (int part = 0; part < 4; part++) {
@@ -81,6 +82,7 @@ DEV void interaction_bf16(const Block& b) {
                     columns[part] = k < DIM ? VECTORS::quad(b, r, across + part * 8 + g, k) : Quad{};
                 }
             }
+            sync_warp();
 #pragma unroll
             for (int tile = 0; tile < 8; tile++) {
                 if (head >> (24 + tile) & 1) {

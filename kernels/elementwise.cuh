@@ -4,7 +4,6 @@
 
 // x where x >= 0, else 0; NaN stays.
 DEV float relu_f32(float x) { return x < 0.0f ? 0.0f : x; }
-DEV float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_(-x)); }
 // Into min ..= max; NaN stays.
 DEV float clamp_f32(float x, float min, float max) {
     const float low = x < min ? min : x;

@@ -18,7 +18,7 @@ DEV float activate(float x) {
     if (ACTIVATION == RELU) {
         return x < 0.0f ? 0.0f : x;
     }
-    return ACTIVATION == SIGMOID ? 1.0f / (1.0f + exp_(-x)) : x;
+    return ACTIVATION == SIGMOID ? sigmoid_f32(x) : x;
 }
 
 // Columns n and n + 1 of row p of a product; n is even. Rows and columns that do not exist are left out.

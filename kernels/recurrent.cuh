@@ -13,7 +13,6 @@
 
 enum GruKind { GRU, AGRU, AUGRU };
 
-DEV float gate(float x) { return 1.0f / (1.0f + exp_(-x)); }
 
 template <int KIND>
 DEV float next_state(float state, float z, float n, float attention) {
@@ -121,8 +120,8 @@ DEV void gru(const Block& b) {
                     float value = state[now];
                     if (at >= 0) {
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        const float reset = gate(sums[i][0] + inputs[0]);
-                        const float z = gate(sums[i][1] + inputs[HIDDEN]);
+                        const float reset = sigmoid_f32(sums[i][0] + inputs[0]);
+                        const float z = sigmoid_f32(sums[i][1] + inputs[HIDDEN]);
                         const float n = tanh_(fma_(reset, sums[i][2] + bias[j], inputs[2 * HIDDEN]));
                         value = next_state<KIND>(value, z, n, share(r, at));
                         if (!LAST) {
@@ -144,8 +143,8 @@ DEV void gru(const Block& b) {
                     if (at >= 0) {
                         float* state = STATE::row(b, r) + j;
                         const auto* inputs = GATES::row(b, r) + at * 3 * HIDDEN + j;
-                        state[PADDED] = state[0] * gate(sums[i][0] + inputs[0]);
-                        Z::row(b, r)[j] = gate(sums[i][1] + inputs[HIDDEN]);
+                        state[PADDED] = state[0] * sigmoid_f32(sums[i][0] + inputs[0]);
+                        Z::row(b, r)[j] = sigmoid_f32(sums[i][1] + inputs[HIDDEN]);
                     }
                 }
             }

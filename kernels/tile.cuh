@@ -87,6 +87,12 @@ struct None {
     DEV static const float* row(const Block&, int) { return nullptr; }
 };
 
+// 1 / (1 + e^-x), without overflow: far below 0 it is e^x.
+DEV float sigmoid_f32(float x) {
+    const float e = exp_(-abs_(x)), s = 1.0f / (1.0f + e);
+    return x < 0.0f ? e * s : s;
+}
+
 template <class A, class B>
 struct Same {
     static constexpr bool value = false;
@@ -146,9 +152,10 @@ DEV void run_tiles(const Job& job, uint8_t* shared) {
 
 // The end of the last kernel: the last block to come here says that the batch is done.
 DEV void finish(const Job& job) {
-    fence_system();
     sync_block();
     if (thread_x() == 0) {
+        // After the barrier it covers what all threads of the block wrote.
+        fence_system();
         const uint32_t blocks = (uint32_t)(blocks_x() * blocks_y());
         if (atomic_add(job.blocks_done, 1u) == blocks - 1) {
             *job.blocks_done = 0;

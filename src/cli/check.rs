@@ -41,7 +41,8 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let choice: EngineChoice = args.engine.parse().map_err(Failure::usage)?;
     let mut notes = Vec::new();
-    let engine = choose_engine(choice, args.precision.choice()?, DeviceOptions::default(), &mut notes).map_err(Failure::environment)?;
+    let engine =
+        choose_engine(choice, args.precision.choice()?, DeviceOptions::default(), None, &mut notes).map_err(Failure::environment)?;
     if engine.kind == EngineKind::Null {
         return Err(Failure::usage("the null engine computes nothing that could be checked: name another one"));
     }

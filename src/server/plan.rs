@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Cuda as CudaSettings, EngineChoice, PrecisionChoice, Shards};
 use crate::engine::cpu::PrecisionOptions;
-use crate::engine::cuda::compile::{Arch, Cubins, default_cache};
+use crate::engine::cuda::compile::{Arch, Cubins, Nvrtc, default_cache};
 use crate::engine::cuda::{Device, DeviceOptions};
 use crate::engine::precision::{Precision, ShiftLimits};
 use crate::engine::{EngineKind, PrepareOptions};
@@ -37,7 +37,7 @@ impl Plan {
     pub fn for_machine(config: &Config) -> Result<Plan, Unfit> {
         let mut notes = Vec::new();
         let general = &config.general;
-        let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), &mut notes)?;
+        let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), config.cuda.nvrtc.path(), &mut notes)?;
         let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
         let prepare = PrepareOptions { cubins: cubins(&config.cuda), ..prepare_options(&engine, general.precision, limits)? };
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
@@ -89,11 +89,12 @@ pub fn choose_engine(
     choice: EngineChoice,
     precision: PrecisionChoice,
     options: DeviceOptions,
+    nvrtc: Option<&Path>,
     notes: &mut Vec<(bool, String)>,
 ) -> Result<ChosenEngine, Unfit> {
     Ok(match choice {
         EngineChoice::Cpu => EngineKind::Cpu.into(),
-        EngineChoice::Auto => match usable_device(precision, options) {
+        EngineChoice::Auto => match usable_device(precision, options, nvrtc) {
             Ok(device) => {
                 notes.push((
                     true,
@@ -123,14 +124,18 @@ pub fn choose_engine(
 }
 
 /// The device, if there is one that `auto` may take; else why not.
-fn usable_device(precision: PrecisionChoice, options: DeviceOptions) -> Result<Arc<Device>, String> {
+fn usable_device(precision: PrecisionChoice, options: DeviceOptions, nvrtc: Option<&Path>) -> Result<Arc<Device>, String> {
     if matches!(precision, PrecisionChoice::Int8 | PrecisionChoice::F16) {
         return Err(format!("precision {precision} is the cpu engine's"));
     }
     let device = Device::open(options).map_err(|reason| reason.to_string())?;
-    match too_old(&device) {
-        Some(reason) => Err(reason),
-        None => Ok(device),
+    if let Some(reason) = too_old(&device) {
+        return Err(reason);
+    }
+    // A model that brings no kernels would not be served.
+    match Nvrtc::open(nvrtc) {
+        Ok(_) => Ok(device),
+        Err(missing) => Err(format!("{}: {missing}; where all bundles bring their kernels take --engine cuda", told(&device))),
     }
 }
 
@@ -179,7 +184,7 @@ mod tests {
     fn decide(choice: EngineChoice, precision: PrecisionChoice, ordinal: usize) -> Result<(EngineKind, Vec<(bool, String)>), Unfit> {
         let mut notes = Vec::new();
         let options = DeviceOptions { ordinal, ..DeviceOptions::default() };
-        choose_engine(choice, precision, options, &mut notes).map(|engine| (engine.kind, notes))
+        choose_engine(choice, precision, options, None, &mut notes).map(|engine| (engine.kind, notes))
     }
 
     #[test]

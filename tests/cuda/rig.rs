@@ -233,7 +233,7 @@ pub fn fill(slot: &mut Slot, ids: Ids, requests: &[usize], seed: usize) -> Vec<f
         draft.context.dense[0] = context;
         let candidates = draft.candidates;
         let mut id = 0;
-        for row in 0..rows {
+        for (row, &length) in lengths.iter().enumerate() {
             if ids == Ids::Listed {
                 candidates.starts[row] = candidates.ids_base + id as u32;
             }
@@ -241,7 +241,7 @@ pub fn fill(slot: &mut Slot, ids: Ids, requests: &[usize], seed: usize) -> Vec<f
             candidates.dense[2 * row..][..2].copy_from_slice(&dense);
             candidates.ints[row] = draw(90) as i64 - 40;
             let mut sum = dense[0] + 3.0 * dense[1];
-            for _ in 0..lengths[row] {
+            for _ in 0..length {
                 (candidates.ids[id], candidates.weights[id]) = (draw(100) as u32, draw(4) as f32);
                 sum += candidates.ids[id] as f32 * candidates.weights[id];
                 id += 1;

@@ -106,7 +106,9 @@ pub fn erf<M: MulAdd>(x: f32) -> f32 {
 /// Sine for |x| up to [`CIRCLE_MAX`].
 #[inline(always)]
 pub fn sin(x: f32) -> f32 {
-    circular(x, 0)
+    let value = circular(x, 0);
+    // A zero keeps its sign.
+    if x == 0.0 { x } else { value }
 }
 
 /// Cosine for |x| up to [`CIRCLE_MAX`].

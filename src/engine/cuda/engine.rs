@@ -36,8 +36,8 @@ enum Phase {
     Waiting,
     /// On the device.
     Running {
-        /// When the driver is asked whether it still runs; unknown before the first look.
-        check_at: Option<Instant>,
+        /// When the driver is asked whether it still runs, and when it has run for too long; unknown before the first look.
+        times: Option<(Instant, Instant)>,
         /// A call of [`ring`] is queued behind it.
         rings: bool,
     },
@@ -71,11 +71,9 @@ impl CudaEngine {
             return Phase::Waiting;
         }
         match slot.launch() {
-            Ok(()) => Phase::Running { check_at: None, rings: false },
+            Ok(()) => Phase::Running { times: None, rings: false },
             Err(error) => {
                 device.fail(&error);
-                // What was queued before the error may still run: it must not when the slot is filled again.
-                let _ = slot.stream().wait();
                 device.permits().give();
                 Phase::Failed
             }
@@ -92,24 +90,21 @@ impl CudaEngine {
                 self.flights[at].phase = CudaEngine::launch(&mut self.slots, id);
                 None
             }
-            Phase::Running { check_at, rings } => {
+            Phase::Running { mut times, rings } => {
                 let slot = self.slots.get(id);
                 let device = slot.loaded().device();
                 if slot.has_scores() {
                     device.permits().give();
                     return Some(Step::Done(id));
                 }
-                match check_at {
-                    Some(check_at) if now < check_at && device.fault().is_none() => return None,
-                    None => {
-                        self.flights[at].phase = Phase::Running { check_at: Some(now + CHECK_EVERY), rings };
-                        return None;
-                    }
-                    Some(_) => {}
+                let (check_at, end_at) = *times.get_or_insert((now + CHECK_EVERY, now + RUNS_AT_MOST));
+                if now < check_at && device.fault().is_none() {
+                    self.flights[at].phase = Phase::Running { times, rings };
+                    return None;
                 }
                 match slot.stream().is_done() {
-                    Ok(false) if device.fault().is_none() => {
-                        self.flights[at].phase = Phase::Running { check_at: Some(now + CHECK_EVERY), rings };
+                    Ok(false) if device.fault().is_none() && now < end_at => {
+                        self.flights[at].phase = Phase::Running { times: Some((now + CHECK_EVERY, end_at)), rings };
                         return None;
                     }
                     // The word may have come between the two questions.
@@ -118,13 +113,13 @@ impl CudaEngine {
                         return Some(Step::Done(id));
                     }
                     Ok(true) => device.fail(&"kernels ended without saying that scores are there"),
+                    Ok(false) if device.fault().is_none() => device.fail(&"a batch has run for 10 s: its kernels do not end"),
                     Ok(false) => {}
                     Err(error) => device.fail(&error),
                 }
-                // Nothing may write into the slot any more when it is filled again.
-                let ended = slot.stream().wait();
+                // What may still run is not waited for: it could be for ever. The device is lost, so no slot's scores are read any more.
                 device.permits().give();
-                Some(if ended.is_ok() && slot.has_scores() { Step::Done(id) } else { Step::Failed(id) })
+                Some(Step::Failed(id))
             }
         }
     }
@@ -213,7 +208,7 @@ impl Engine for CudaEngine {
     fn capacity(&self) -> usize {
         match &self.device {
             // Requests gather in the open slot while the device is busy with batches of other shards.
-            Some(device) if !device.permits().is_any_free() => self.flights.len(),
+            Some(device) if device.fault().is_none() && !device.permits().is_any_free() => self.flights.len(),
             _ => self.limit,
         }
     }
@@ -259,3 +254,5 @@ unsafe extern "C" fn ring(argument: *mut c_void) {
 
 /// How long a batch may run before the driver is asked whether it still does: a call takes about a microsecond, and answers only after a fault.
 const CHECK_EVERY: Span = Span::from_ms(1);
+/// A batch that takes longer will never end.
+const RUNS_AT_MOST: Span = Span::from_ms(10_000);

@@ -39,10 +39,13 @@ pub struct Compiled {
 }
 
 impl CompileOptions {
-    /// As NVRTC takes them. No fast mathematics: f32 computes as the CPU engine does.
+    /// As NVRTC takes them. No fast mathematics, and no product and sum become one rounding unless a kernel says so: f32 computes as the CPU
+    /// engine does.
     pub fn flags(&self, arch: Arch) -> Vec<String> {
         let mut flags: Vec<String> = vec![format!("--gpu-architecture={arch}")];
-        flags.extend(["--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v", "-DNDEBUG"].map(String::from));
+        flags.extend(
+            ["--std=c++17", "--device-as-default-execution-space", "--fmad=false", "--ptxas-options=-v", "-DNDEBUG"].map(String::from),
+        );
         flags.extend(self.registers_max.map(|count| format!("--maxrregcount={count}")));
         flags.extend(self.line_info.then(|| "--generate-line-info".into()));
         flags

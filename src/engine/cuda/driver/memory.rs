@@ -35,6 +35,7 @@ impl DeviceMemory {
         if bytes > 0 {
             // SAFETY: the whole of memory that was just taken.
             check(unsafe { sys::cuMemsetD8_v2(memory.address, 0, bytes) }, "clearing device memory")?;
+            settle("clearing device memory")?;
         }
         Ok(memory)
     }
@@ -55,7 +56,8 @@ impl DeviceMemory {
         self.context.bind()?;
         // SAFETY: source and target have this length, and the call returns when the source was read.
         let code = unsafe { sys::cuMemcpyHtoD_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len()) };
-        check(code, "copying to the device")
+        check(code, "copying to the device")?;
+        settle("copying to the device")
     }
 
     /// Where it lies; null if it is empty.
@@ -67,6 +69,13 @@ impl DeviceMemory {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// Waits for what calls without a stream began: they may return before the device is through, and our streams do not wait for them. Source: CUDA
+/// Driver API, "API synchronization behavior".
+fn settle(doing: &'static str) -> Result<(), DriverError> {
+    // SAFETY: null is the default stream.
+    check(unsafe { sys::cuStreamSynchronize(ptr::null_mut()) }, doing)
 }
 
 impl Drop for DeviceMemory {

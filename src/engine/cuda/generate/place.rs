@@ -185,7 +185,7 @@ fn fit(spans: &[Span], task: usize, bytes: usize, limit: usize) -> Option<usize>
         if offset + bytes <= span.offset {
             break;
         }
-        offset = span.offset + span.bytes;
+        offset = offset.max(span.offset + span.bytes);
     }
     (offset + bytes <= limit).then_some(offset)
 }

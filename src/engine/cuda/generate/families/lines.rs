@@ -82,20 +82,20 @@ mod tests {
 
     #[test]
     fn lanes_read_neighbours() {
-        let cases: [(&[usize], &[usize], usize, [usize; 3], bool, &str, &str); 8] = [
+        let cases = [
             // Rows of neighbours: a warp each, or as much of it as there are elements.
-            (&[100], &[0], 16, [1, 100, 32], true, "0", "e"),
-            (&[3, 7], &[1], 16, [3, 7, 4], true, "e * 7", "e"),
-            (&[3, 1], &[1], 16, [3, 1, 1], false, "e", "0"),
+            ((vec![100], vec![0], 16), ([1, 100, 32], true), ("0", "e")),
+            ((vec![3, 7], vec![1], 16), ([3, 7, 4], true), ("e * 7", "e")),
+            ((vec![3, 1], vec![1], 16), ([3, 1, 1], false), ("e", "0")),
             // Columns: a thread each where these are many.
-            (&[40, 16], &[0], 16, [16, 40, 1], false, "e", "e * 16"),
-            (&[40, 4], &[0], 16, [4, 40, 4], false, "e", "e * 4"),
-            (&[3, 4], &[0], 16, [4, 3, 2], false, "e", "e * 4"),
-            (&[2, 5, 3], &[0, 2], 64, [5, 6, 4], true, "e * 3", "e / 3 * 15 + e % 3"),
-            (&[2, 0], &[1], 16, [2, 0, 1], true, "0", "0"),
+            ((vec![40, 16], vec![0], 16), ([16, 40, 1], false), ("e", "e * 16")),
+            ((vec![40, 4], vec![0], 16), ([4, 40, 4], false), ("e", "e * 4")),
+            ((vec![3, 4], vec![0], 16), ([4, 3, 2], false), ("e", "e * 4")),
+            ((vec![2, 5, 3], vec![0, 2], 64), ([5, 6, 4], true), ("e * 3", "e / 3 * 15 + e % 3")),
+            ((vec![2, 0], vec![1], 16), ([2, 0, 1], true), ("0", "0")),
         ];
-        for (shape, axes, tile, [lines, count, parts], together, start, at) in cases {
-            let found = Lines::new(shape, axes, tile);
+        for ((shape, axes, tile), ([lines, count, parts], together), (start, at)) in cases {
+            let found = Lines::new(&shape, &axes, tile);
             assert_eq!([found.lines, found.count, found.parts], [lines, count, parts], "{shape:?} {axes:?}");
             assert_eq!(found.together, together, "{shape:?} {axes:?}");
             assert_eq!((&*found.start, &*found.at), (start, at), "{shape:?} {axes:?}");
