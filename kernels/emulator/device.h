@@ -11,6 +11,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace emu {
@@ -82,6 +83,8 @@ struct Stream {
     bool busy = false;
     Graph* capture = nullptr;
     bool began_capture = false;
+    int capture_mode = 0;
+    std::thread::id capture_thread;
 };
 
 class Device {

@@ -412,9 +412,12 @@ API cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
 
 // ---- memory ----
 
+// Whether a capture forbids this thread what may not be recorded: one of mode "global" (0) forbids it to all threads, "thread local" (1) to
+// the thread that began it, "relaxed" (2) to none.
 static bool capturing(const Device& device) {
     for (const Stream* stream : device.streams) {
-        if (stream->began_capture) {
+        bool own = stream->capture_thread == std::this_thread::get_id();
+        if (stream->began_capture && (stream->capture_mode == 0 || (stream->capture_mode == 1 && own))) {
             return true;
         }
     }
@@ -734,7 +737,7 @@ API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned
 
 // ---- graphs ----
 
-API cuStreamBeginCapture_v2(void* handle, int) {
+API cuStreamBeginCapture_v2(void* handle, int mode) {
     ENTER(true);
     STREAM(stream, handle);
     if (stream == &device.null_stream || stream->capture) {
@@ -742,6 +745,8 @@ API cuStreamBeginCapture_v2(void* handle, int) {
     }
     stream->capture = new Graph();
     stream->began_capture = true;
+    stream->capture_mode = mode;
+    stream->capture_thread = std::this_thread::get_id();
     return SUCCESS;
 }
 API cuStreamEndCapture(void* handle, void** graph) {

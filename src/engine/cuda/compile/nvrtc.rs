@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn flags_say_everything_that_matters() {
-        let common = "--std=c++17 --device-as-default-execution-space --ptxas-options=-v -DNDEBUG";
+        let common = "--std=c++17 --device-as-default-execution-space --fmad=false --ptxas-options=-v -DNDEBUG";
         let arch = "sm_90a".parse().expect("an architecture");
         let flags = |options: CompileOptions| options.flags(arch).join(" ");
         assert_eq!(flags(CompileOptions::default()), format!("--gpu-architecture=sm_90a {common}"));
