@@ -45,7 +45,7 @@ pub enum Numbers {
     /// As the CPU engine computes.
     #[default]
     F32,
-    /// Inputs rounded to bf16, tensor cores, sums in f32.
+    /// Tensor cores: weights in bf16, inputs in two halves of it (of wide layers in one), sums in f32.
     Bf16,
 }
 
