@@ -1,11 +1,14 @@
 //! Errors of the driver, one at every call: told with their cause, nothing leaks, nothing panics, nothing hangs.
 
-use gavel::engine::cuda::{Device, DeviceOptions};
+use std::sync::Arc;
+
+use gavel::engine::cuda::compile::{Arch, CompileOptions, CubinFolder, Key, headers};
+use gavel::engine::cuda::{Device, DeviceOptions, load};
 use gavel::engine::{CudaEngine, Engine, EngineError, Prepared, Step};
 use gavel::units::{Clock, Instant};
 
 use crate::emulator;
-use crate::rig::{Ids, LIMITS, Rig, code, engine, fill, scores, wait};
+use crate::rig::{Ids, LIMITS, Rig, code, cubins_in, engine, fill, scores, wait};
 
 /// Copies of large buckets, so that every kind of call is made.
 const OPTIONS: DeviceOptions = DeviceOptions { ordinal: 0, in_flight_per_shard: 2, in_flight_per_device: 4, copy_from_bytes: 1 << 10 };
@@ -205,4 +208,25 @@ fn a_model_for_another_engine_is_a_mistake() {
     assert!(matches!(prepared, Prepared::Null(_)));
     let attached = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.attach(&prepared, 1, LIMITS).is_ok()));
     assert!(attached.is_err());
+}
+
+/// Code in the cache that the driver refuses is named in the log and made again, and what is made takes its place.
+#[test]
+fn refused_code_is_compiled_again() {
+    let Some(rig) = Rig::new(OPTIONS) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let cubins = cubins_in(folder.path());
+    let (major, minor) = rig.device.gpu().capability;
+    let (arch, options) = (Arch::of_device(major, minor).unwrap(), CompileOptions::default());
+    let program = || rig.program(Ids::Two);
+    let key = Key::new(&program().source, headers(), arch, &options);
+    CubinFolder::new(folder.path()).store(key, b"no code for this device", "0.0", &[]).unwrap();
+    assert_eq!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, b"no code for this device");
+    let prepared = Prepared::Cuda(Arc::new(load(&rig.device, program(), &cubins).unwrap()));
+    let (mut engine, slots) = engine(&prepared, 1);
+    let expected = fill(engine.slot(slots[0]), Ids::Two, &[5], 3);
+    engine.start(slots[0]);
+    assert_eq!(wait(&mut engine), Step::Done(slots[0]));
+    assert_eq!(scores(engine.slot(slots[0])), expected);
+    assert_ne!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, b"no code for this device");
 }

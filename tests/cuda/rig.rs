@@ -1,6 +1,6 @@
 //! A program, batches for it, and what they must score.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -128,6 +128,11 @@ impl Rig {
         self.load_program(program(ids, self.gate))
     }
 
+    /// The program, not loaded.
+    pub fn program(&self, ids: Ids) -> Program {
+        program(ids, self.gate)
+    }
+
     /// Another program on the device.
     pub fn load_program(&self, program: Program) -> Result<Prepared, EngineError> {
         let _one_at_a_time = LIBRARIES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -142,13 +147,15 @@ impl Rig {
 
 /// Compiled kernels are kept beside the tests.
 pub fn cubins() -> Cubins {
-    let compiler = (emulator::cuda() == Some(Cuda::Emulated)).then(|| emulator::build(&[]).unwrap());
-    Cubins::new(Some(cache(&compiler)), compiler)
+    let is_emulated = emulator::cuda() == Some(Cuda::Emulated);
+    let own = std::env::current_exe().unwrap();
+    cubins_in(&own.with_file_name(if is_emulated { "cuda-test-emulated" } else { "cuda-test-cubins" }))
 }
 
-fn cache(compiler: &Option<PathBuf>) -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    own.with_file_name(if compiler.is_some() { "cuda-test-emulated" } else { "cuda-test-cubins" })
+/// Compiled kernels are kept in a folder.
+pub fn cubins_in(folder: &Path) -> Cubins {
+    let compiler = (emulator::cuda() == Some(Cuda::Emulated)).then(|| emulator::build(&[]).unwrap());
+    Cubins::new(Some(folder.to_path_buf()), compiler)
 }
 
 /// The compiled program.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::compile::{Arch, CompileOptions, Cubins};
+use super::compile::{Arch, CompileOptions, CubinOrigin, Cubins};
 use super::device::Device;
 use super::generate::{Numbers, Target};
 use super::loaded::Loaded;
@@ -17,8 +17,19 @@ pub fn prepare(model: &Arc<Model>, device: &Arc<Device>, numbers: Numbers, cubin
 
 /// Finds or makes a program's code for `device`, and loads it there.
 pub fn load(device: &Arc<Device>, program: Program, cubins: &Cubins) -> Result<Loaded, EngineError> {
-    let cubin = cubins.find_or_compile(&program, arch(device)?, &CompileOptions::default())?;
-    Loaded::new(device, Arc::new(program), &cubin.code)
+    let (program, arch, options) = (Arc::new(program), arch(device)?, CompileOptions::default());
+    let cubin = cubins.find_or_compile(&program, arch, &options)?;
+    let loaded = Loaded::new(device, Arc::clone(&program), &cubin.code);
+    let (CubinOrigin::Bundle(file) | CubinOrigin::Cache(file)) = &cubin.origin else { return loaded };
+    match loaded {
+        Err(EngineError::Device { source, .. }) if source.is_refused_code() => {
+            // Made by a compiler that is newer than the driver, or by something else than NVRTC.
+            tracing::warn!(model = program.model.name, %arch, file = %file.display(), error = %source, "compiled kernels are refused: they are compiled again");
+            let cubin = cubins.compile(&program, arch, &options)?;
+            Loaded::new(device, program, &cubin.code)
+        }
+        loaded => loaded,
+    }
 }
 
 fn arch(device: &Device) -> Result<Arch, EngineError> {

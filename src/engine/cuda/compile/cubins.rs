@@ -107,6 +107,16 @@ impl Cubins {
         if let Some((stored, file)) = self.cache.as_ref().and_then(found) {
             return Ok(cubin((stored, CubinOrigin::Cache(file))));
         }
+        self.compile_source(model, source, key, arch, options)
+    }
+
+    /// Compiles the program whatever is there already, and keeps the result instead: where the driver refuses what was found.
+    pub fn compile(&self, program: &Program, arch: Arch, options: &CompileOptions) -> Result<Cubin, EngineError> {
+        let key = Key::new(&program.source, headers(), arch, options);
+        self.compile_source(&program.model.name, &program.source, key, arch, options)
+    }
+
+    fn compile_source(&self, model: &str, source: &str, key: Key, arch: Arch, options: &CompileOptions) -> Result<Cubin, EngineError> {
         let nvrtc = Nvrtc::open(self.nvrtc.as_deref()).map_err(no_compiler)?;
         let compiled = nvrtc.compile(source, headers(), arch, options).map_err(not_compiled)?;
         tracing::warn!(

@@ -14,6 +14,11 @@ impl DriverError {
     pub fn is_out_of_memory(&self) -> bool {
         self.code == Code::CUDA_ERROR_OUT_OF_MEMORY
     }
+
+    /// Whether compiled code does not suit the driver or the device: code compiled by something else may.
+    pub fn is_refused_code(&self) -> bool {
+        matches!(self.code, Code::CUDA_ERROR_INVALID_IMAGE | Code::CUDA_ERROR_NO_BINARY_FOR_GPU | Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
+    }
 }
 
 impl std::fmt::Display for DriverError {
