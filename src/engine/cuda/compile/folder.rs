@@ -1,7 +1,9 @@
 //! A folder of cubins: `kernels/` inside a bundle, or a cache.
 //!
-//!     sm_90a-0123456789abcdef.cubin   what the driver loads
-//!     sm_90a-0123456789abcdef.json    which sources it was made of, by which compiler, its digest, what its kernels take
+//! ```text
+//! sm_90a-0123456789abcdef.cubin   what the driver loads
+//! sm_90a-0123456789abcdef.json    which sources it was made of, by which compiler, its digest, what its kernels take
+//! ```
 //!
 //! Each file appears whole (written beside, then renamed), the description last: several processes may write one folder.
 
