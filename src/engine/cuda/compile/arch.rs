@@ -21,6 +21,14 @@ pub enum UnknownArch {
     /// No asynchronous copies, no bf16.
     #[error("compute capability {0}.{1} is older than 8.0: the kernels need asynchronous copies and bf16 of Ampere or newer")]
     Old(u16, u16),
+    /// No device looks for such code.
+    #[error("GPUs of compute capability {}.{} take {takes}; code for {asked} would not be found", .asked.capability().0, .asked.capability().1)]
+    NoDevices {
+        /// As it was asked for.
+        asked: Arch,
+        /// What to ask for.
+        takes: Arch,
+    },
 }
 
 impl Arch {
@@ -79,7 +87,8 @@ impl FromStr for Arch {
         if number < Arch::OLDEST {
             return Err(UnknownArch::Old(number / 10, number % 10));
         }
-        Ok(Arch { number, specific })
+        let (asked, takes) = (Arch { number, specific }, Arch::of_device(i32::from(number / 10), i32::from(number % 10))?);
+        if asked == takes { Ok(asked) } else { Err(UnknownArch::NoDevices { asked, takes }) }
     }
 }
 
@@ -95,7 +104,7 @@ mod tests {
             ("sm_89", (8, 9), 99),
             ("sm_90a", (9, 0), 227),
             ("sm_100", (10, 0), 227),
-            ("sm_121a", (12, 1), 99),
+            ("sm_121", (12, 1), 99),
         ] {
             let arch: Arch = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((arch.to_string().as_str(), arch.capability(), arch.shared_bytes_max()), (text, capability, shared * 1024));
@@ -109,6 +118,9 @@ mod tests {
             assert_eq!(text.parse::<Arch>(), Err(UnknownArch::Form(text.into())), "{text}");
         }
         assert_eq!("sm_75".parse::<Arch>(), Err(UnknownArch::Old(7, 5)));
+        let refused = |text: &str| text.parse::<Arch>().expect_err("refused").to_string();
+        assert_eq!(refused("sm_90"), "GPUs of compute capability 9.0 take sm_90a; code for sm_90 would not be found");
+        assert_eq!(refused("sm_89a"), "GPUs of compute capability 8.9 take sm_89; code for sm_89a would not be found");
     }
 
     #[test]
