@@ -212,6 +212,29 @@ fn attention_of_every_shape_and_mask() {
     }
 }
 
+/// A recurrent layer over x `[steps, inputs]`. Flags 1, 2, 4: not `reset_after`, not `reverse`, not `last`; other operands come and go with them.
+pub(in crate::engine) fn recurrent_layer(model: &mut ModelBuilder, x: ValueId, hidden: usize, kind: GruKind, flags: usize) -> ValueId {
+    let [steps, inputs] = model.shape(x)[..] else { panic!("a sequence") };
+    let w_ih = model.tensor(&[3 * hidden, inputs], 1.0 / inputs as f64);
+    let w_hh = model.tensor(&[3 * hidden, hidden], 1.0 / hidden as f64);
+    let b_ih = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 3);
+    let b_hh = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 5);
+    let h0 = (flags % 2 == 1).then(|| array(model, &[hidden]));
+    // From -2 to 6.
+    let length = (flags >= 2).then(|| {
+        let feature = model.integer(Scope::Candidate, 1);
+        let length = model.op(Op::Integer { feature });
+        let length = model.op_as(Op::Reshape { x: length }, vec![], DType::I64);
+        model.op(Op::Add { a: Operand::Value(length), b: Operand::Scalar(2.0) })
+    });
+    let attention = (kind != GruKind::Gru).then(|| {
+        let x = array(model, &[steps]);
+        model.op(Op::Sigmoid { x })
+    });
+    let (reset_after, reverse, last) = (flags & 1 == 0, flags & 2 == 0, flags & 4 == 0);
+    model.op(Op::Gru(Gru { x, w_ih, w_hh, b_ih, b_hh, h0, length, attention, kind, reset_after, reverse, last }))
+}
+
 #[test]
 fn recurrent_layers_of_every_kind() {
     for (seed, (steps, inputs, hidden)) in [(1, 1, 1), (5, 3, 4), (9, 16, 21), (3, 8, 43)].into_iter().enumerate() {
@@ -219,24 +242,7 @@ fn recurrent_layers_of_every_kind() {
             for flags in 0..8 {
                 check_op(seed as u64, &[6], |model| {
                     let x = array(model, &[steps, inputs]);
-                    let w_ih = model.tensor(&[3 * hidden, inputs], 1.0 / inputs as f64);
-                    let w_hh = model.tensor(&[3 * hidden, hidden], 1.0 / hidden as f64);
-                    let b_ih = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 3);
-                    let b_hh = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 5);
-                    let h0 = (flags % 2 == 1).then(|| array(model, &[hidden]));
-                    let length = (flags >= 2).then(|| {
-                        let feature = model.integer(Scope::Candidate, 1);
-                        let length = model.op(Op::Integer { feature });
-                        let length = model.op_as(Op::Reshape { x: length }, vec![], DType::I64);
-                        model.op(Op::Add { a: Operand::Value(length), b: Operand::Scalar(2.0) })
-                    });
-                    let attention = (kind != GruKind::Gru).then(|| {
-                        let x = array(model, &[steps]);
-                        model.op(Op::Sigmoid { x })
-                    });
-                    let (reset_after, reverse, last) = (flags & 1 == 0, flags & 2 == 0, flags & 4 == 0);
-                    let gru = Gru { x, w_ih, w_hh, b_ih, b_hh, h0, length, attention, kind, reset_after, reverse, last };
-                    model.op(Op::Gru(gru))
+                    recurrent_layer(model, x, hidden, kind, flags)
                 });
             }
         }

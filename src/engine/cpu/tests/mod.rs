@@ -4,7 +4,7 @@ pub(in crate::engine) mod attention;
 pub(in crate::engine) mod batches;
 pub(in crate::engine) mod builder;
 mod families;
-mod generic;
+pub(in crate::engine) mod generic;
 mod guarantees;
 mod interaction;
 pub(in crate::engine) mod kernels;

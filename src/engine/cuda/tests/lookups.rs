@@ -6,7 +6,7 @@ use crate::engine::cpu::tests::Random;
 use crate::engine::cpu::tests::batches::{self, Cell, Request};
 use crate::engine::cpu::tests::builder::ModelBuilder;
 use crate::engine::cpu::tests::kernels::elements;
-use crate::engine::cpu::tests::tables::{bags, floats, golden};
+use crate::engine::cpu::tests::tables::{CODED_ROWS, bags, floats, golden};
 use crate::engine::cuda::{Numbers, Program, Target};
 use crate::model::*;
 
@@ -180,17 +180,8 @@ fn coded_rows_are_those_of_fbgemm() {
     for dim in [8_u32, 64] {
         let single: Vec<Cell> = (0..64).map(|id| Cell { ids: vec![id], weights: vec![1.0], ..Cell::default() }).collect();
         let bags = bags(&file, "", &[], None);
-        // Tensor of rows, format, what to compare with.
-        let cases = [
-            ("fused_int8_sbfloat", TableDType::Int8Rowwise, "fused_int8_sbfloat.dequant", &single),
-            ("fused_int4_sbhalf", TableDType::Int4Rowwise, "fused_int4_sbhalf.dequant", &single),
-            ("fused_int2_sbhalf", TableDType::Int2Rowwise, "fused_int2_sbhalf.dequant", &single),
-            ("tbe_int8.row_bytes", TableDType::Int8Tbe, "tbe_int8.pooled_sum", &bags),
-            ("tbe_int4.row_bytes", TableDType::Int4Tbe, "tbe_int4.pooled_sum", &bags),
-            ("tbe_int2.row_bytes", TableDType::Int2Tbe, "tbe_int2.pooled_sum", &bags),
-            ("tbe_fp16.row_bytes", TableDType::F16, "tbe_fp16.pooled_sum", &bags),
-        ];
-        for (rows, dtype, expected, bags) in cases {
+        for (rows, dtype, expected) in CODED_ROWS {
+            let bags = if expected.ends_with("dequant") { &single } else { &bags };
             let what = format!("d{dim}.{rows}");
             let bytes: Vec<u8> = file.tensor(&what).expect("a tensor").i64s().expect("bytes").into_iter().map(|byte| byte as u8).collect();
             let table = Table { name: "t".into(), rows: 64, dim, dtype, data: bytes.as_slice().into() };

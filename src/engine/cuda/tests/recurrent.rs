@@ -1,8 +1,8 @@
 //! Recurrent layers (`kernels/recurrent.cuh`).
 
 use crate::engine::cpu::tests::builder::ModelBuilder;
-use crate::engine::cpu::tests::kernels::array;
-use crate::model::{DType, Gru, GruKind, Op, Operand, Scope, ValueId};
+use crate::engine::cpu::tests::generic::recurrent_layer;
+use crate::model::{DType, GruKind, Op, Scope, ValueId};
 
 use super::check_values;
 
@@ -11,24 +11,7 @@ fn layer(model: &mut ModelBuilder, [steps, inputs, hidden]: [usize; 3], kind: Gr
     let feature = model.dense(if flags & 8 > 0 { Scope::Context } else { Scope::Candidate }, (steps * inputs) as u32);
     let x = model.op(Op::Dense { features: vec![feature] });
     let x = model.op_as(Op::Reshape { x }, vec![steps, inputs], DType::F32);
-    let w_ih = model.tensor(&[3 * hidden, inputs], 1.0 / inputs as f64);
-    let w_hh = model.tensor(&[3 * hidden, hidden], 1.0 / hidden as f64);
-    let b_ih = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 3);
-    let b_hh = Some(model.tensor(&[3 * hidden], 0.5)).filter(|_| flags != 5);
-    let h0 = (flags % 2 == 1).then(|| array(model, &[hidden]));
-    // From -2 to 6.
-    let length = (flags >= 2).then(|| {
-        let feature = model.integer(Scope::Candidate, 1);
-        let length = model.op(Op::Integer { feature });
-        let length = model.op_as(Op::Reshape { x: length }, vec![], DType::I64);
-        model.op(Op::Add { a: Operand::Value(length), b: Operand::Scalar(2.0) })
-    });
-    let attention = (kind != GruKind::Gru).then(|| {
-        let x = array(model, &[steps]);
-        model.op(Op::Sigmoid { x })
-    });
-    let (reset_after, reverse, last) = (flags & 1 == 0, flags & 2 == 0, flags & 4 == 0);
-    model.op(Op::Gru(Gru { x, w_ih, w_hh, b_ih, b_hh, h0, length, attention, kind, reset_after, reverse, last }))
+    recurrent_layer(model, x, hidden, kind, flags)
 }
 
 #[test]
