@@ -7,12 +7,24 @@ use cudarc::driver::sys::{CUresult, CUresult as Code};
 pub struct DriverError {
     code: CUresult,
     doing: &'static str,
+    /// Of cuBLASLt, where that is what failed.
+    status: Option<u32>,
 }
 
 impl DriverError {
     /// Whether memory was too little: less of it may do.
     pub fn is_out_of_memory(&self) -> bool {
         self.code == Code::CUDA_ERROR_OUT_OF_MEMORY
+    }
+
+    /// Whether a library refused, which breaks nothing, rather than the driver.
+    pub fn is_of_library(&self) -> bool {
+        self.status.is_some()
+    }
+
+    #[cfg(feature = "cublaslt")]
+    pub(super) fn of_library(status: u32, doing: &'static str) -> DriverError {
+        DriverError { code: Code::CUDA_ERROR_UNKNOWN, doing, status: Some(status) }
     }
 
     /// Whether compiled code does not suit the driver or the device: code compiled by something else may.
@@ -23,7 +35,10 @@ impl DriverError {
 
 impl std::fmt::Display for DriverError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: the driver answers {:?}", self.doing, self.code)
+        match self.status {
+            Some(status) => write!(f, "{}: cuBLASLt answers status {status}", self.doing),
+            None => write!(f, "{}: the driver answers {:?}", self.doing, self.code),
+        }
     }
 }
 
@@ -33,7 +48,7 @@ impl std::error::Error for DriverError {}
 pub(super) fn check(code: CUresult, doing: &'static str) -> Result<(), DriverError> {
     match code {
         Code::CUDA_SUCCESS => Ok(()),
-        code => Err(DriverError { code, doing }),
+        code => Err(DriverError { code, doing, status: None }),
     }
 }
 

@@ -147,7 +147,7 @@ fn refuse(code: sys::CUresult, doing: &'static str) -> Result<(), GpuUnavailable
 }
 
 /// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
-const NEEDED: [&str; 46] = [
+const NEEDED: [&str; 47] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -160,6 +160,7 @@ const NEEDED: [&str; 46] = [
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemcpyHtoD_v2",
+    "cuMemcpyDtoH_v2",
     "cuMemsetD8_v2",
     "cuMemHostRegister_v2",
     "cuMemHostUnregister",

@@ -28,11 +28,11 @@ use crate::engine::cpu::{Hoist, Options, Simd, SimdLevel};
 use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
-use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
+use super::compile::Arch;
+use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant, Way};
 
 use self::blob::Blob;
-use self::dense_layers::WideLayer;
-use self::dense_layers::is_multiplied_in_bf16;
+use self::dense_layers::{Wide, WideKernel, is_multiplied_in_bf16};
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
@@ -62,12 +62,17 @@ pub struct Target {
     pub fuse: bool,
     /// Weights of a layer from which it is a kernel of its own.
     pub wide_from: usize,
-    /// Whether wide layers of large batches in bf16 are products of warpgroups: for sm_90a alone, and no device has confirmed them yet.
+    /// Whether the device has products of warpgroups: wide layers of large batches in bf16 then have a kernel of those beside the usual one.
     pub warpgroups: bool,
 }
 
 impl Target {
-    /// Everything on, for a device whose blocks may have so much shared memory.
+    /// Everything on, for devices of this architecture.
+    pub fn of(arch: Arch, numbers: Numbers) -> Target {
+        Target { warpgroups: arch.has_warpgroups(), ..Target::new(arch.shared_bytes_max(), numbers) }
+    }
+
+    /// The same for any device whose blocks may have so much shared memory.
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
         Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM, warpgroups: false }
     }
@@ -87,12 +92,17 @@ impl Program {
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
         let segments = Segments::new(&lowered, target.wide_from);
-        let mut generator =
-            Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
-        let mut source = String::from(PRELUDE);
-        if target.warpgroups {
-            source.push_str("#include \"wide_hopper.cuh\"\n");
-        }
+        let mut generator = Generator {
+            model,
+            layout: &layout,
+            lowered: &lowered,
+            segments: &segments,
+            target,
+            blob: Blob::default(),
+            product_blob: Blob::default(),
+            tables: vec![],
+        };
+        let mut body = String::new();
         let mut variants = Vec::new();
         let mut needs = Needs::default();
         for tile in [SMALL_TILE].into_iter().chain(LARGE_TILES) {
@@ -103,7 +113,7 @@ impl Program {
             if tile > SMALL_TILE && launches.iter().any(|launch| launch.scratch_bytes > 0) {
                 continue;
             }
-            source.push_str(&kernels);
+            body.push_str(&kernels);
             variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
             needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
             if tile > SMALL_TILE {
@@ -111,8 +121,11 @@ impl Program {
             }
         }
         let layers = layers(&lowered, target.numbers);
-        let Generator { blob, tables, .. } = generator;
-        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
+        let by_warpgroups = if body.contains("WideHopper<") { "#include \"wide_hopper.cuh\"\n" } else { "" };
+        let source = format!("{PRELUDE}{by_warpgroups}{body}");
+        let Generator { blob, product_blob, tables, .. } = generator;
+        let (weights, product_weights) = (blob.into_bytes(), product_blob.into_bytes());
+        Ok(Program { model: Arc::clone(model), layout, source, variants, weights, product_weights, tables, needs, layers })
     }
 }
 
@@ -142,6 +155,7 @@ struct Generator<'g, 'a> {
     segments: &'g Segments,
     target: &'g Target,
     blob: Blob,
+    product_blob: Blob,
     tables: Vec<DeviceTable>,
 }
 
@@ -157,11 +171,13 @@ impl<'a> Generator<'_, 'a> {
             let is_last = number + 1 == self.segments.list.len();
             let scope = if is_candidate { "candidates" } else { "contexts" };
             if segment.wide {
-                let layer = self.wide(places, number);
-                let kernel = format!("{scope}_{number}_tile_{tile}");
-                let WideLayer { run, threads, rows, columns, shared_bytes } = layer;
-                let _ = writeln!(kernels, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
-                launches.push(Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 });
+                let Wide { kernel, warpgroups, product, mut layer } = self.wide(places, number);
+                let name = format!("{scope}_{number}_tile_{tile}");
+                let mut launch = wide_launch(&mut kernels, name.clone(), kernel);
+                layer.ways.extend(warpgroups.map(|other| Way::Kernel(wide_launch(&mut kernels, format!("{name}_warpgroups"), other))));
+                layer.ways.extend(product.map(Way::Product));
+                launch.layer = (!layer.ways.is_empty()).then(|| Box::new(layer));
+                launches.push(launch);
                 continue;
             }
             let mut definitions = String::new();
@@ -183,6 +199,7 @@ impl<'a> Generator<'_, 'a> {
                 threads: THREADS,
                 shared_bytes: (head_bytes(tile) + block.shared_bytes) as u32,
                 scratch_bytes: scratch,
+                layer: None,
             });
         }
         let _ = writeln!(source, "}}  // namespace tile_{tile}\n\n{kernels}");
@@ -212,7 +229,7 @@ impl<'a> Generator<'_, 'a> {
     }
 
     /// The layer that a segment consists of.
-    fn wide(&mut self, places: &mut Places, segment: usize) -> WideLayer {
+    fn wide(&mut self, places: &mut Places, segment: usize) -> Wide {
         let number = self.segments.list[segment].tasks[0];
         self.emitter(places, segment, number, &mut String::new(), &mut Vec::new()).wide()
     }
@@ -233,6 +250,7 @@ impl<'a> Generator<'_, 'a> {
             model: self.model,
             target: self.target,
             blob: &mut self.blob,
+            product_blob: &mut self.product_blob,
             tables: &mut self.tables,
             definitions,
             steps,
@@ -251,6 +269,13 @@ impl<'a> Generator<'_, 'a> {
         }
         text
     }
+}
+
+/// Adds the kernel of a wide layer to a source; gives its launch.
+fn wide_launch(source: &mut String, kernel: String, wide: WideKernel) -> Launch {
+    let WideKernel { run, threads, rows, columns, shared_bytes } = wide;
+    let _ = writeln!(source, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+    Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0, layer: None }
 }
 
 /// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.

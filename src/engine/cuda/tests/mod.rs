@@ -13,6 +13,7 @@ mod mixtures;
 mod products;
 mod recurrent;
 mod trees;
+mod wide_layers;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ use crate::units::{Clock, Instant};
 
 use self::emulator::Cuda;
 use super::compile::{Arch, CompileOptions, Cubins};
-use super::{CudaEngine, Device, DeviceOptions, Loaded, Numbers, Program, Target};
+use super::{CudaEngine, Device, DeviceOptions, LayerChoice, Loaded, Numbers, Program, Target, Trial};
 
 /// Runs requests in f32, with and without passes, in tiles of every size, and compares each score with the oracle's.
 pub fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
@@ -115,10 +116,29 @@ fn wants_all() -> bool {
 
 /// Scores per request, [rows][outputs]; empty for dead ones.
 fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
-    let mut program = Program::new(model, target)?;
+    run_program(only(Program::new(model, target)?, variant), requests, None).map(|(scores, _)| scores)
+}
+
+/// A program with one of its variants, for batches of all sizes.
+fn only(mut program: Program, variant: usize) -> Program {
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
+    program
+}
+
+/// Scores per request, after a choice of how wide layers are computed where a trial is named.
+fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
+    run_planned(program, requests, trial, "")
+}
+
+/// The same with errors that the emulator is told to make once the program is loaded.
+fn run_planned(
+    program: Program,
+    requests: &[Request],
+    trial: Option<&Trial>,
+    plan: &str,
+) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
     let limits = batches::limits(requests);
     let code = compile(&program)?;
     // Tests share a device, and one that fails takes it from all.
@@ -128,7 +148,15 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
         emulator::reset();
     }
     let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
-    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), &code)?));
+    let loaded = Arc::new(Loaded::new(&device, Arc::new(program), &code)?);
+    if !plan.is_empty() {
+        emulator::fail(plan);
+    }
+    if let Some(trial) = trial {
+        loaded.choose_wide_layers(trial)?;
+    }
+    let choices = loaded.wide_layers().to_vec();
+    let prepared = Prepared::Cuda(loaded);
     let mut engine = CudaEngine::new();
     let id = engine.attach(&prepared, 1, limits)?[0];
     let slot = engine.slot(id);
@@ -150,7 +178,7 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(requests.iter().enumerate().map(scores).collect())
+    Ok((requests.iter().enumerate().map(scores).collect(), choices))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
