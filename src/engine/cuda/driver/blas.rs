@@ -174,9 +174,8 @@ impl Matmul {
 impl Parts {
     fn new(blas: &Arc<Blas>, shape: &MatmulShape) -> Result<Parts, DriverError> {
         const DOING: &str = "describing a product to cuBLASLt";
-        let null = ptr::null_mut();
-        let mut parts =
-            Parts { blas: Arc::clone(blas), shape: *shape, operation: null.cast(), a: null.cast(), b: null.cast(), d: null.cast() };
+        let (operation, a, b, d) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        let mut parts = Parts { blas: Arc::clone(blas), shape: *shape, operation, a, b, d };
         let (compute, f32_type) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
         let bf16_type = sys::cudaDataType::CUDA_R_16BF;
         let out_type = if shape.out_is_bf16 { bf16_type } else { f32_type };
@@ -196,7 +195,7 @@ impl Parts {
             true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
             false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
         };
-        parts.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &(sys::cublasOperation_t::CUBLAS_OP_T as u32))?;
+        parts.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         parts.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
         parts.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &shape.bias)?;
         Ok(parts)
@@ -276,6 +275,8 @@ fn check(status: sys::cublasStatus_t, doing: &'static str) -> Result<(), DriverE
 
 const OK: sys::cublasStatus_t = sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
 const NOT_SUPPORTED: u32 = sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32;
+/// CUBLAS_OP_T of cublas_api.h, which the binding of this library leaves out.
+const TRANSPOSED: u32 = 1;
 const ASKING: &str = "asking cuBLASLt for ways to multiply";
 /// As NVIDIA recommends for Hopper; parts of the inputs that are summed apart go there.
 const WORKSPACE_MAX: usize = 32 << 20;

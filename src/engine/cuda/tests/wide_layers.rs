@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
 
+use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::tests::batches::{self, Request};
 use crate::engine::cpu::tests::builder::ModelBuilder;
 use crate::engine::cpu::tests::{Random, oracle};
@@ -37,7 +38,7 @@ fn turn() -> std::sync::MutexGuard<'static, ()> {
 }
 
 /// A layer k to n over inputs that bf16 holds, with another one behind it so that its result lies between kernels, in bf16 unless it is `shown`.
-fn chain(seed: u64, scope: Scope, [k, n]: [usize; 2], activation: Option<UnaryFn>, shown: bool) -> Arc<Model> {
+fn chain(seed: u64, scope: Scope, [k, n]: [usize; 2], activation: Activation, shown: bool) -> Arc<Model> {
     let mut model = ModelBuilder::new(seed);
     let feature = model.dense(scope, k as u32);
     let x = model.op(Op::Dense { features: vec![feature] });
@@ -49,9 +50,9 @@ fn chain(seed: u64, scope: Scope, [k, n]: [usize; 2], activation: Option<UnaryFn
     let bias = model.tensor(&[n], 0.5);
     let y = model.op(Op::Linear { x, weight, bias: Some(bias) });
     let y = match activation {
-        Some(UnaryFn::Sigmoid) => model.op(Op::Sigmoid { x: y }),
-        Some(_) => model.op(Op::Relu { x: y }),
-        None => y,
+        Activation::Sigmoid => model.op(Op::Sigmoid { x: y }),
+        Activation::Relu => model.op(Op::Relu { x: y }),
+        Activation::None => y,
     };
     let data = weights(&mut model, n, 40);
     let weight = model.tensor_of(&[40, n], TensorData::F32(data));
@@ -97,7 +98,7 @@ fn warpgroups_compute_tails_as_warps_do() {
     let _turn = turn();
     let shapes = [[64, 128], [63, 127], [65, 129], [128, 40], [257, 200], [33, 256]];
     for (at, shape) in shapes.into_iter().enumerate() {
-        let activation = [None, Some(UnaryFn::Relu), Some(UnaryFn::Sigmoid)][at % 3];
+        let activation = [Activation::None, Activation::Relu, Activation::Sigmoid][at % 3];
         let model = chain(at as u64, Scope::Candidate, shape, activation, at % 2 == 1);
         let rows: &[usize] = [&[127][..], &[100, 28], &[1, 0, 128], &[200, 57]][at % 4];
         let requests = requests(&model, rows);
@@ -118,7 +119,7 @@ fn warpgroups_compute_tails_as_warps_do() {
 fn warpgroups_compute_layers_of_contexts() {
     let Some(target) = target().filter(|target| target.warpgroups) else { return };
     let _turn = turn();
-    let model = chain(9, Scope::Context, [70, 130], Some(UnaryFn::Relu), true);
+    let model = chain(9, Scope::Context, [70, 130], Activation::Relu, true);
     let requests = requests(&model, &[3, 0, 40, 1]);
     let (scores, choices) = run_program(large(&model, &target), &requests, Some(&WGMMA)).expect("a run");
     assert!(choices.iter().any(|choice| choice.kernel.starts_with("contexts") && choice.taken().name == "wgmma"), "{choices:#?}");
@@ -129,7 +130,7 @@ fn warpgroups_compute_layers_of_contexts() {
 fn choices_tell_what_was_measured() {
     let Some(target) = target().filter(|target| target.warpgroups) else { return };
     let _turn = turn();
-    let model = chain(2, Scope::Candidate, [64, 100], None, false);
+    let model = chain(2, Scope::Candidate, [64, 100], Activation::None, false);
     let requests = requests(&model, &[5]);
     let (_, choices) = run_program(large(&model, &target), &requests, Some(&TRIAL)).expect("a run");
     assert_eq!(choices.len(), 2);
@@ -152,14 +153,14 @@ fn choices_tell_what_was_measured() {
 fn what_disagrees_is_never_taken() {
     let Some(target) = target().filter(|target| target.warpgroups) else { return };
     let _turn = turn();
-    let model = chain(3, Scope::Candidate, [64, 100], None, false);
+    let model = chain(3, Scope::Candidate, [64, 100], Activation::None, false);
     let requests = requests(&model, &[30]);
     let mut program = large(&model, &target);
     let first = program.source.lines().find(|line| line.contains("WideHopper<")).expect("a kernel of warpgroups").to_owned();
     program.source = program.source.replace(&first, &first.replace("IDENTITY", "RELU"));
     let (scores, choices) = run_program(program, &requests, Some(&WGMMA)).expect("a run");
     let taken: Vec<&str> = choices.iter().map(|choice| choice.taken().name).collect();
-    assert_eq!(taken, ["mma.sync", "wgmma"]);
+    assert!(taken[0] != "wgmma" && taken[1] == "wgmma", "{taken:?}");
     let refused = &choices[0].ways[1];
     assert!(refused.difference.is_some_and(|share| share > 1.0) && refused.microseconds.is_none(), "{refused:?}");
     assert!(refused.refused.as_ref().is_some_and(|reason| reason.contains(" is 0 instead of -")), "{refused:?}");
@@ -175,7 +176,7 @@ fn a_fault_on_trial_names_the_way() {
         return;
     }
     let _turn = turn();
-    let model = chain(4, Scope::Candidate, [64, 100], None, false);
+    let model = chain(4, Scope::Candidate, [64, 100], Activation::None, false);
     let program = large(&model, &target);
     let way = program.kernels().find(|launch| launch.kernel.ends_with("_warpgroups")).expect("a way").kernel.clone();
     let source = program.source.replace(&format!(") {way}(Job job) {{"), &format!(") {way}(Job job) {{\n    unreachable_trap();"));
@@ -185,7 +186,7 @@ fn a_fault_on_trial_names_the_way() {
 
 #[test]
 fn large_batches_in_bf16_alone_have_ways() {
-    let model = chain(6, Scope::Candidate, [64, 200], None, false);
+    let model = chain(6, Scope::Candidate, [64, 200], Activation::None, false);
     let usual = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
     for (warpgroups, numbers, expected) in [(false, Numbers::Bf16, 0), (true, Numbers::F32, 0), (true, Numbers::Bf16, 2)] {
         let program = Program::new(&model, &Target { warpgroups, numbers, ..usual }).expect("memory");
@@ -228,7 +229,7 @@ mod cublaslt {
         let _turn = turn();
         // Layers of 40 columns are stored in f32, those that layers alone read in bf16.
         for (at, shape) in [[64, 128], [80, 96], [128, 40], [264, 200]].into_iter().enumerate() {
-            let activation = [None, Some(UnaryFn::Relu)][at % 2];
+            let activation = [Activation::None, Activation::Relu][at % 2];
             let model = chain(at as u64, Scope::Candidate, shape, activation, at == 3);
             let requests = requests(&model, &[[60, 70], [1, 0]][at % 2]);
             let (scores, choices) = run_program(large(&model, &target), &requests, Some(&LIBRARY)).expect("a run");
@@ -241,7 +242,7 @@ mod cublaslt {
     fn layers_of_contexts_are_multiplied_in_kept_memory() {
         let Some(target) = target() else { return };
         let _turn = turn();
-        let model = chain(9, Scope::Context, [72, 136], Some(UnaryFn::Relu), false);
+        let model = chain(9, Scope::Context, [72, 136], Activation::Relu, false);
         let requests = requests(&model, &[3, 0, 40, 1]);
         let (scores, choices) = run_program(large(&model, &target), &requests, Some(&LIBRARY)).expect("a run");
         assert!(choices.iter().any(|choice| choice.kernel.starts_with("contexts") && choice.taken().name == "cuBLASLt"), "{choices:#?}");
@@ -257,9 +258,9 @@ mod cublaslt {
             let launches = &program.variants.last().expect("a variant").launches;
             launches.iter().filter(|launch| launch.layer.is_some()).count()
         };
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], None, false)), 2);
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Some(UnaryFn::Sigmoid), false)), 1);
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], None, true)), 1, "the second layer's inputs are shown");
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, false)), 2);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::Sigmoid, false)), 1);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, true)), 1, "the second layer's inputs are shown");
     }
 
     #[test]
@@ -270,7 +271,7 @@ mod cublaslt {
         let Some(target) = target() else { return };
         let target = Target { warpgroups: false, ..target };
         let _turn = turn();
-        let model = chain(5, Scope::Candidate, [64, 128], None, false);
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
         let requests = requests(&model, &[20]);
         // Two layers of three proposals each; every call of a trial counts.
         for (plan, reason) in [("result:cublasLtMatmul", "times what rounding explains"), ("cublasLtMatmul", "cuBLASLt answers status 13")]
@@ -305,7 +306,7 @@ mod cublaslt {
             return;
         }
         let Some(target) = target() else { return };
-        let model = chain(5, Scope::Candidate, [64, 128], None, false);
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
         let (_, choices) = run_program(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY)).expect("a run");
         assert_eq!(choices.iter().map(|choice| choice.ways.len()).collect::<Vec<_>>(), [2, 2], "mma.sync and wgmma alone: {choices:#?}");
     }
