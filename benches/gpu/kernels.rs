@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
+use gavel::engine::EngineError;
 use gavel::engine::cuda::compile::{Arch, Cubins};
-use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, works};
+use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, Trial, works};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
@@ -56,11 +57,10 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
     let failed = |error: gavel::engine::EngineError| error.to_string();
     let device = Device::open(DeviceOptions::default()).map_err(|error| error.to_string())?;
     let arch = Arch::of_device(rig.gpu.capability.0, rig.gpu.capability.1).map_err(|error| error.to_string())?;
-    let shared_limit = arch.shared_bytes_max();
     let model = case.model(fitting(rig, case)?)?;
     let bytes: usize = model.weights.tables.iter().map(|table| table.bytes()).sum();
-    let program = case.program(&model, shared_limit)?;
-    let works = works(&model, &case.target(shared_limit)).map_err(failed)?;
+    let program = case.program(&model, arch)?;
+    let works = works(&model, &case.target(arch)).map_err(failed)?;
     let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
     let code = cubins.find_or_compile(&program, arch, &Default::default()).map_err(failed)?.code;
     let tables = generate(rig, &rig.context, &program, 1)?;
@@ -72,6 +72,7 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
             "local bytes": kernel.local_bytes, "shared bytes": kernel.shared_bytes,
         }));
     }
+    choose(rig, case, &loaded, report).map_err(failed)?;
     let batches: Vec<usize> = match arguments.rows {
         Some(rows) => vec![rows],
         None => BATCHES.into_iter().filter(|rows| rig.measuring || *rows <= 16).collect(),
@@ -82,6 +83,21 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
             break;
         }
         batch(rig, case, &loaded, &works, peaks, rows, report)?;
+    }
+    Ok(())
+}
+
+/// How wide layers are computed: all ways, so that NVIDIA's library measures ours. Small runs take the kernels by mma.sync,
+/// and so does every run where the server's setting says so: a kernel that breaks the device leaves no figures at all.
+fn choose(rig: &Rig, case: Case, loaded: &Loaded, report: &mut Report) -> Result<(), EngineError> {
+    let by_mma = std::env::var("GAVEL_CUDA_WIDE_LAYERS").is_ok_and(|ways| ways == "mma");
+    if !rig.measuring || by_mma {
+        return Ok(());
+    }
+    loaded.choose_wide_layers(&Trial::default())?;
+    for choice in loaded.wide_layers() {
+        println!("    {choice}");
+        report.row(json!({ "case": case.name(), "wide layer": choice }));
     }
     Ok(())
 }
