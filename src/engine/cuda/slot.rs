@@ -181,6 +181,16 @@ impl CudaSlot {
         self.control.done() == self.control.expected
     }
 
+    /// Whether kernels met an id that its table does not have, in the batch whose scores are there; forgets it. Such scores must not be used.
+    pub fn takes_unknown_ids(&self) -> bool {
+        let unknown = self.control.unknown();
+        let is_this = unknown.load(Ordering::Relaxed) == self.control.expected;
+        if is_this {
+            unknown.store(0, Ordering::Relaxed);
+        }
+        is_this
+    }
+
     /// As `launch`, in a stream that benches share among slots.
     pub fn launch_in(&mut self, stream: &Stream) -> Result<(), DriverError> {
         let at = self.begin();
@@ -254,17 +264,27 @@ impl Control {
         Ok(Control { registered, memory, expected: 0 })
     }
 
-    /// Writes the header of the next batch, with the number that is expected back.
+    /// Writes the header of the next batch, with the number that is expected back: never 0.
     fn next(&mut self, rows: usize, contexts: usize) {
-        self.expected = self.expected.wrapping_add(1);
+        self.expected = self.expected.checked_add(1).unwrap_or(1);
         let header = Header { rows: rows as u32, contexts: contexts as u32, sequence: self.expected, reserved: 0 };
         // SAFETY: the header's place in the mapping; the device reads it only while a batch runs, and none does.
         unsafe { ptr::write_volatile(self.memory.as_mut_ptr().add(HEADER_AT).cast::<Header>(), header) };
     }
 
+    /// The last batch whose scores are there.
     fn done(&self) -> u32 {
-        // SAFETY: an aligned word of the mapping that the device writes, with release, while we read.
-        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(DONE_AT).cast::<u32>().cast_mut()) }.load(Ordering::Acquire)
+        self.word(DONE_AT).load(Ordering::Acquire)
+    }
+
+    /// The last batch with an id that its table does not have, 0 for none: known once its scores are there.
+    fn unknown(&self) -> &AtomicU32 {
+        self.word(DONE_AT + size_of::<u32>())
+    }
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        // SAFETY: an aligned word of the mapping that the device writes while we read; `at` is one of the two above.
+        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(at).cast::<u32>().cast_mut()) }
     }
 }
 
