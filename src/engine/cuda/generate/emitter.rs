@@ -183,18 +183,16 @@ impl Emitter<'_, '_> {
             Work::Lookup { .. } => self.lookups(std::slice::from_ref(self.task)),
             Work::Linear { x, matrix, bias, addend, activation } => self.linear(*x, matrix, bias, *addend, *activation),
             Work::Interaction { vectors, dim, pairs, .. } => self.interaction(vectors, *dim, pairs),
-            Work::Binary { op, a, b } => self.binary(*op, *a, *b),
-            Work::Unary { function, x } => self.unary(*function, *x),
-            Work::Chain { leaves, steps } => self.chain(leaves, steps),
+            Work::Binary { .. } | Work::Unary { .. } | Work::Chain { .. } | Work::Broadcast { .. } | Work::BatchNorm { .. } => {
+                self.formula_step();
+            }
             Work::ClampI64 { x, min, max } => self.clamp_i64(*x, *min, *max),
             Work::Cast { x } => self.cast(*x),
             Work::Concat { xs, axis } => self.concat(xs, *axis),
             Work::View { x, first } => self.same_elements(*x, *first),
             Work::Slice { x, axis, start, step } => self.slice(*x, *axis, *start, *step),
             Work::Transpose { x, perm } => self.transpose(*x, perm),
-            Work::Broadcast { x } => self.broadcast(*x),
             Work::Gather { x, axis, indices } => self.gather(*x, *axis, indices),
-            Work::BatchNorm { x, axis, mean, scale, bias } => self.batch_norm(*x, *axis, mean, scale, bias),
             Work::Sum { x, axes } => self.sum(*x, axes),
             Work::Softmax { x, axis } => self.softmax(*x, *axis),
             Work::L2Norm { x, axis, eps } => self.l2_norm(*x, *axis, *eps),

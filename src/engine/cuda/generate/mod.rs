@@ -7,11 +7,14 @@ mod blob;
 mod dense_layers;
 mod elementwise;
 mod emitter;
+mod ends;
 mod families;
 mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod tails;
+mod traffic;
 mod works;
 
 use std::fmt::Write;
@@ -36,6 +39,7 @@ use self::dense_layers::is_multiplied_in_bf16;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+use self::tails::arrange;
 
 pub use self::works::{LaunchWork, works};
 
@@ -85,8 +89,8 @@ impl Program {
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
         let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-        let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-        let segments = Segments::new(&lowered, target.wide_from);
+        let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
+        let segments = arrange(&mut lowered, target);
         let mut generator =
             Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
         let mut source = String::from(PRELUDE);
@@ -157,9 +161,12 @@ impl<'a> Generator<'_, 'a> {
             let is_last = number + 1 == self.segments.list.len();
             let scope = if is_candidate { "candidates" } else { "contexts" };
             if segment.wide {
-                let layer = self.wide(places, number);
-                let kernel = format!("{scope}_{number}_tile_{tile}");
-                let WideLayer { run, threads, rows, columns, shared_bytes } = layer;
+                let mut definitions = String::new();
+                let layer = self.wide(places, number, &mut definitions);
+                source.push_str(&definitions);
+                let WideLayer { run, threads, rows, columns, shared_bytes, has_tail } = layer;
+                let tail = if has_tail { "_tail" } else { "" };
+                let kernel = format!("{scope}_{number}{tail}_tile_{tile}");
                 let _ = writeln!(kernels, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
                 launches.push(Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 });
                 continue;
@@ -211,10 +218,10 @@ impl<'a> Generator<'_, 'a> {
         texts
     }
 
-    /// The layer that a segment consists of.
-    fn wide(&mut self, places: &mut Places, segment: usize) -> WideLayer {
-        let number = self.segments.list[segment].tasks[0];
-        self.emitter(places, segment, number, &mut String::new(), &mut Vec::new()).wide()
+    /// The layer that a segment is, with its tail.
+    fn wide(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> WideLayer {
+        let (&number, tail) = self.segments.list[segment].tasks.split_first().expect("a wide segment is a layer");
+        self.emitter(places, segment, number, definitions, &mut Vec::new()).wide(tail)
     }
 
     fn emitter<'e>(

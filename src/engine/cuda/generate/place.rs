@@ -127,7 +127,8 @@ impl Places {
         let mut blocks = vec![BlockMemory::default(); segments.list.len()];
         for (number, block) in blocks.iter_mut().enumerate() {
             let (mut shared, mut scratch) = (FreeList::default(), FreeList::default());
-            let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number);
+            // Of a wide layer, registers hold what no other kernel reads.
+            let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number && !segments.list[number].wide);
             let own: Vec<_> = own.filter(|(root, _)| !roots.contains_key(root)).collect();
             for (root, life) in own {
                 let stride = if narrow.contains(root) { padded_narrow(life.bytes / 2) } else { padded(life.bytes) };
@@ -155,6 +156,16 @@ impl Places {
         };
         block.take(region, Span { offset, bytes, first: task, last: task }, self.tile);
         Place { region, offset: offset * self.tile, first: 0, stride: bytes }
+    }
+
+    /// Which values are parts of others.
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// Whether the value has memory; what a wide layer alone reads of its own results has none.
+    pub fn has_memory(&self, value: ValueIndex) -> bool {
+        self.roots.contains_key(&self.homes.of(value).0)
     }
 
     /// Whether the value's elements are bf16.

@@ -1,15 +1,18 @@
 //! What each kernel of a program has to do, counted from shapes: for tables of floors, and for measurements against them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::segments::Segments;
+use super::narrow::narrow;
+use super::tails::arrange;
+use super::traffic::passed;
 use super::{Numbers, Target};
 use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::count_work;
-use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::Work;
 use crate::engine::cpu::plan::tasks;
 use crate::model::{Model, ValueScope};
@@ -39,8 +42,11 @@ pub struct LaunchWork {
 pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, EngineError> {
     let options = target.options();
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-    let segments = Segments::new(&lowered, target.wide_from);
+    let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
+    let segments = arrange(&mut lowered, target);
+    let homes = Homes::new(&lowered);
+    let narrow = if target.numbers == Numbers::Bf16 { narrow(&lowered, &homes, &segments) } else { HashSet::new() };
+    let passed = passed(&lowered, &homes, &segments, &narrow);
     let mut works: Vec<LaunchWork> = Vec::new();
     for (launch, segment) in segments.list.iter().enumerate() {
         let mut work =
@@ -56,7 +62,7 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
                 _ => counted.weight_bytes,
             };
         }
-        work.passed_bytes = passed(&lowered, &segments, launch);
+        work.passed_bytes = passed[launch];
         works.push(work);
     }
     Ok(works)
@@ -65,31 +71,6 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
 /// Whether its arithmetic is that of matrix products.
 fn is_product(work: &Work<'_>) -> bool {
     matches!(work, Work::Linear { .. } | Work::Interaction { .. } | Work::MatMul { .. })
-}
-
-/// Bytes of values that cross the borders of a segment, each once.
-fn passed(lowered: &Lowered, segments: &Segments, segment: usize) -> u64 {
-    let bytes = |value: usize| (lowered.values[value].len() * lowered.values[value].element_bytes()) as u64;
-    let made_by = |value: usize| lowered.tasks.iter().position(|task| task.out == value).map(|task| segments.of(task));
-    let mut read: Vec<usize> = Vec::new();
-    let mut written: Vec<usize> = Vec::new();
-    for (number, task) in lowered.tasks.iter().enumerate() {
-        for input in task.work.inputs() {
-            match (made_by(input), segments.of(number)) {
-                (Some(from), to) if from != to && to == segment => read.push(input),
-                (Some(from), to) if from != to && from == segment => written.push(input),
-                _ => {}
-            }
-        }
-    }
-    [read, written]
-        .into_iter()
-        .map(|mut values| {
-            values.sort_unstable();
-            values.dedup();
-            values.into_iter().map(bytes).sum::<u64>()
-        })
-        .sum()
 }
 
 #[cfg(test)]
