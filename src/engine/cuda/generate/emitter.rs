@@ -36,8 +36,6 @@ pub struct Emitter<'e, 'a> {
     pub definitions: &'e mut String,
     /// Steps of the kernel, each a statement. Between two of them all threads of the block meet.
     pub steps: &'e mut Vec<String>,
-    /// Which segment the task is in.
-    pub segment: usize,
     /// Distinguishes names: the number of the task.
     pub number: usize,
 }
@@ -91,14 +89,14 @@ impl Emitter<'_, '_> {
 
     /// Memory for the steps of this task alone: a view with `bytes` per row (4 bytes an element), in shared memory where some is left.
     pub fn shared_room(&mut self, bytes: usize) -> String {
-        let Place { region, offset, stride, .. } = self.places.room(self.segment, self.number, bytes);
+        let Place { region, offset, stride, .. } = self.places.room(self.number, bytes);
         format!("{}<float, {offset}, {}>", region.of_tile(), stride / size_of::<f32>())
     }
 
     /// The same for the block as a whole: row 0 of the view is `bytes` bytes, on a boundary of 128.
     pub fn block_room(&mut self, bytes: usize) -> String {
         let tile = self.places.tile;
-        let Place { region, offset, .. } = self.places.room(self.segment, self.number, bytes.div_ceil(tile));
+        let Place { region, offset, .. } = self.places.room(self.number, bytes.div_ceil(tile));
         format!("{}<uint8_t, {offset}, 0>", region.of_tile())
     }
 

@@ -58,7 +58,7 @@ impl Emitter<'_, '_> {
         (self.task, self.number) = (own, number);
         let name = format!("End{number}");
         self.define(&end.text(&name));
-        (format!("tile_{}::{name}", self.places.tile), true)
+        (name, true)
     }
 
     /// What the task computes of a pair.

@@ -102,10 +102,7 @@ fn is_of_each_column(task: &Task, lowered: &Lowered, layer: ValueIndex) -> bool 
         Work::Binary { .. } | Work::Unary { .. } | Work::Chain { .. } | Work::Broadcast { .. } | Work::BatchNorm { .. }
     );
     let is_f32 = |value: ValueIndex| values[value].dtype == DType::F32;
-    is_elementwise
-        && is_f32(task.out)
-        && task.work.inputs().into_iter().all(is_f32)
-        && values[task.out].len() == values[layer].len()
+    is_elementwise && is_f32(task.out) && task.work.inputs().into_iter().all(is_f32) && values[task.out].len() == values[layer].len()
 }
 
 /// Whether a tail can have these inputs: some from registers, others from memory as earlier kernels left it, no more than there are registers for.

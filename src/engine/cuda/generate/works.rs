@@ -79,8 +79,10 @@ mod tests {
 
     use super::*;
     use crate::engine::cpu::Hoist;
+    use crate::engine::cpu::tests::builder::ModelBuilder;
     use crate::engine::cuda::Program;
-    use crate::model::{LoadOptions, load};
+    use crate::engine::cuda::program::Over;
+    use crate::model::{LoadOptions, Op, Operand, Scope, load};
 
     fn model(name: &str) -> Arc<Model> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
@@ -118,5 +120,65 @@ mod tests {
                 assert_eq!(variant.launches.len(), works.len(), "{name}");
             }
         }
+    }
+
+    /// A cross layer of 30 and its next, in kernels: x0 and what the layers between make, once each.
+    #[test]
+    fn what_is_passed_on_is_what_kernels_read_and_write() {
+        let mut model = ModelBuilder::new(1);
+        let feature = model.dense(Scope::Candidate, 30);
+        let x0 = model.op(Op::Dense { features: vec![feature] });
+        let mut x = x0;
+        for _ in 0..2 {
+            let inner = model.linear(x, 20);
+            let y = model.linear(inner, 30);
+            let product = model.op(Op::Mul { a: Operand::Value(x0), b: Operand::Value(y) });
+            x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
+        }
+        let out = model.linear(x, 1);
+        let model = model.finish(&[out]);
+        for (numbers, wide, narrow) in [(Numbers::F32, 4, 0), (Numbers::Bf16, 4, 2)] {
+            // Bytes of 30 columns and of 20 as they are, and of what layers alone read.
+            let (whole, copy, inner) = (30 * wide, 30 * narrow, if narrow > 0 { 20 * narrow } else { 20 * wide });
+            let read = if narrow > 0 { copy } else { whole };
+            let expected = [
+                whole + copy,                 // x0
+                read + inner,                 // V x0
+                inner + whole + whole + copy, // x1 of V x0 and x0
+                read + inner,                 // V x1
+                inner + 2 * whole + whole,    // x2 of V x1, x0 and x1
+                whole,
+            ];
+            let target = Target { wide_from: 100, ..Target::new(99 << 10, numbers) };
+            let works = works(&model, &target).expect("a plan");
+            assert_eq!(works.iter().map(|work| work.passed_bytes).collect::<Vec<_>>(), expected, "{numbers:?}");
+        }
+    }
+
+    /// A kernel that would keep values in device memory has smaller tiles; others and wide layers are not held back by it.
+    #[test]
+    fn each_kernel_has_the_largest_tile_that_fits() {
+        let mut model = ModelBuilder::new(2);
+        let (few, many) = (model.dense(Scope::Candidate, 16), model.dense(Scope::Candidate, 500));
+        let few = model.op(Op::Dense { features: vec![few] });
+        let many = model.op(Op::Dense { features: vec![many] });
+        let y = model.linear(few, 128);
+        // Between the wide layers: rows of 500, which fit into 99 KiB 32 times.
+        let z = model.op(Op::Softmax { x: many, axis: 0 });
+        let z = model.linear(z, 3);
+        let z = model.op(Op::Concat { xs: vec![y, z], axis: 0 });
+        let z = model.linear(z, 64);
+        let out = model.linear(z, 1);
+        let model = model.finish(&[out]);
+        let target = Target { wide_from: 2000, ..Target::new(99 << 10, Numbers::F32) };
+        let program = Program::new(&model, &target).expect("a program");
+        let shapes = |variant: usize| program.variants[variant].launches.iter().map(|launch| launch.over).collect::<Vec<_>>();
+        let grid = |rows, columns| Over::Grid { rows, columns };
+        let tiles = |tile| Over::Candidates { tile };
+        assert_eq!(shapes(0), [tiles(16), grid(64, 2), tiles(16), grid(64, 1), tiles(16)]);
+        assert_eq!(shapes(1), [tiles(64), grid(128, 1), tiles(32), grid(128, 1), tiles(64)]);
+        // A tile of 64 rows pays from 64 of them on.
+        assert_eq!(program.variants[1].rows_from, 4096);
+        assert!(program.variants.iter().flat_map(|variant| &variant.launches).all(|launch| launch.scratch_bytes == 0));
     }
 }
