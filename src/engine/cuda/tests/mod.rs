@@ -13,6 +13,7 @@ mod mixtures;
 mod products;
 mod recurrent;
 mod sizes;
+mod tails;
 mod trees;
 mod window;
 
@@ -49,13 +50,18 @@ pub fn check_like_cpu(model: &Arc<Model>, requests: &[Request], tolerance: f64) 
 }
 
 fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
+    compare_on(&targets(numbers), model, requests, expected, tolerance);
+}
+
+/// On certain targets.
+fn compare_on(targets: &[Target], model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
     if emulator::cuda().is_none() {
         return;
     }
-    for target in targets(numbers) {
-        let variants = Program::new(model, &target).expect("memory").variants.len();
+    for target in targets {
+        let variants = Program::new(model, target).expect("memory").variants.len();
         for variant in 0..variants {
-            let scores = run(model, &target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
+            let scores = run(model, target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
             for (request, (scores, expected)) in scores.iter().zip(expected).enumerate() {
                 assert_eq!(scores.len(), expected.len());
                 for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
