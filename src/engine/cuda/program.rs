@@ -105,8 +105,10 @@ pub struct WideLayer {
     pub n: usize,
     /// Whether its rows are candidates; else contexts.
     pub per_candidate: bool,
-    /// Where the result lies.
-    pub out: RowsAt,
+    /// Whether its kernels compute more than the layer: what they leave is not the layer's result alone.
+    pub has_tail: bool,
+    /// What its kernels leave in memory: rows of `n` columns each.
+    pub outs: Vec<RowsAt>,
     /// The Euclidean length of each column of the weights: how large rounded sums can get.
     pub lengths: Vec<f32>,
     /// All ways but the launch itself.

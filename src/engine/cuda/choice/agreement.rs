@@ -4,6 +4,7 @@
 //! from -1 to 1, with a variance of 1/3: a sum of k inputs times a column w, and every part of it, stays below 4 |w| (seven standard deviations).
 //! A tensor core cuts each term and each sum at the last bit of an f32 of that size, so that each way is off by (k + 16) · 2^-24 · 4 |w| at most,
 //! and both together by twice that. One wrong input among a few thousand is about |w| / sqrt(k), several times as much.
+//! Elementwise tasks behind the layer pass a difference on, most of them not enlarged: other operands are below 1, too; 16 times as much is allowed.
 //! Then the result is rounded: by 2^-21 for what is added to it and computed of it in f32, to a neighbour where it is bf16 (2^-7).
 
 /// What rounding explains of a layer's differences.
@@ -13,12 +14,15 @@ pub struct Rounding {
     pub k: usize,
     /// Whether results are bf16.
     pub is_bf16: bool,
+    /// Whether more is computed than the layer.
+    pub has_tail: bool,
 }
 
 impl Rounding {
     /// The most that two results may differ by: of a column of this length, one of them `result`, `bias` being what one way rounds of the bias.
     pub fn allowed(&self, length: f32, result: f32, bias: f32) -> f32 {
-        let sums = (self.k + 16) as f32 * length * 2.0_f32.powi(-21);
+        let passed_on = if self.has_tail { 16.0 } else { 1.0 };
+        let sums = (self.k + 16) as f32 * length * passed_on * 2.0_f32.powi(-21);
         let last = if self.is_bf16 { 2.0_f32.powi(-7) } else { 2.0_f32.powi(-21) };
         sums + bias + last * result.abs() + f32::MIN_POSITIVE
     }
@@ -80,8 +84,9 @@ mod tests {
             let w: Vec<f32> = (0..k).map(|_| bf16::from_f32(draw(&mut state) / (k as f32).sqrt()).to_f32()).collect();
             let length = w.iter().map(|w| w * w).sum::<f32>().sqrt();
             let cut = |sum: f64| f32::from_bits((sum as f32).to_bits() & !1);
-            let compare =
-                |judge: f32, other: f32, is_bf16| Difference::largest(Rounding { k, is_bf16 }, &[length], &[], &[judge], &[other]).share;
+            let compare = |judge: f32, other: f32, is_bf16| {
+                Difference::largest(Rounding { k, is_bf16, has_tail: false }, &[length], &[], &[judge], &[other]).share
+            };
             for _ in 0..200 {
                 let x: Vec<f32> = (0..k).map(|_| draw(&mut state)).collect();
                 let terms = || x.iter().zip(&w).map(|(x, w)| f64::from(*x) * f64::from(*w));
@@ -99,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_worst_place_is_named() {
-        let rounding = Rounding { k: 8, is_bf16: false };
+        let rounding = Rounding { k: 8, is_bf16: false, has_tail: false };
         let judge = [1.0, 2.0, 3.0, 4.0, 5.0, f32::NAN];
         assert_eq!(Difference::largest(rounding, &[1.0, 1.0], &[], &judge, &judge).share, 0.0, "equal bits are equal");
         let mut other = judge;

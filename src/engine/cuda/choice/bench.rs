@@ -97,9 +97,8 @@ impl<'l> Bench<'l> {
         let workspace = contestants.iter().map(|contestant| contestant.call.workspace_bytes()).max().unwrap_or(0);
         let workspace = DeviceMemory::new(device.context(), workspace).map_err(self.failed("memory for products"))?;
         self.workspace = Some(workspace);
-        self.fill().map_err(self.failed("made-up values"))?;
         let model = &self.loaded.program().model.name;
-        let mut judged: Option<Vec<f32>> = None;
+        let mut judged: Option<Vec<Vec<f32>>> = None;
         for contestant in &mut contestants {
             let name = contestant.name;
             // A kernel that breaks the device takes the process with it: what was tried last is the cause.
@@ -116,8 +115,14 @@ impl<'l> Bench<'l> {
                 judged = Some(results);
                 continue;
             };
-            let rounding = Rounding { k: layer.k, is_bf16: layer.out.is_bf16 };
-            let difference = Difference::largest(rounding, &layer.lengths, &contestant.biases, expected, &results);
+            let compared = layer.outs.iter().zip(expected.iter().zip(&results)).map(|(out, (expected, found))| {
+                let rounding = Rounding { k: layer.k, is_bf16: out.is_bf16, has_tail: layer.has_tail };
+                Difference::largest(rounding, &layer.lengths, &contestant.biases, expected, found)
+            });
+            let Some(difference) = compared.max_by(|a, b| a.share.total_cmp(&b.share)) else {
+                contestant.refuse(&launch.kernel, layer, "it leaves nothing that could be compared".into());
+                continue;
+            };
             contestant.difference = Some(difference);
             if difference.share > 1.0 {
                 let Difference { share, at: (row, column), numbers: (expected, found) } = difference;
@@ -207,34 +212,52 @@ impl<'l> Bench<'l> {
         Ok(())
     }
 
-    /// Runs a call over results that are no numbers, and reads what it writes.
-    fn results(&mut self, call: &Call, layer: &WideLayer, rows: usize) -> Result<Vec<f32>, DriverError> {
-        let RowsAt { memory, stride, is_bf16 } = layer.out;
-        let bytes = layer.out.element_bytes();
-        let first = layer.out.first_byte(self.job.work_rows as usize);
-        let mut region = vec![0; ((rows - 1) * stride + layer.n) * bytes];
-        let from = match memory {
-            RowsMemory::Work { .. } => &mut self.work,
-            RowsMemory::Kept { .. } => &mut self.kept,
-        };
-        // What lies between the rows is other values'.
-        from.read(first, &mut region)?;
-        region.chunks_mut(stride * bytes).for_each(|row| row[..layer.n * bytes].fill(NO_NUMBER));
-        from.write(first, &region)?;
+    /// Runs a call on fresh numbers, over results that are none, and reads what it writes.
+    fn results(&mut self, call: &Call, layer: &WideLayer, rows: usize) -> Result<Vec<Vec<f32>>, DriverError> {
+        // Tails may write over what they read.
+        self.fill()?;
+        for out in &layer.outs {
+            if !layer.has_tail {
+                self.spoil(out, layer.n, rows)?;
+            }
+        }
         self.launch(call)?;
         self.stream.wait()?;
-        let from = match memory {
-            RowsMemory::Work { .. } => &self.work,
-            RowsMemory::Kept { .. } => &self.kept,
+        layer.outs.iter().map(|out| self.read(out, layer.n, rows)).collect()
+    }
+
+    /// Makes the first `n` elements of each row no numbers. What lies between the rows is other values'.
+    fn spoil(&mut self, out: &RowsAt, n: usize, rows: usize) -> Result<(), DriverError> {
+        let (first, mut region) = self.region(out, n, rows)?;
+        let bytes = out.element_bytes();
+        region.chunks_mut(out.stride * bytes).for_each(|row| row[..n * bytes].fill(NO_NUMBER));
+        match out.memory {
+            RowsMemory::Work { .. } => self.work.write(first, &region),
+            RowsMemory::Kept { .. } => self.kept.write(first, &region),
+        }
+    }
+
+    /// The first `n` elements of each row.
+    fn read(&self, out: &RowsAt, n: usize, rows: usize) -> Result<Vec<f32>, DriverError> {
+        let (_, region) = self.region(out, n, rows)?;
+        let bytes = out.element_bytes();
+        let elements = region.chunks(out.stride * bytes).flat_map(|row| row[..n * bytes].chunks_exact(bytes));
+        let number = |bits: &[u8]| match out.is_bf16 {
+            true => bf16::from_le_bytes([bits[0], bits[1]]).to_f32(),
+            false => f32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]),
         };
-        from.read(first, &mut region)?;
-        let numbers = region.chunks(stride * bytes).flat_map(|row| row[..layer.n * bytes].chunks_exact(bytes));
-        Ok(numbers
-            .map(|bits| match is_bf16 {
-                true => bf16::from_le_bytes([bits[0], bits[1]]).to_f32(),
-                false => f32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]),
-            })
-            .collect())
+        Ok(elements.map(number).collect())
+    }
+
+    /// From the first row's first element to the last row's last: where it begins, and what is there.
+    fn region(&self, out: &RowsAt, n: usize, rows: usize) -> Result<(usize, Vec<u8>), DriverError> {
+        let first = out.first_byte(self.job.work_rows as usize);
+        let mut region = vec![0; ((rows - 1) * out.stride + n) * out.element_bytes()];
+        match out.memory {
+            RowsMemory::Work { .. } => self.work.read(first, &mut region)?,
+            RowsMemory::Kept { .. } => self.kept.read(first, &mut region)?,
+        }
+        Ok((first, region))
     }
 
     /// How long a call takes, of several one behind the other.

@@ -11,6 +11,7 @@ mod blas;
 mod context;
 mod error;
 mod event;
+mod functions;
 mod graph;
 mod library;
 mod matmul_shape;

@@ -12,15 +12,16 @@ use crate::engine::cuda::program::{Product, RowsAt, RowsMemory, WideLayer};
 
 use super::emitter::Emitter;
 use super::place::Region;
+use super::traffic::is_in_place;
 
 /// What calls of the kernels of a layer have in common.
-struct Layer {
-    x: String,
-    out: String,
-    addend: String,
-    activation: &'static str,
-    weights: usize,
-    bias: usize,
+pub(super) struct Layer {
+    pub(super) x: String,
+    pub(super) out: String,
+    pub(super) addend: String,
+    pub(super) activation: &'static str,
+    pub(super) weights: usize,
+    pub(super) bias: usize,
 }
 
 /// A layer that is a kernel of its own (`kernels/wide.cuh`).
@@ -67,25 +68,29 @@ impl Emitter<'_, '_> {
         self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
     }
 
-    /// The task, a product over one vector of each row, as a kernel of its own. Large batches have large blocks, and other ways to compute it.
-    pub(super) fn wide(&mut self) -> Wide {
+    /// The task, a product over one vector of each row, as a kernel of its own, with the tasks of its tail. Large batches have large blocks, and other
+    /// ways to compute it.
+    pub(super) fn wide(&mut self, tail: &[usize]) -> Wide {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
         let is_large = self.places.tile > super::SMALL_TILE;
         let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
-        let named = self.layer(*x, matrix, bias, *addend, *activation);
+        let layer = self.layer(*x, matrix, bias, *addend, *activation);
+        let (end, has_tail) = self.end(&layer, n, tail);
         let has_ways = is_large && is_bf16;
-        let warpgroups = (has_ways && self.target.warpgroups).then(|| self.wide_hopper(&named, matrix));
-        let product = if has_ways { self.product(*x, matrix, bias, *addend, *activation) } else { None };
-        let Layer { x, out, addend, activation, weights, bias } = named;
-        let tail = format!("{k}, {n}, {activation}, {weights}, {bias}");
+        let warpgroups = (has_ways && self.target.warpgroups).then(|| self.wide_hopper(&layer.x, &end, matrix));
+        let product = match has_ways && !has_tail && addend.is_none() {
+            true => self.product(*x, matrix, bias, *activation),
+            false => None,
+        };
+        let Layer { x, weights, .. } = layer;
         let side = if is_large { 128 } else { 64 };
         let (strip, bytes) = if is_bf16 {
             // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring.
-            (format!("WideBf16<{x}, {out}, {addend}, {0}, {0}, {STAGES}, {tail}>", side / 32), STAGES * 2 * side * 64)
+            (format!("WideBf16<{x}, {end}, {0}, {0}, {STAGES}, {k}, {n}, {weights}>", side / 32), STAGES * 2 * side * 64)
         } else {
             // 16 inputs, 4 bytes each; rows have 4 more for the sake of the banks. Twice.
-            (format!("WideF32<{x}, {out}, {addend}, {}, {tail}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
+            (format!("WideF32<{x}, {end}, {}, {k}, {n}, {weights}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
         };
         let kernel = WideKernel {
             run: format!("run_strips<{strip}, {side}, {is_candidate}>(job, shared);"),
@@ -95,20 +100,18 @@ impl Emitter<'_, '_> {
             shared_bytes: (side * 4 + bytes) as u32,
         };
         let name = self.lowered.names.get(&self.task.out).cloned().unwrap_or_default();
-        let out = self.rows_at(self.task.out);
+        let outs = self.stored(tail);
         let lengths = if warpgroups.is_some() || product.is_some() { lengths(matrix) } else { vec![] };
-        let layer = WideLayer { name, k, n, per_candidate: is_candidate, out, lengths, ways: vec![] };
+        let layer = WideLayer { name, k, n, per_candidate: is_candidate, has_tail, outs, lengths, ways: vec![] };
         Wide { kernel, warpgroups, product, layer }
     }
 
     /// The layer by products of warpgroups (`kernels/wide_hopper.cuh`).
-    fn wide_hopper(&mut self, layer: &Layer, matrix: &LayerMatrix) -> WideKernel {
-        let Layer { x, out, addend, activation, bias, .. } = layer;
+    fn wide_hopper(&mut self, x: &str, end: &str, matrix: &LayerMatrix) -> WideKernel {
         let (k, n, is_candidate) = (matrix.k, matrix.n, self.is_candidate());
         let weights = self.blob.add(&operand_matrices(matrix));
-        let tail = format!("{is_candidate}, {STAGES}, {k}, {n}, {activation}, {weights}, {bias}");
         WideKernel {
-            run: format!("WideHopper<{x}, {out}, {addend}, {tail}>::run(job, shared);"),
+            run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
             threads: 3 * 128,
             rows: 128,
             columns: n.div_ceil(128),
@@ -118,14 +121,7 @@ impl Emitter<'_, '_> {
     }
 
     /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes.
-    fn product(
-        &mut self,
-        x: ValueIndex,
-        matrix: &LayerMatrix,
-        bias: &[f32],
-        addend: Option<ValueIndex>,
-        activation: Activation,
-    ) -> Option<Product> {
+    fn product(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], activation: Activation) -> Option<Product> {
         let relu = match activation {
             Activation::None => false,
             Activation::Relu => true,
@@ -133,7 +129,7 @@ impl Emitter<'_, '_> {
         };
         // Rows of candidates that are contexts' would have to be looked up.
         let reads_own_rows = self.value(x).scope == self.out().scope;
-        if !cfg!(feature = "cublaslt") || addend.is_some() || !reads_own_rows {
+        if !cfg!(feature = "cublaslt") || !reads_own_rows || !self.places.has_memory(self.task.out) {
             return None;
         }
         let (x, out) = (self.rows_at(x), self.rows_at(self.task.out));
@@ -150,6 +146,14 @@ impl Emitter<'_, '_> {
             false => self.product_blob.add(&bias),
         };
         Some(Product { k, n, x, out, weights, weights_stride, bias, relu })
+    }
+
+    /// What the kernel of the layer with this tail leaves in memory.
+    fn stored(&self, tail: &[usize]) -> Vec<RowsAt> {
+        let lowered = self.lowered;
+        let steps = tail.iter().map(|&at| &lowered.tasks[at]).filter(|task| !is_in_place(task, lowered, self.places.homes()));
+        let values = std::iter::once(self.task.out).chain(steps.map(|task| task.out));
+        values.filter(|&value| self.places.has_memory(value)).map(|value| self.rows_at(value)).collect()
     }
 
     /// Where a value between kernels lies.

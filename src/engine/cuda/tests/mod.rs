@@ -12,6 +12,8 @@ mod lookups;
 mod mixtures;
 mod products;
 mod recurrent;
+mod sizes;
+mod tails;
 mod trees;
 mod wide_layers;
 mod window;
@@ -49,13 +51,18 @@ pub fn check_like_cpu(model: &Arc<Model>, requests: &[Request], tolerance: f64) 
 }
 
 fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
+    compare_on(&targets(numbers), model, requests, expected, tolerance);
+}
+
+/// On certain targets.
+fn compare_on(targets: &[Target], model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
     if emulator::cuda().is_none() {
         return;
     }
-    for target in targets(numbers) {
-        let variants = Program::new(model, &target).expect("memory").variants.len();
+    for target in targets {
+        let variants = Program::new(model, target).expect("memory").variants.len();
         for variant in 0..variants {
-            let scores = run(model, &target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
+            let scores = run(model, target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
             for (request, (scores, expected)) in scores.iter().zip(expected).enumerate() {
                 assert_eq!(scores.len(), expected.len());
                 for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
@@ -116,7 +123,12 @@ fn wants_all() -> bool {
 
 /// Scores per request, [rows][outputs]; empty for dead ones.
 fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
-    run_program(only(Program::new(model, target)?, variant), requests, None).map(|(scores, _)| scores)
+    run_batch(model, target, variant, requests).map(|scores| scores.expect("a batch that does not fail"))
+}
+
+/// The same; `None` if the batch failed and the device goes on.
+fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Option<Vec<Vec<f32>>>, EngineError> {
+    run_planned(only(Program::new(model, target)?, variant), requests, None, "").map(|(scores, _)| scores)
 }
 
 /// A program with one of its variants, for batches of all sizes.
@@ -129,20 +141,19 @@ fn only(mut program: Program, variant: usize) -> Program {
 
 /// Scores per request, after a choice of how wide layers are computed where a trial is named.
 fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
-    run_planned(program, requests, trial, "")
+    let (scores, choices) = run_planned(program, requests, trial, "")?;
+    Ok((scores.expect("a batch that does not fail"), choices))
 }
 
-/// The same with errors that the emulator is told to make once the program is loaded.
+/// The same with errors that the emulator is told to make once the program is loaded; no scores if the batch failed and the device goes on.
 fn run_planned(
     program: Program,
     requests: &[Request],
     trial: Option<&Trial>,
     plan: &str,
-) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
+) -> Result<(Option<Vec<Vec<f32>>>, Vec<LayerChoice>), EngineError> {
     let limits = batches::limits(requests);
     let code = compile(&program)?;
-    // Tests share a device, and one that fails takes it from all.
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
@@ -173,12 +184,13 @@ fn run_planned(
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
+            Step::Failed(_) if device.fault().is_none() => return Ok((None, choices)),
             other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok((requests.iter().enumerate().map(scores).collect(), choices))
+    Ok((Some(requests.iter().enumerate().map(scores).collect()), choices))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
@@ -198,5 +210,7 @@ fn arch_of_gpu() -> Arch {
     Arch::of_device(major, minor).expect("a GPU that kernels are made for")
 }
 
+/// Tests share a device, and one that fails takes it from all.
+static TURN: Mutex<()> = Mutex::new(());
 /// What a block may have on the devices with the least.
 const SHARED_BYTES: usize = 99 << 10;
