@@ -10,8 +10,10 @@ mod dense_layers;
 mod elementwise;
 mod lookups;
 mod mixtures;
+mod planted;
 mod products;
 mod recurrent;
+mod registers;
 mod trees;
 mod window;
 
@@ -119,8 +121,13 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
-    let limits = batches::limits(requests);
     let code = compile(&program)?;
+    run_code(program, &code, requests).map(|run| run.unwrap_or_else(|fault| panic!("{fault}")))
+}
+
+/// The same for a program with its code. The inner error is the device's fault, and what the emulator says of it.
+fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Result<Vec<Vec<f32>>, String>, EngineError> {
+    let limits = batches::limits(requests);
     // Tests share a device, and one that fails takes it from all.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +135,7 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
         emulator::reset();
     }
     let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
-    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), &code)?));
+    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), code)?));
     let mut engine = CudaEngine::new();
     let id = engine.attach(&prepared, 1, limits)?[0];
     let slot = engine.slot(id);
@@ -145,12 +152,12 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
-            other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
+            other => return Ok(Err(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault()))),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(requests.iter().enumerate().map(scores).collect())
+    Ok(Ok(requests.iter().enumerate().map(scores).collect()))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
