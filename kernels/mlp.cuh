@@ -21,24 +21,14 @@ DEV float activate(float x) {
     return ACTIVATION == SIGMOID ? sigmoid_f32(x) : x;
 }
 
-// Columns n and n + 1 of row p of a product; n is even. Rows and columns that do not exist are left out.
-template <class OUT, class ADDEND, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t BIAS>
-DEV void store_pair(const Block& b, int p, int n, float first, float second) {
+// Elements n and n + 1 of row p of a product, as neighbours of a row of N; n is even. Rows and columns that do not exist are left out.
+template <class OUT, int N, int INNER>
+DEV void put_pair(const Block& b, int p, int n, float first, float second) {
     using Element = typename OUT::Element;
     constexpr int ALIGN = INNER > 1 ? boundary(Rows<OUT>::ALIGN | N * (int)sizeof(Element)) : Rows<OUT>::ALIGN;
     if (p >= b.rows * INNER || n >= N) {
         return;
     }
-    const uint2 bias = load_nc8(b.job.weights + BIAS + n * 4);
-    first += bits_f32(bias.x);
-    second += bits_f32(bias.y);
-    if constexpr (!Same<ADDEND, None>::value) {
-        const auto* addend = ADDEND::row(b, p / INNER) + (ADDEND_INNER > 1 ? p % INNER * N : 0) + n;
-        first += (float)addend[0];
-        second += n + 1 < N ? (float)addend[1] : 0.0f;
-    }
-    first = activate<ACTIVATION>(first);
-    second = activate<ACTIVATION>(second);
     Element* out = OUT::row(b, p / INNER) + p % INNER * N + n;
     if (N % 2 != 0 && n + 1 >= N) {
         out[0] = first;
@@ -50,6 +40,23 @@ DEV void store_pair(const Block& b, int p, int n, float first, float second) {
         out[0] = first;
         out[1] = second;
     }
+}
+
+// Columns n and n + 1 of row p of a product, from their sums.
+template <class OUT, class ADDEND, int N, int INNER, int ADDEND_INNER, int ACTIVATION, int64_t BIAS>
+DEV void store_pair(const Block& b, int p, int n, float first, float second) {
+    if (p >= b.rows * INNER || n >= N) {
+        return;
+    }
+    const uint2 bias = load_nc8(b.job.weights + BIAS + n * 4);
+    first += bits_f32(bias.x);
+    second += bits_f32(bias.y);
+    if constexpr (!Same<ADDEND, None>::value) {
+        const auto* addend = ADDEND::row(b, p / INNER) + (ADDEND_INNER > 1 ? p % INNER * N : 0) + n;
+        first += (float)addend[0];
+        second += n + 1 < N ? (float)addend[1] : 0.0f;
+    }
+    put_pair<OUT, N, INNER>(b, p, n, activate<ACTIVATION>(first), activate<ACTIVATION>(second));
 }
 
 DEV constexpr int at_most(int a, int b) { return a < b ? a : b; }

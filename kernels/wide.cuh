@@ -1,4 +1,10 @@
-// Dense layers too wide for tiles, a kernel each over the whole batch: OUT[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
+// Dense layers too wide for tiles, a kernel each over the whole batch: Y[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
+//
+// What becomes of Y says a type END, which sees its elements in pairs of neighbouring columns, in registers: `Stored` writes it down; generated
+// types compute the elementwise ops that follow (DCN v2's cross: x0 * y + x, Wang et al. 2020, arXiv:2008.13535) and write what others read.
+// An END has OPERANDS (values that it reads per pair), `Held` with a pair of each, `load`, which gets them, and `store`. Operands of up to 8
+// pairs are loaded before the first of these is stored, so that their ways to memory overlap. A quarter of a warp reads and writes 32 bytes
+// of a row.
 //
 // A block computes BM x BN results of a strip of rows (grid's x) and a strip of columns (y); X and W reach it through a ring of STAGES
 // pieces of shared memory, some pieces ahead of the arithmetic. Views as in tiles; a strip's rows are a Block without shared values.
@@ -15,6 +21,89 @@
 // Weights: bf16 as linear_bf16's; f32 [K][N padded to 4]. Bias padded to a multiple of 8.
 #pragma once
 #include "mlp_bf16.cuh"
+
+// Elements e and e + 1 of row r of VIEW, e even; of the first row and column where there are none.
+template <class VIEW, int N>
+DEV float2 pair_of(const Block& b, int r, int e) {
+    using Element = typename VIEW::Element;
+    const int at = e < N ? e : 0;
+    const Element* x = VIEW::row(b, r < b.rows ? r : 0) + at;
+    if (N % 2 != 0 && at + 1 >= N) {
+        return make_float2((float)x[0], 0.0f);
+    }
+    if constexpr (Same<Element, Bf16>::value && Rows<VIEW>::ALIGN >= 4) {
+        const uint32_t pair = *(const uint32_t*)x;
+        return make_float2(bf16_lo(pair), bf16_hi(pair));
+    } else if constexpr (Same<Element, float>::value && Rows<VIEW>::ALIGN >= 8) {
+        return *(const float2*)x;
+    } else {
+        return make_float2((float)x[0], (float)x[1]);
+    }
+}
+
+// The same of elements that lie elsewhere: index(e) says where.
+template <class VIEW, int N, class INDEX>
+DEV float2 pair_at(const Block& b, int r, int e, const INDEX& index) {
+    const auto* x = VIEW::row(b, r < b.rows ? r : 0);
+    const int at = e < N ? e : 0;
+    return make_float2((float)x[index(at)], (float)x[index(at + 1 < N ? at + 1 : at)]);
+}
+
+// A pair of sums to elements of the layer: with bias, addend (zeros where there is none) and activation.
+template <int ACTIVATION, int64_t BIAS>
+DEV float2 layer_pair(const Block& b, int n, float first, float second, float2 addend) {
+    const uint2 bias = load_nc8(b.job.weights + BIAS + n * 4);
+    return make_float2(activate<ACTIVATION>(first + bits_f32(bias.x) + addend.x), activate<ACTIVATION>(second + bits_f32(bias.y) + addend.y));
+}
+
+// The END of a layer that is stored as it is.
+template <class OUT, class ADDEND, int N, int ACTIVATION, int64_t BIAS>
+struct Stored {
+    static constexpr bool HAS_ADDEND = !Same<ADDEND, None>::value;
+    static constexpr int OPERANDS = HAS_ADDEND ? 1 : 0;
+    struct Held {
+        float2 addend;
+    };
+    DEV static Held load(const Block& b, int r, int n) {
+        if constexpr (HAS_ADDEND) {
+            return Held{pair_of<ADDEND, N>(b, r, n)};
+        }
+        return Held{make_float2(0.0f, 0.0f)};
+    }
+    DEV static void store(const Block& b, int r, int n, const Held& held, float first, float second) {
+        const float2 y = layer_pair<ACTIVATION, BIAS>(b, n, first, second, held.addend);
+        put_pair<OUT, N, 1>(b, r, n, y.x, y.y);
+    }
+};
+
+// Two neighbouring sums of a thread: columns `column` and column + 1 of a row of the strip.
+struct Sums {
+    int row, column;
+    float first, second;
+};
+
+// The end of COUNT pairs of sums; sums(i) gives the i-th. Those beyond the last row or column are left out.
+template <class END, int N, int COUNT, class SUMS>
+DEV void end_layer(const Block& b, const SUMS& sums) {
+    constexpr int MOST = END::OPERANDS <= 2 ? 8 : END::OPERANDS <= 4 ? 4 : 2, TOGETHER = COUNT < MOST ? COUNT : MOST;
+    static_assert(COUNT % TOGETHER == 0, "pairs are taken in whole groups");
+#pragma unroll
+    for (int first = 0; first < COUNT; first += TOGETHER) {
+        typename END::Held held[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const Sums pair = sums(first + i);
+            held[i] = END::load(b, pair.row, pair.column);
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const Sums pair = sums(first + i);
+            if (pair.row < b.rows && pair.column < N) {
+                END::store(b, pair.row, pair.column, held[i], pair.first, pair.second);
+            }
+        }
+    }
+}
 
 // Takes strips of BM rows through STRIP::run, for column strip block_y. Shared memory: [BM] contexts, then STRIP's.
 template <class STRIP, int BM, bool CANDIDATES>
@@ -105,7 +194,7 @@ struct WideRows {
     }
 };
 
-template <class X, class OUT, class ADDEND, int MT, int NT, int STAGES, int K, int N, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class END, int MT, int NT, int STAGES, int K, int N, int64_t WEIGHTS>
 struct WideBf16 {
     static constexpr int BM = 32 * MT, BN = 32 * NT, CHUNKS = parts(K, 32), STRIPS = parts(N, 8);
     static constexpr int X_BYTES = BM * 64, STAGE_BYTES = X_BYTES + BN * 64;
@@ -187,20 +276,17 @@ struct WideBf16 {
             }
         }
         cp_async_wait<0>();
+        // Pairs of a lane: columns 2 t and 2 t + 1 of rows g and g + 8 of each 16 x 8 results.
         const int g = (int)lane() / 4, t = (int)lane() % 4;
-#pragma unroll
-        for (int m = 0; m < MT; m++) {
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                const int row = (down * MT + m) * 16 + g, column = (strip0 + across * NT + n) * 8 + 2 * t;
-                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row, column, sums[m][n][0], sums[m][n][1]);
-                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row + 8, column, sums[m][n][2], sums[m][n][3]);
-            }
-        }
+        end_layer<END, N, MT * NT * 2>(b, [&](int pair) {
+            const int m = pair / 2 / NT, n = pair / 2 % NT, half = pair % 2;
+            const int row = (down * MT + m) * 16 + half * 8 + g, column = (strip0 + across * NT + n) * 8 + 2 * t;
+            return Sums{row, column, sums[m][n][half * 2], sums[m][n][half * 2 + 1]};
+        });
     }
 };
 
-template <class X, class OUT, class ADDEND, int T, int K, int N, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class END, int T, int K, int N, int64_t WEIGHTS>
 struct WideF32 {
     static constexpr int BM = 16 * T, BN = 16 * T, DEPTH = 16, PIECES = parts(K, DEPTH), PADDED = (N + 3) / 4 * 4;
     // Floats from input to input of X: 4 more than the rows, so that threads that bring neighbouring inputs meet different banks.
@@ -302,13 +388,10 @@ struct WideF32 {
                 store(held, free);
             }
         }
-#pragma unroll
-        for (int m = 0; m < T; m++) {
-#pragma unroll
-            for (int n = 0; n < T; n += 2) {
-                const int row = m / 4 * 64 + down + m % 4, column = first_column + n / 4 * 64 + across + n % 4;
-                store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row, column, sums[m][n], sums[m][n + 1]);
-            }
-        }
+        end_layer<END, N, T * T / 2>(b, [&](int pair) {
+            const int m = pair / (T / 2), n = pair % (T / 2) * 2;
+            const int row = m / 4 * 64 + down + m % 4, column = first_column + n / 4 * 64 + across + n % 4;
+            return Sums{row, column, sums[m][n], sums[m][n + 1]};
+        });
     }
 };

@@ -1,4 +1,5 @@
-// WideBf16 of wide.cuh for sm_90a, by products of warpgroups: OUT[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)).
+// WideBf16 of wide.cuh for sm_90a, by products of warpgroups: Y[rows][N] = activation(X[rows][K] · W[K][N] + bias (+ addend)), and what END
+// makes of it.
 //
 // A block of 3 warpgroups computes 128 x 128 results: one warpgroup brings pieces of 64 inputs into a ring of STAGES, each of the others
 // multiplies 64 rows by 128 columns (m64n128k16, both operands in shared memory, 64 sums per thread). A piece is full once the copy of its
@@ -17,7 +18,7 @@
 #include "wide.cuh"
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <class X, class OUT, class ADDEND, bool CANDIDATES, int STAGES, int K, int N, int ACTIVATION, int64_t WEIGHTS, int64_t BIAS>
+template <class X, class END, bool CANDIDATES, int STAGES, int K, int N, int64_t WEIGHTS>
 struct WideHopper {
     static constexpr int BM = 128, BN = 128, PIECE = 64, PIECES = parts(K, PIECE), BRINGERS = 128;
     static constexpr int ALONG_K = BM * 16 + 64, X_BYTES = PIECE / 8 * ALONG_K, W_BYTES = BN * PIECE * 2, STAGE_BYTES = X_BYTES + W_BYTES;
@@ -100,11 +101,10 @@ struct WideHopper {
             barrier_arrive(ring.empty + (turn - 1) % STAGES);
         }
         const int row = group * 64 + (int)warp() % 4 * 16 + (int)lane() / 4, column = column_strip * BN + (int)lane() % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < 16; j++) {
-            store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row, column + j * 8, sums[4 * j], sums[4 * j + 1]);
-            store_pair<OUT, ADDEND, N, 1, 1, ACTIVATION, BIAS>(b, row + 8, column + j * 8, sums[4 * j + 2], sums[4 * j + 3]);
-        }
+        end_layer<END, N, 32>(b, [&](int pair) {
+            const int j = pair / 2, half = pair % 2;
+            return Sums{row + half * 8, column + j * 8, sums[4 * j + half * 2], sums[4 * j + half * 2 + 1]};
+        });
     }
 
     // All 384 threads of the block.

@@ -12,13 +12,13 @@ use crate::engine::cpu::plan::weights::LayerMatrix;
 use super::emitter::Emitter;
 
 /// What calls of the kernels of a layer have in common.
-struct Layer {
-    x: String,
-    out: String,
-    addend: String,
-    activation: &'static str,
-    weights: usize,
-    bias: usize,
+pub(super) struct Layer {
+    pub(super) x: String,
+    pub(super) out: String,
+    pub(super) addend: String,
+    pub(super) activation: &'static str,
+    pub(super) weights: usize,
+    pub(super) bias: usize,
 }
 
 /// A layer that is a kernel of its own (`kernels/wide.cuh`).
@@ -33,6 +33,8 @@ pub struct WideLayer {
     pub columns: usize,
     /// Shared memory of a block.
     pub shared_bytes: u32,
+    /// Whether it computes more than the layer.
+    pub has_tail: bool,
 }
 
 impl Emitter<'_, '_> {
@@ -53,33 +55,34 @@ impl Emitter<'_, '_> {
         self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
     }
 
-    /// The task, a product over one vector of each row, as a kernel of its own. Large batches have large blocks.
-    pub(super) fn wide(&mut self) -> WideLayer {
+    /// The task, a product over one vector of each row, as a kernel of its own, with the tasks of its tail. Large batches have large blocks.
+    pub(super) fn wide(&mut self, tail: &[usize]) -> WideLayer {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
         let is_large = self.places.tile > super::SMALL_TILE;
         let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
-        let Layer { x, out, addend, activation, weights, bias } = self.layer(*x, matrix, bias, *addend, *activation);
+        let layer = self.layer(*x, matrix, bias, *addend, *activation);
+        let (end, has_tail) = self.end(&layer, n, tail);
+        let Layer { x, weights, .. } = layer;
         if is_large && is_bf16 && self.target.warpgroups {
             let weights = self.blob.add(&operand_matrices(matrix));
-            let tail = format!("{is_candidate}, {STAGES}, {k}, {n}, {activation}, {weights}, {bias}");
             return WideLayer {
-                run: format!("WideHopper<{x}, {out}, {addend}, {tail}>::run(job, shared);"),
+                run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
                 threads: 3 * 128,
                 rows: 128,
                 columns: n.div_ceil(128),
                 // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
                 shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
+                has_tail,
             };
         }
-        let tail = format!("{k}, {n}, {activation}, {weights}, {bias}");
         let side = if is_large { 128 } else { 64 };
         let (strip, bytes) = if is_bf16 {
             // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring.
-            (format!("WideBf16<{x}, {out}, {addend}, {0}, {0}, {STAGES}, {tail}>", side / 32), STAGES * 2 * side * 64)
+            (format!("WideBf16<{x}, {end}, {0}, {0}, {STAGES}, {k}, {n}, {weights}>", side / 32), STAGES * 2 * side * 64)
         } else {
             // 16 inputs, 4 bytes each; rows have 4 more for the sake of the banks. Twice.
-            (format!("WideF32<{x}, {out}, {addend}, {}, {tail}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
+            (format!("WideF32<{x}, {end}, {}, {k}, {n}, {weights}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
         };
         WideLayer {
             run: format!("run_strips<{strip}, {side}, {is_candidate}>(job, shared);"),
@@ -87,6 +90,7 @@ impl Emitter<'_, '_> {
             rows: side,
             columns: n.div_ceil(side),
             shared_bytes: (side * 4 + bytes) as u32,
+            has_tail,
         }
     }
 

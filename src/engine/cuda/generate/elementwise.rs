@@ -4,9 +4,9 @@
 use std::fmt::Write;
 
 use crate::engine::cpu::kernels::binary::BinaryOp;
-use crate::engine::cpu::kernels::chain::{Arg, ChainOp, Instruction};
+use crate::engine::cpu::kernels::chain::{ChainOp, Instruction};
 use crate::engine::cpu::kernels::unary::UnaryF32;
-use crate::engine::cpu::plan::task::ValueIndex;
+use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::engine::cpu::walk::{broadcast, row_major};
 use crate::model::{DType, UnaryFn};
 
@@ -20,6 +20,21 @@ pub struct Operand {
     pub dtype: DType,
     /// In C++.
     pub index: String,
+}
+
+/// What an elementwise op computes of each element: `x0`, `x1`.. are its operands, `lines` come before the expression.
+pub struct Formula {
+    pub operands: Vec<Source>,
+    pub lines: Vec<String>,
+    pub expression: String,
+}
+
+/// Where an operand's elements come from.
+pub enum Source {
+    /// A value that broadcasts to the result.
+    Value(ValueIndex),
+    /// Numbers in the weights: their offset in bytes, and which one belongs to element `e`.
+    Numbers { offset: usize, index: String },
 }
 
 /// The element at which strides (of each axis of `shape`) lie, as an expression of `e`, which counts the elements of `shape` in row-major order.
@@ -100,40 +115,54 @@ impl Emitter<'_, '_> {
         Operand { view: self.view(value), dtype: self.value(value).dtype, index }
     }
 
-    pub(super) fn binary(&mut self, op: BinaryOp, a: ValueIndex, b: ValueIndex) {
-        let operands = [self.spread(a), self.spread(b)];
-        let expression = match self.out().dtype {
-            DType::F32 => binary_f32(op, "x0", "x1"),
-            DType::I64 => format!("{}_i64(x0, x1)", op.name()),
-        };
-        self.map(&operands, &expression);
+    /// The operand of a formula.
+    fn source(&mut self, source: &Source) -> Operand {
+        match source {
+            Source::Value(value) => self.spread(*value),
+            Source::Numbers { offset, index } => {
+                Operand { view: format!("Constant<float, {offset}>"), dtype: DType::F32, index: index.clone() }
+            }
+        }
     }
 
-    pub(super) fn unary(&mut self, function: UnaryF32, x: ValueIndex) {
-        let operands = [self.spread(x)];
-        self.map(&operands, &unary_f32(function, "x0"));
-    }
-
-    pub(super) fn chain(&mut self, leaves: &[ValueIndex], steps: &[Instruction]) {
-        let operands: Vec<Operand> = leaves.iter().map(|&leaf| self.spread(leaf)).collect();
-        let name = |arg: &Arg| match arg.as_step() {
-            Some(step) => format!("t{step}"),
-            None => format!("x{}", arg.as_leaf().expect("an argument that the op takes")),
-        };
-        let lines: Vec<String> = steps
-            .iter()
-            .enumerate()
-            .map(|(at, Instruction { op, args })| {
-                let value = match op {
-                    ChainOp::Binary(op) => binary_f32(*op, &name(&args[0]), &name(&args[1])),
-                    ChainOp::Unary(function) => unary_f32(*function, &name(&args[0])),
-                    ChainOp::MulAdd => format!("fma_({}, {}, {})", name(&args[0]), name(&args[1]), name(&args[2])),
-                };
-                format!("const float t{at} = {value};")
-            })
-            .collect();
+    /// A task that computes each element of its own, as a loop.
+    pub(super) fn formula_step(&mut self) {
+        let Formula { operands, lines, expression } = self.formula().expect("the caller knows the op");
+        let operands: Vec<Operand> = operands.iter().map(|source| self.source(source)).collect();
         let (len, out) = (self.out().len(), self.out_view());
-        self.map_onto(&out, len, "e", &operands, &lines, &format!("t{}", steps.len() - 1));
+        self.map_onto(&out, len, "e", &operands, &lines, &expression);
+    }
+
+    /// What the task computes of each element; `None` where elements move or meet each other.
+    pub(super) fn formula(&mut self) -> Option<Formula> {
+        let values = |values: &[ValueIndex]| values.iter().map(|&value| Source::Value(value)).collect();
+        let simple = |operands, expression| Some(Formula { operands, lines: vec![], expression });
+        match &self.task.work {
+            Work::Binary { op, a, b } => {
+                let expression = match self.out().dtype {
+                    DType::F32 => binary_f32(*op, "x0", "x1"),
+                    DType::I64 => format!("{}_i64(x0, x1)", op.name()),
+                };
+                simple(values(&[*a, *b]), expression)
+            }
+            Work::Unary { function, x } => simple(values(&[*x]), unary_f32(*function, "x0")),
+            Work::Broadcast { x } => simple(values(&[*x]), "x0".to_owned()),
+            Work::Chain { leaves, steps } => {
+                let lines = steps.iter().enumerate().map(|(at, step)| format!("const float t{at} = {};", instruction(step))).collect();
+                Some(Formula { operands: values(leaves), lines, expression: format!("t{}", steps.len() - 1) })
+            }
+            Work::BatchNorm { x, axis, mean, scale, bias } => {
+                let mut strides = vec![0; self.out().shape.len()];
+                strides[*axis] = 1;
+                let index = index_expression(&self.out().shape, &strides, 0);
+                let mut operands = vec![Source::Value(*x)];
+                for numbers in [mean, scale, bias] {
+                    operands.push(Source::Numbers { offset: self.blob.add(numbers), index: index.clone() });
+                }
+                simple(operands, "fma_(x0 - x1, x2, x3)".to_owned())
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn clamp_i64(&mut self, x: ValueIndex, min: i64, max: i64) {
@@ -149,18 +178,6 @@ impl Emitter<'_, '_> {
             _ => "x0",
         };
         self.map(&operands, expression);
-    }
-
-    pub(super) fn batch_norm(&mut self, x: ValueIndex, axis: usize, mean: &[f32], scale: &[f32], bias: &[f32]) {
-        let mut strides = vec![0; self.out().shape.len()];
-        strides[axis] = 1;
-        let index = index_expression(&self.out().shape, &strides, 0);
-        let mut operands = vec![self.spread(x)];
-        for numbers in [mean, scale, bias] {
-            let offset = self.blob.add(numbers);
-            operands.push(Operand { view: format!("Constant<float, {offset}>"), dtype: DType::F32, index: index.clone() });
-        }
-        self.map(&operands, "fma_(x0 - x1, x2, x3)");
     }
 
     /// Elements of `x` from `first` on: nothing to do where they are in place.
@@ -185,11 +202,6 @@ impl Emitter<'_, '_> {
         let strides = row_major(&self.value(x).shape);
         let strides: Vec<usize> = perm.iter().map(|&axis| strides[axis]).collect();
         let operand = self.strided(x, &strides, 0);
-        self.map(&[operand], "x0");
-    }
-
-    pub(super) fn broadcast(&mut self, x: ValueIndex) {
-        let operand = self.spread(x);
         self.map(&[operand], "x0");
     }
 
@@ -220,6 +232,19 @@ impl Emitter<'_, '_> {
             }
             at += size;
         }
+    }
+}
+
+/// A step of a chain, of its leaves `x0`.. and the results `t0`.. of earlier steps.
+fn instruction(Instruction { op, args }: &Instruction) -> String {
+    let name = |at: usize| match args[at].as_step() {
+        Some(step) => format!("t{step}"),
+        None => format!("x{}", args[at].as_leaf().expect("an argument that the op takes")),
+    };
+    match op {
+        ChainOp::Binary(op) => binary_f32(*op, &name(0), &name(1)),
+        ChainOp::Unary(function) => unary_f32(*function, &name(0)),
+        ChainOp::MulAdd => format!("fma_({}, {}, {})", name(0), name(1), name(2)),
     }
 }
 

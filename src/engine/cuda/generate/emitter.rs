@@ -36,8 +36,6 @@ pub struct Emitter<'e, 'a> {
     pub definitions: &'e mut String,
     /// Steps of the kernel, each a statement. Between two of them all threads of the block meet.
     pub steps: &'e mut Vec<String>,
-    /// Which segment the task is in.
-    pub segment: usize,
     /// Distinguishes names: the number of the task.
     pub number: usize,
 }
@@ -91,14 +89,14 @@ impl Emitter<'_, '_> {
 
     /// Memory for the steps of this task alone: a view with `bytes` per row (4 bytes an element), in shared memory where some is left.
     pub fn shared_room(&mut self, bytes: usize) -> String {
-        let Place { region, offset, stride, .. } = self.places.room(self.segment, self.number, bytes);
+        let Place { region, offset, stride, .. } = self.places.room(self.number, bytes);
         format!("{}<float, {offset}, {}>", region.of_tile(), stride / size_of::<f32>())
     }
 
     /// The same for the block as a whole: row 0 of the view is `bytes` bytes, on a boundary of 128.
     pub fn block_room(&mut self, bytes: usize) -> String {
         let tile = self.places.tile;
-        let Place { region, offset, .. } = self.places.room(self.segment, self.number, bytes.div_ceil(tile));
+        let Place { region, offset, .. } = self.places.room(self.number, bytes.div_ceil(tile));
         format!("{}<uint8_t, {offset}, 0>", region.of_tile())
     }
 
@@ -183,18 +181,16 @@ impl Emitter<'_, '_> {
             Work::Lookup { .. } => self.lookups(std::slice::from_ref(self.task)),
             Work::Linear { x, matrix, bias, addend, activation } => self.linear(*x, matrix, bias, *addend, *activation),
             Work::Interaction { vectors, dim, pairs, .. } => self.interaction(vectors, *dim, pairs),
-            Work::Binary { op, a, b } => self.binary(*op, *a, *b),
-            Work::Unary { function, x } => self.unary(*function, *x),
-            Work::Chain { leaves, steps } => self.chain(leaves, steps),
+            Work::Binary { .. } | Work::Unary { .. } | Work::Chain { .. } | Work::Broadcast { .. } | Work::BatchNorm { .. } => {
+                self.formula_step();
+            }
             Work::ClampI64 { x, min, max } => self.clamp_i64(*x, *min, *max),
             Work::Cast { x } => self.cast(*x),
             Work::Concat { xs, axis } => self.concat(xs, *axis),
             Work::View { x, first } => self.same_elements(*x, *first),
             Work::Slice { x, axis, start, step } => self.slice(*x, *axis, *start, *step),
             Work::Transpose { x, perm } => self.transpose(*x, perm),
-            Work::Broadcast { x } => self.broadcast(*x),
             Work::Gather { x, axis, indices } => self.gather(*x, *axis, indices),
-            Work::BatchNorm { x, axis, mean, scale, bias } => self.batch_norm(*x, *axis, mean, scale, bias),
             Work::Sum { x, axes } => self.sum(*x, axes),
             Work::Softmax { x, axis } => self.softmax(*x, *axis),
             Work::L2Norm { x, axis, eps } => self.l2_norm(*x, *axis, *eps),

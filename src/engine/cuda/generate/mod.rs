@@ -7,11 +7,14 @@ mod blob;
 mod dense_layers;
 mod elementwise;
 mod emitter;
+mod ends;
 mod families;
 mod lookups;
 mod narrow;
 mod place;
 mod segments;
+mod tails;
+mod traffic;
 mod works;
 
 use std::fmt::Write;
@@ -36,6 +39,7 @@ use self::dense_layers::is_multiplied_in_bf16;
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
+use self::tails::arrange;
 
 pub use self::works::{LaunchWork, works};
 
@@ -85,33 +89,30 @@ impl Program {
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
         let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-        let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-        let segments = Segments::new(&lowered, target.wide_from);
-        let mut generator =
-            Generator { model, layout: &layout, lowered: &lowered, segments: &segments, target, blob: Blob::default(), tables: vec![] };
-        let mut source = String::from(PRELUDE);
+        let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
+        let segments = arrange(&mut lowered, target);
+        let mut generator = Generator {
+            model,
+            layout: &layout,
+            lowered: &lowered,
+            segments: &segments,
+            target,
+            places: Places::new(&lowered, &segments, target.numbers),
+            blob: Blob::default(),
+            tables: vec![],
+            source: String::from(PRELUDE),
+        };
         if target.warpgroups {
-            source.push_str("#include \"wide_hopper.cuh\"\n");
+            generator.source.push_str("#include \"wide_hopper.cuh\"\n");
         }
-        let mut variants = Vec::new();
-        let mut needs = Needs::default();
-        for tile in [SMALL_TILE].into_iter().chain(LARGE_TILES) {
-            let mut places = Places::new(&lowered, &segments, tile, target.shared_limit - head_bytes(tile), target.numbers);
-            let mut kernels = String::new();
-            let launches = generator.variant(&mut places, &mut kernels);
-            // Larger tiles read weights less often, but only from shared memory.
-            if tile > SMALL_TILE && launches.iter().any(|launch| launch.scratch_bytes > 0) {
-                continue;
-            }
-            source.push_str(&kernels);
-            variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { tile * BLOCKS_WORTH }, launches });
-            needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
-            if tile > SMALL_TILE {
-                break;
-            }
-        }
+        let small = generator.variant(&[]);
+        let large = generator.variant(&small);
+        let rows_from = small.iter().zip(&large).filter(|(small, large)| small != large).map(|(_, large)| large.over.pays_from()).max();
+        let mut variants = vec![Variant { rows_from: 0, launches: small }];
+        variants.extend(rows_from.map(|rows_from| Variant { rows_from, launches: large }));
+        let Generator { blob, tables, source, places, .. } = generator;
+        let needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
         let layers = layers(&lowered, target.numbers);
-        let Generator { blob, tables, .. } = generator;
         Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
     }
 }
@@ -134,6 +135,17 @@ fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
     lowered.tasks.iter().filter_map(layer).collect()
 }
 
+impl Over {
+    /// Candidates from which blocks of so many rows pay: fewer leave most of the device idle.
+    fn pays_from(self) -> usize {
+        let rows = match self {
+            Over::Contexts { tile } | Over::Candidates { tile } => tile,
+            Over::Grid { .. } => LARGE_TILES[0],
+        };
+        rows * BLOCKS_WORTH
+    }
+}
+
 /// One model on its way.
 struct Generator<'g, 'a> {
     model: &'g Model,
@@ -141,56 +153,99 @@ struct Generator<'g, 'a> {
     lowered: &'g Lowered<'a>,
     segments: &'g Segments,
     target: &'g Target,
+    places: Places,
     blob: Blob,
     tables: Vec<DeviceTable>,
+    source: String,
+}
+
+/// A kernel on its way into the source.
+struct Kernel {
+    definitions: String,
+    text: String,
+    launch: Launch,
 }
 
 impl<'a> Generator<'_, 'a> {
-    /// The kernels for tiles of some size: their source, and their launches in order.
-    fn variant(&mut self, places: &mut Places, source: &mut String) -> Vec<Launch> {
-        let tile = places.tile;
-        let _ = writeln!(source, "\nnamespace tile_{tile} {{");
+    /// Adds the kernels of small batches or, given those, of large ones, as far as they differ; gives the launches in order.
+    fn variant(&mut self, small: &[Launch]) -> Vec<Launch> {
         let mut launches = Vec::new();
-        let mut kernels = String::new();
         for (number, segment) in self.segments.list.iter().enumerate() {
-            let is_candidate = segment.scope == ValueScope::Candidate;
-            let is_last = number + 1 == self.segments.list.len();
-            let scope = if is_candidate { "candidates" } else { "contexts" };
-            if segment.wide {
-                let layer = self.wide(places, number);
-                let kernel = format!("{scope}_{number}_tile_{tile}");
-                let WideLayer { run, threads, rows, columns, shared_bytes } = layer;
-                let _ = writeln!(kernels, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
-                launches.push(Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 });
-                continue;
-            }
-            let mut definitions = String::new();
-            let mut steps = self.steps(places, number, &mut definitions);
-            if is_last {
-                steps.push(self.scores(places));
-            }
-            let name = format!("{scope}_{number}");
-            let _ = writeln!(source, "{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{");
-            let _ = writeln!(source, "{}\n    }}\n}};", steps.join("\n        sync_block();\n"));
-            let end = if is_last { "    finish(job);\n" } else { "" };
-            let block = &places.blocks[number];
-            let (kernel, scratch) = (format!("{name}_tile_{tile}"), block.scratch_bytes);
-            let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
-            let _ = writeln!(kernels, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
-            launches.push(Launch {
-                kernel,
-                over: if is_candidate { Over::Candidates { tile } } else { Over::Contexts { tile } },
-                threads: THREADS,
-                shared_bytes: (head_bytes(tile) + block.shared_bytes) as u32,
-                scratch_bytes: scratch,
+            let small = small.get(number);
+            let made = match segment.wide {
+                true => Some(self.wide(number, small.is_some())),
+                // Larger tiles read weights less often, but only from shared memory.
+                false if small.is_some() => {
+                    let mut made = LARGE_TILES.iter().map(|&tile| self.tiled(number, tile));
+                    made.find(|kernel| kernel.launch.scratch_bytes == 0)
+                }
+                false => Some(self.tiled(number, SMALL_TILE)),
+            };
+            launches.push(match (made, small) {
+                (Some(Kernel { definitions, text, launch }), _) => {
+                    // What a layer does with its results is the same in blocks of every size.
+                    if !segment.wide || small.is_none() {
+                        self.source.push_str(&definitions);
+                    }
+                    self.source.push_str(&text);
+                    launch
+                }
+                (None, Some(small)) => small.clone(),
+                (None, None) => unreachable!("small tiles always do"),
             });
         }
-        let _ = writeln!(source, "}}  // namespace tile_{tile}\n\n{kernels}");
         launches
     }
 
+    /// What kernels of a segment are called after.
+    fn name(&self, segment: usize) -> String {
+        let scope = if self.segments.list[segment].scope == ValueScope::Candidate { "candidates" } else { "contexts" };
+        format!("{scope}_{segment}")
+    }
+
+    /// The kernel of a wide layer.
+    fn wide(&mut self, segment: usize, large: bool) -> Kernel {
+        self.places.tile = if large { LARGE_TILES[0] } else { SMALL_TILE };
+        let (&task, tail) = self.segments.list[segment].tasks.split_first().expect("a wide segment is a layer");
+        let mut definitions = String::new();
+        let layer = self.emitter(task, &mut definitions, &mut Vec::new()).wide(tail);
+        let WideLayer { run, threads, rows, columns, shared_bytes, has_tail } = layer;
+        let what = if has_tail { "_tail" } else { "" };
+        let kernel = format!("{}{what}_{}", self.name(segment), if large { "large" } else { "small" });
+        let text = format!("KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}\n");
+        let launch = Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 };
+        Kernel { definitions, text, launch }
+    }
+
+    /// The kernel of a segment in tiles.
+    fn tiled(&mut self, segment: usize, tile: usize) -> Kernel {
+        self.places.plan_tile(segment, tile, self.target.shared_limit - head_bytes(tile));
+        let is_candidate = self.segments.list[segment].scope == ValueScope::Candidate;
+        let is_last = segment + 1 == self.segments.list.len();
+        let mut definitions = String::new();
+        let mut steps = self.steps(segment, &mut definitions);
+        if is_last {
+            steps.push(self.scores());
+        }
+        let name = self.name(segment);
+        let mut text = format!("\nnamespace tile_{tile} {{\n{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{\n");
+        let _ = writeln!(text, "{}\n    }}\n}};\n}}  // namespace tile_{tile}\n", steps.join("\n        sync_block();\n"));
+        let end = if is_last { "    finish(job);\n" } else { "" };
+        let (kernel, scratch) = (format!("{name}_tile_{tile}"), self.places.block.scratch_bytes);
+        let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
+        let _ = writeln!(text, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
+        let launch = Launch {
+            kernel,
+            over: if is_candidate { Over::Candidates { tile } } else { Over::Contexts { tile } },
+            threads: THREADS,
+            shared_bytes: (head_bytes(tile) + self.places.block.shared_bytes) as u32,
+            scratch_bytes: scratch,
+        };
+        Kernel { definitions: String::new(), text, launch }
+    }
+
     /// The steps of a segment.
-    fn steps(&mut self, places: &mut Places, segment: usize, definitions: &mut String) -> Vec<String> {
+    fn steps(&mut self, segment: usize, definitions: &mut String) -> Vec<String> {
         let mut texts = Vec::new();
         let mut rest = self.segments.list[segment].tasks.as_slice();
         while let [number, behind @ ..] = rest {
@@ -201,7 +256,7 @@ impl<'a> Generator<'_, 'a> {
             let together = &together[..count_lookups(together, &lowered.values, self.model)];
             rest = &behind[together.len().saturating_sub(1)..];
             let mut steps = Vec::new();
-            let mut emitter = self.emitter(places, segment, number, definitions, &mut steps);
+            let mut emitter = self.emitter(number, definitions, &mut steps);
             match together {
                 [] => emitter.emit(),
                 _ => emitter.lookups(together),
@@ -211,24 +266,11 @@ impl<'a> Generator<'_, 'a> {
         texts
     }
 
-    /// The layer that a segment consists of.
-    fn wide(&mut self, places: &mut Places, segment: usize) -> WideLayer {
-        let number = self.segments.list[segment].tasks[0];
-        self.emitter(places, segment, number, &mut String::new(), &mut Vec::new()).wide()
-    }
-
-    fn emitter<'e>(
-        &'e mut self,
-        places: &'e mut Places,
-        segment: usize,
-        number: usize,
-        definitions: &'e mut String,
-        steps: &'e mut Vec<String>,
-    ) -> Emitter<'e, 'a> {
+    fn emitter<'e>(&'e mut self, number: usize, definitions: &'e mut String, steps: &'e mut Vec<String>) -> Emitter<'e, 'a> {
         Emitter {
             task: &self.lowered.tasks[number],
             lowered: self.lowered,
-            places,
+            places: &mut self.places,
             layout: self.layout,
             model: self.model,
             target: self.target,
@@ -236,17 +278,16 @@ impl<'a> Generator<'_, 'a> {
             tables: &mut self.tables,
             definitions,
             steps,
-            segment,
             number,
         }
     }
 
     /// The step that writes the answer: outputs are of any scope.
-    fn scores(&mut self, places: &Places) -> String {
+    fn scores(&mut self) -> String {
         let count = self.lowered.outputs.len();
         let mut text = String::new();
         for (column, &output) in self.lowered.outputs.iter().enumerate() {
-            let view = emitter::view(self.lowered, places, &mut self.blob, output, 0, true);
+            let view = emitter::view(self.lowered, &self.places, &mut self.blob, output, 0, true);
             let _ = write!(text, "{}write_score<{view}, {count}, {column}>(b);", if column > 0 { "\n" } else { "        " });
         }
         text
@@ -260,9 +301,9 @@ const fn head_bytes(tile: usize) -> usize {
 
 /// Rows of a tile of short batches.
 const SMALL_TILE: usize = 16;
-/// Rows of a tile where weights should be read seldom: the first that fits into shared memory.
+/// Rows of a tile where weights should be read seldom: the first that fits into shared memory, for each kernel.
 const LARGE_TILES: [usize; 2] = [64, 32];
-/// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
+/// A batch fills so many large tiles before they pay.
 const BLOCKS_WORTH: usize = 64;
 /// A block streams about 64 bytes of weights per clock from the L2: half a million take 5 to 10 us per tile.
 const WIDE_FROM: usize = 1 << 19;

@@ -1,4 +1,5 @@
-//! Which values are stored in 16 bits: those that wide layers alone read, which would round them anyway, so that no result changes.
+//! Which values are stored in 16 bits: those that wide layers alone read, which would round them anyway, so that no result changes. Of what
+//! others read as well, wide layers get a copy.
 
 use std::collections::HashSet;
 
@@ -8,11 +9,13 @@ use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::model::{DType, ValueScope};
 
 use super::dense_layers::is_multiplied_in_bf16;
-use super::segments::Segments;
+use super::segments::{Segments, is_wide};
+use super::traffic::{is_in_place, makers};
 
 /// Roots of homes whose elements can be bf16.
 pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<ValueIndex> {
     let root = |value: ValueIndex| homes.of(value).0;
+    let makers = makers(lowered);
     let is_f32 = |value: ValueIndex| lowered.values[value].dtype == DType::F32 && lowered.values[value].scope != ValueScope::Constant;
     let mut narrow: HashSet<ValueIndex> = lowered.tasks.iter().map(|task| root(task.out)).filter(|&root| is_f32(root)).collect();
     for task in lowered.tasks.iter().filter(|task| !writes_any_element(task)) {
@@ -26,7 +29,8 @@ pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<
         let before = narrow.len();
         for (at, task) in lowered.tasks.iter().enumerate() {
             let out_is_narrow = narrow.contains(&root(task.out));
-            for input in task.work.inputs() {
+            let from_memory = |input: &ValueIndex| makers[*input].is_none_or(|maker| !segments.in_registers(maker, at));
+            for input in task.work.inputs().into_iter().filter(from_memory) {
                 let rounds = match &task.work {
                     // Layers of tiles take their inputs whole.
                     Work::Linear { x, matrix, addend, .. } => {
@@ -42,6 +46,51 @@ pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<
         if narrow.len() == before {
             return narrow;
         }
+    }
+}
+
+/// Gives wide layers that multiply in bf16 narrow copies of what they read, where others read the same in f32: each element is rounded once, not
+/// for every strip of columns, and comes in half the bytes. A copy is made by the kernel that makes the value.
+pub fn add_copies(lowered: &mut Lowered, wide_from: usize) {
+    let (homes, segments) = (Homes::new(lowered), Segments::new(lowered, wide_from, &HashSet::new()));
+    let narrow = narrow(lowered, &homes, &segments);
+    let mut originals: Vec<ValueIndex> = Vec::new();
+    for task in lowered.tasks.iter().filter(|task| is_wide(task, lowered, wide_from)) {
+        let Work::Linear { x, matrix, .. } = &task.work else { continue };
+        let is_whole = lowered.values[*x].scope == lowered.values[task.out].scope && !narrow.contains(&homes.of(*x).0);
+        if is_whole && is_multiplied_in_bf16(matrix) && !originals.contains(x) && costs_no_kernel(*x, lowered, &homes, &segments) {
+            originals.push(*x);
+        }
+    }
+    for original in originals {
+        let copy = lowered.values.len();
+        lowered.values.push(lowered.values[original].clone());
+        let maker = lowered.tasks.iter().position(|task| task.out == original).expect("no constant");
+        lowered.tasks.insert(maker + 1, Task::new(copy, Work::Broadcast { x: original }));
+        for at in maker + 2..lowered.tasks.len() {
+            let wide = is_wide(&lowered.tasks[at], lowered, wide_from);
+            if let Work::Linear { x, matrix, .. } = &mut lowered.tasks[at].work
+                && wide
+                && *x == original
+                && is_multiplied_in_bf16(matrix)
+            {
+                *x = copy;
+            }
+        }
+    }
+}
+
+/// Whether a copy of a value can be made where the value is: in a kernel that computes all of it, or as the tail of the wide layer that does.
+fn costs_no_kernel(value: ValueIndex, lowered: &Lowered, homes: &Homes, segments: &Segments) -> bool {
+    let makers = makers(lowered);
+    let Some(maker) = makers[value] else { return false };
+    let task = &lowered.tasks[maker];
+    let own = segments.of(maker);
+    let same = |input: &ValueIndex| makers[*input].is_some_and(|maker| segments.of(maker) == own);
+    match &task.work {
+        Work::View { x, .. } if lowered.values[*x].len() == lowered.values[value].len() => costs_no_kernel(*x, lowered, homes, segments),
+        work if is_in_place(task, lowered, homes) => !segments.list[own].wide && work.inputs().iter().all(same),
+        _ => true,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::engine::cpu::plan::lower::Lowered;
-use crate::engine::cpu::plan::place::{FreeList, Homes, lives};
+use crate::engine::cpu::plan::place::{FreeList, Homes, Life, lives};
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::model::ValueScope;
 
@@ -44,19 +44,21 @@ pub struct Place {
     pub stride: usize,
 }
 
-/// Memory of all values of a plan, for tiles of some size.
+/// Memory of all values of a plan: between kernels, and in the tiles of one kernel after the other.
 pub struct Places {
     homes: Homes,
     roots: HashMap<ValueIndex, (Region, usize, usize)>,
     narrow: HashSet<ValueIndex>,
-    /// Rows of a tile.
+    /// What each segment's tiles hold alone.
+    own: Vec<Vec<(ValueIndex, Life)>>,
+    /// Rows of a tile of the kernel at hand.
     pub tile: usize,
     /// Bytes per context.
     pub kept_bytes: usize,
     /// Bytes per candidate of values between kernels.
     pub work_bytes: usize,
-    /// Of a block, by segment.
-    pub blocks: Vec<BlockMemory>,
+    /// Of a block of the kernel at hand.
+    pub block: BlockMemory,
     /// Bytes of shared memory per row of the tile, at most.
     shared_limit: usize,
 }
@@ -96,9 +98,8 @@ impl BlockMemory {
 }
 
 impl Places {
-    /// Plans tiles of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values. A value that several
-    /// segments touch lies in device memory, a row for each row of the batch.
-    pub fn new(lowered: &Lowered, segments: &Segments, tile: usize, shared_limit: usize, numbers: Numbers) -> Places {
+    /// Plans the memory between kernels: a value that several segments touch lies in device memory, a row for each row of the batch.
+    pub fn new(lowered: &Lowered, segments: &Segments, numbers: Numbers) -> Places {
         let homes = Homes::new(lowered);
         let narrow = if numbers == Numbers::Bf16 { narrow(lowered, &homes, segments) } else { HashSet::new() };
         let bytes_of = |root: &ValueIndex, bytes: usize| if narrow.contains(root) { bytes / 2 } else { bytes };
@@ -124,37 +125,55 @@ impl Places {
                 roots.insert(*root, (Region::Work, work.take(stride, first, last), stride));
             }
         }
-        let mut blocks = vec![BlockMemory::default(); segments.list.len()];
-        for (number, block) in blocks.iter_mut().enumerate() {
-            let (mut shared, mut scratch) = (FreeList::default(), FreeList::default());
-            let own = lives.iter().filter(|(_, life)| segments.of(life.first) == number);
-            let own: Vec<_> = own.filter(|(root, _)| !roots.contains_key(root)).collect();
-            for (root, life) in own {
-                let stride = if narrow.contains(root) { padded_narrow(life.bytes / 2) } else { padded(life.bytes) };
-                let (region, offset) = match shared.take_below(stride, life.first, life.last, shared_limit / tile) {
-                    Some(offset) => (Region::Shared, offset),
-                    None => (Region::Scratch, scratch.take(stride, life.first, life.last)),
-                };
-                roots.insert(*root, (region, offset * tile, stride));
-                block.take(region, Span { offset, bytes: stride, first: life.first, last: life.last }, tile);
+        let mut own: Vec<Vec<(ValueIndex, Life)>> = segments.list.iter().map(|_| Vec::new()).collect();
+        for (root, life) in lives.into_iter().filter(|(root, _)| !roots.contains_key(root)) {
+            let segment = segments.of(life.first);
+            // Of a wide layer, registers hold what no other kernel reads.
+            if !segments.list[segment].wide {
+                own[segment].push((root, life));
             }
         }
-        let shared_limit = shared_limit / tile;
         let kept_bytes = kept_bytes.next_multiple_of(ROW_ALIGN);
-        Places { homes, roots, narrow, tile, kept_bytes, work_bytes: work.end(), blocks, shared_limit }
+        let work_bytes = work.end();
+        Places { homes, roots, narrow, own, tile: 0, kept_bytes, work_bytes, block: BlockMemory::default(), shared_limit: 0 }
     }
 
-    /// Memory for the steps of one task of a segment alone, `bytes` per row of the tile: what no value holds then of shared memory, or device
-    /// memory where too little of it is left. Rooms of the same task lie apart.
-    pub fn room(&mut self, segment: usize, task: usize, bytes: usize) -> Place {
+    /// Plans the tiles of one segment, of `tile` rows (a multiple of 16) with at most `shared_limit` bytes of shared memory for values.
+    pub fn plan_tile(&mut self, segment: usize, tile: usize, shared_limit: usize) {
+        (self.tile, self.shared_limit, self.block) = (tile, shared_limit / tile, BlockMemory::default());
+        let (mut shared, mut scratch) = (FreeList::default(), FreeList::default());
+        for (root, life) in &self.own[segment] {
+            let stride = if self.narrow.contains(root) { padded_narrow(life.bytes / 2) } else { padded(life.bytes) };
+            let (region, offset) = match shared.take_below(stride, life.first, life.last, self.shared_limit) {
+                Some(offset) => (Region::Shared, offset),
+                None => (Region::Scratch, scratch.take(stride, life.first, life.last)),
+            };
+            self.roots.insert(*root, (region, offset * tile, stride));
+            self.block.take(region, Span { offset, bytes: stride, first: life.first, last: life.last }, tile);
+        }
+    }
+
+    /// Memory for the steps of one task alone, `bytes` per row of the tile: what no value holds then of shared memory, or device memory where
+    /// too little of it is left. Rooms of the same task lie apart.
+    pub fn room(&mut self, task: usize, bytes: usize) -> Place {
         let bytes = padded(bytes);
-        let block = &mut self.blocks[segment];
+        let block = &mut self.block;
         let (region, offset) = match fit(&block.shared, task, bytes, self.shared_limit) {
             Some(offset) => (Region::Shared, offset),
             None => (Region::Scratch, fit(&block.scratch, task, bytes, usize::MAX).expect("memory has no end")),
         };
         block.take(region, Span { offset, bytes, first: task, last: task }, self.tile);
         Place { region, offset: offset * self.tile, first: 0, stride: bytes }
+    }
+
+    /// Which values are parts of others.
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// Whether the value has memory; what a wide layer alone reads of its own results has none.
+    pub fn has_memory(&self, value: ValueIndex) -> bool {
+        self.roots.contains_key(&self.homes.of(value).0)
     }
 
     /// Whether the value's elements are bf16.
@@ -209,7 +228,15 @@ fn padded_narrow(bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::batch::Layout;
+    use crate::engine::cpu::plan::tasks;
+    use crate::engine::cpu::tests::builder::ModelBuilder;
+    use crate::engine::cuda::Target;
+    use crate::engine::cuda::generate::tails::arrange;
+    use crate::model::{LoadOptions, Model, Op, Operand, Scope, discover, load};
 
     #[test]
     fn rooms_lie_where_nothing_is_needed() {
@@ -238,5 +265,78 @@ mod tests {
         for (bytes, expected) in [(2, 16), (16, 16), (18, 48), (32, 48), (128, 144), (1024, 1040)] {
             assert_eq!(padded_narrow(bytes), expected, "{bytes}");
         }
+    }
+
+    /// Values that some kernel needs at the same time, as a walk over all tasks finds them, lie apart in the memory between kernels.
+    #[test]
+    fn values_between_kernels_lie_apart() {
+        let mut models: Vec<Arc<Model>> = bundles().collect();
+        models.push(wide_steps());
+        let mut pairs = 0;
+        for model in &models {
+            for (wide_from, numbers) in [(1, Numbers::F32), (1, Numbers::Bf16), (600, Numbers::Bf16), (1 << 11, Numbers::F32)] {
+                let target = Target { wide_from, ..Target::new(99 << 10, numbers) };
+                let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
+                let mut lowered = tasks(model, &layout, &target.options(), &mut |_| Ok(())).expect("a plan");
+                let segments = arrange(&mut lowered, &target);
+                let places = Places::new(&lowered, &segments, numbers);
+                let mut used: HashMap<ValueIndex, (usize, usize)> = HashMap::new();
+                let mut note = |value: ValueIndex, segment: usize| {
+                    if lowered.values[value].scope != ValueScope::Constant {
+                        let (first, last) = used.entry(places.homes.of(value).0).or_insert((segment, segment));
+                        (*first, *last) = (segment.min(*first), segment.max(*last));
+                    }
+                };
+                for (at, task) in lowered.tasks.iter().enumerate() {
+                    task.work.inputs().into_iter().chain([task.out]).for_each(|value| note(value, segments.of(at)));
+                }
+                lowered.outputs.iter().for_each(|&output| note(output, segments.list.len() - 1));
+                let span = |root: &ValueIndex| -> (Region, usize, usize) {
+                    let (region, offset, _) = places.roots[root];
+                    let value = &lowered.values[*root];
+                    let element = if places.is_narrow(*root) { 2 } else { value.element_bytes() };
+                    (region, offset, offset + value.len() * element)
+                };
+                let between: Vec<_> = used.iter().filter(|(root, _)| places.roots.contains_key(root)).collect();
+                for (at, (a, a_used)) in between.iter().enumerate() {
+                    let (region, start, end) = span(a);
+                    let room = if region == Region::Kept { places.kept_bytes } else { places.work_bytes };
+                    assert!(end <= room, "{}: value {a} ends at {end} of {room}", model.name);
+                    for (b, b_used) in &between[at + 1..] {
+                        let (other, from, to) = span(b);
+                        // Contexts' values stay for the whole batch.
+                        let together = region == Region::Kept || (a_used.0 <= b_used.1 && b_used.0 <= a_used.1);
+                        if region == other && together {
+                            assert!(end <= from || to <= start, "{}, {target:?}: values {a} and {b}", model.name);
+                            pairs += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(pairs > 1000, "{pairs} pairs");
+    }
+
+    /// The golden models.
+    fn bundles() -> impl Iterator<Item = Arc<Model>> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles");
+        let found = discover(&folder).expect("the golden bundles");
+        found.into_iter().map(|bundle| Arc::new(load(&bundle.path, &LoadOptions::default(), &mut |_| {}).expect("a bundle")))
+    }
+
+    /// Products with what was there before, by layers whose results others read, too.
+    fn wide_steps() -> Arc<Model> {
+        let mut model = ModelBuilder::new(1);
+        let feature = model.dense(Scope::Candidate, 30);
+        let first = model.op(Op::Dense { features: vec![feature] });
+        let mut x = first;
+        for width in [40, 50, 60] {
+            let inner = model.linear(x, width);
+            let y = model.linear(inner, 30);
+            let product = model.op(Op::Mul { a: Operand::Value(first), b: Operand::Value(y) });
+            x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
+        }
+        let out = model.linear(x, 1);
+        model.finish(&[out])
     }
 }

@@ -1,15 +1,18 @@
 //! What each kernel of a program has to do, counted from shapes: for tables of floors, and for measurements against them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::segments::Segments;
+use super::narrow::narrow;
+use super::tails::arrange;
+use super::traffic::passed;
 use super::{Numbers, Target};
 use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::count_work;
-use crate::engine::cpu::plan::lower::Lowered;
+use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::Work;
 use crate::engine::cpu::plan::tasks;
 use crate::model::{Model, ValueScope};
@@ -39,8 +42,11 @@ pub struct LaunchWork {
 pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, EngineError> {
     let options = target.options();
     let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-    let segments = Segments::new(&lowered, target.wide_from);
+    let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
+    let segments = arrange(&mut lowered, target);
+    let homes = Homes::new(&lowered);
+    let narrow = if target.numbers == Numbers::Bf16 { narrow(&lowered, &homes, &segments) } else { HashSet::new() };
+    let passed = passed(&lowered, &homes, &segments, &narrow);
     let mut works: Vec<LaunchWork> = Vec::new();
     for (launch, segment) in segments.list.iter().enumerate() {
         let mut work =
@@ -56,7 +62,7 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
                 _ => counted.weight_bytes,
             };
         }
-        work.passed_bytes = passed(&lowered, &segments, launch);
+        work.passed_bytes = passed[launch];
         works.push(work);
     }
     Ok(works)
@@ -67,39 +73,16 @@ fn is_product(work: &Work<'_>) -> bool {
     matches!(work, Work::Linear { .. } | Work::Interaction { .. } | Work::MatMul { .. })
 }
 
-/// Bytes of values that cross the borders of a segment, each once.
-fn passed(lowered: &Lowered, segments: &Segments, segment: usize) -> u64 {
-    let bytes = |value: usize| (lowered.values[value].len() * lowered.values[value].element_bytes()) as u64;
-    let made_by = |value: usize| lowered.tasks.iter().position(|task| task.out == value).map(|task| segments.of(task));
-    let mut read: Vec<usize> = Vec::new();
-    let mut written: Vec<usize> = Vec::new();
-    for (number, task) in lowered.tasks.iter().enumerate() {
-        for input in task.work.inputs() {
-            match (made_by(input), segments.of(number)) {
-                (Some(from), to) if from != to && to == segment => read.push(input),
-                (Some(from), to) if from != to && from == segment => written.push(input),
-                _ => {}
-            }
-        }
-    }
-    [read, written]
-        .into_iter()
-        .map(|mut values| {
-            values.sort_unstable();
-            values.dedup();
-            values.into_iter().map(bytes).sum::<u64>()
-        })
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::engine::cpu::Hoist;
+    use crate::engine::cpu::tests::builder::ModelBuilder;
     use crate::engine::cuda::Program;
-    use crate::model::{LoadOptions, load};
+    use crate::engine::cuda::program::Over;
+    use crate::model::{LoadOptions, Op, Operand, Scope, load};
 
     fn model(name: &str) -> Arc<Model> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundles").join(name);
@@ -137,5 +120,65 @@ mod tests {
                 assert_eq!(variant.launches.len(), works.len(), "{name}");
             }
         }
+    }
+
+    /// A cross layer of 30 and its next, in kernels: x0 and what the layers between make, once each.
+    #[test]
+    fn what_is_passed_on_is_what_kernels_read_and_write() {
+        let mut model = ModelBuilder::new(1);
+        let feature = model.dense(Scope::Candidate, 30);
+        let x0 = model.op(Op::Dense { features: vec![feature] });
+        let mut x = x0;
+        for _ in 0..2 {
+            let inner = model.linear(x, 20);
+            let y = model.linear(inner, 30);
+            let product = model.op(Op::Mul { a: Operand::Value(x0), b: Operand::Value(y) });
+            x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
+        }
+        let out = model.linear(x, 1);
+        let model = model.finish(&[out]);
+        for (numbers, wide, narrow) in [(Numbers::F32, 4, 0), (Numbers::Bf16, 4, 2)] {
+            // Bytes of 30 columns and of 20 as they are, and of what layers alone read.
+            let (whole, copy, inner) = (30 * wide, 30 * narrow, if narrow > 0 { 20 * narrow } else { 20 * wide });
+            let read = if narrow > 0 { copy } else { whole };
+            let expected = [
+                whole + copy,                 // x0
+                read + inner,                 // V x0
+                inner + whole + whole + copy, // x1 of V x0 and x0
+                read + inner,                 // V x1
+                inner + 2 * whole + whole,    // x2 of V x1, x0 and x1
+                whole,
+            ];
+            let target = Target { wide_from: 100, ..Target::new(99 << 10, numbers) };
+            let works = works(&model, &target).expect("a plan");
+            assert_eq!(works.iter().map(|work| work.passed_bytes).collect::<Vec<_>>(), expected, "{numbers:?}");
+        }
+    }
+
+    /// A kernel that would keep values in device memory has smaller tiles; others and wide layers are not held back by it.
+    #[test]
+    fn each_kernel_has_the_largest_tile_that_fits() {
+        let mut model = ModelBuilder::new(2);
+        let (few, many) = (model.dense(Scope::Candidate, 16), model.dense(Scope::Candidate, 500));
+        let few = model.op(Op::Dense { features: vec![few] });
+        let many = model.op(Op::Dense { features: vec![many] });
+        let y = model.linear(few, 128);
+        // Between the wide layers: rows of 500, which fit into 99 KiB 32 times.
+        let z = model.op(Op::Softmax { x: many, axis: 0 });
+        let z = model.linear(z, 3);
+        let z = model.op(Op::Concat { xs: vec![y, z], axis: 0 });
+        let z = model.linear(z, 64);
+        let out = model.linear(z, 1);
+        let model = model.finish(&[out]);
+        let target = Target { wide_from: 2000, ..Target::new(99 << 10, Numbers::F32) };
+        let program = Program::new(&model, &target).expect("a program");
+        let shapes = |variant: usize| program.variants[variant].launches.iter().map(|launch| launch.over).collect::<Vec<_>>();
+        let grid = |rows, columns| Over::Grid { rows, columns };
+        let tiles = |tile| Over::Candidates { tile };
+        assert_eq!(shapes(0), [tiles(16), grid(64, 2), tiles(16), grid(64, 1), tiles(16)]);
+        assert_eq!(shapes(1), [tiles(64), grid(128, 1), tiles(32), grid(128, 1), tiles(64)]);
+        // A tile of 64 rows pays from 64 of them on.
+        assert_eq!(program.variants[1].rows_from, 4096);
+        assert!(program.variants.iter().flat_map(|variant| &variant.launches).all(|launch| launch.scratch_bytes == 0));
     }
 }

@@ -14,6 +14,8 @@ mod planted;
 mod products;
 mod recurrent;
 mod registers;
+mod sizes;
+mod tails;
 mod trees;
 mod window;
 
@@ -50,13 +52,18 @@ pub fn check_like_cpu(model: &Arc<Model>, requests: &[Request], tolerance: f64) 
 }
 
 fn compare(numbers: Numbers, model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
+    compare_on(&targets(numbers), model, requests, expected, tolerance);
+}
+
+/// On certain targets.
+fn compare_on(targets: &[Target], model: &Arc<Model>, requests: &[Request], expected: &[Vec<f64>], tolerance: f64) {
     if emulator::cuda().is_none() {
         return;
     }
-    for target in targets(numbers) {
-        let variants = Program::new(model, &target).expect("memory").variants.len();
+    for target in targets {
+        let variants = Program::new(model, target).expect("memory").variants.len();
         for variant in 0..variants {
-            let scores = run(model, &target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
+            let scores = run(model, target, variant, requests).unwrap_or_else(|error| panic!("{target:?}: {error}\n{:#?}", model.graph));
             for (request, (scores, expected)) in scores.iter().zip(expected).enumerate() {
                 assert_eq!(scores.len(), expected.len());
                 for (at, (&score, &expected)) in scores.iter().zip(expected).enumerate() {
@@ -117,19 +124,36 @@ fn wants_all() -> bool {
 
 /// Scores per request, [rows][outputs]; empty for dead ones.
 fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
+    run_batch(model, target, variant, requests).map(|scores| scores.expect("a batch that does not fail"))
+}
+
+/// The same; `None` if the batch failed and the device goes on.
+fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Option<Vec<Vec<f32>>>, EngineError> {
     let mut program = Program::new(model, target)?;
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
     let code = compile(&program)?;
-    run_code(program, &code, requests).map(|run| run.unwrap_or_else(|fault| panic!("{fault}")))
+    match run_code(program, &code, requests)? {
+        Ended::Done(scores) => Ok(Some(scores)),
+        Ended::Failed => Ok(None),
+        Ended::Lost(fault) => panic!("{fault}"),
+    }
 }
 
-/// The same for a program with its code. The inner error is the device's fault, and what the emulator says of it.
-fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Result<Vec<Vec<f32>>, String>, EngineError> {
+/// How a batch ended.
+enum Ended {
+    /// Scores per request.
+    Done(Vec<Vec<f32>>),
+    /// The batch alone.
+    Failed,
+    /// With the device; why, and what the emulator says of it.
+    Lost(String),
+}
+
+/// One batch of a program whose code is there.
+fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Ended, EngineError> {
     let limits = batches::limits(requests);
-    // Tests share a device, and one that fails takes it from all.
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
@@ -152,12 +176,13 @@ fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Resul
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
-            other => return Ok(Err(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault()))),
+            Step::Failed(_) if device.fault().is_none() => return Ok(Ended::Failed),
+            other => return Ok(Ended::Lost(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault()))),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(Ok(requests.iter().enumerate().map(scores).collect()))
+    Ok(Ended::Done(requests.iter().enumerate().map(scores).collect()))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
@@ -177,5 +202,7 @@ fn arch_of_gpu() -> Arch {
     Arch::of_device(major, minor).expect("a GPU that kernels are made for")
 }
 
+/// Tests share a device, and one that fails takes it from all.
+static TURN: Mutex<()> = Mutex::new(());
 /// What a block may have on the devices with the least.
 const SHARED_BYTES: usize = 99 << 10;

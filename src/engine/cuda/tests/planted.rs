@@ -16,7 +16,7 @@ use super::mixtures::mixture;
 use super::products::{SHAPES, masked};
 use super::recurrent::layer;
 use super::trees::{stumps, with_nan};
-use super::{SHARED_BYTES, run_code};
+use super::{Ended, SHARED_BYTES, run_code};
 
 /// Off by more than a sum in another order.
 const TOLERANCE: f64 = 1e-4;
@@ -56,7 +56,11 @@ fn judge(model: &Arc<Model>, bug: Option<&Bug>) -> Result<(), String> {
         program.variants[0].rows_from = 0;
         let mut random = Random::new(variant as u64);
         let requests: Vec<Request> = vec![batches::request(model, &mut random, rows), batches::request(model, &mut random, 3)];
-        let scores = run_code(program, &compiled.cubin, &requests).unwrap_or_else(|error| panic!("{error}"))?;
+        let scores = match run_code(program, &compiled.cubin, &requests).unwrap_or_else(|error| panic!("{error}")) {
+            Ended::Done(scores) => scores,
+            Ended::Failed => return Err(format!("a batch of {rows} failed")),
+            Ended::Lost(fault) => return Err(fault),
+        };
         let expected = oracle::scores(model, &requests);
         for (at, (found, expected)) in scores.iter().flatten().zip(expected.iter().flatten()).enumerate() {
             let error = (f64::from(*found) - expected).abs();
