@@ -46,7 +46,11 @@ pub struct CompileArgs {
     #[arg(long)]
     pub source: bool,
 
+<<<<<<< HEAD
     /// Fails if a kernel runs out of registers, if its products wait for each other, or if the compiler does not tell
+=======
+    /// Fails if a kernel runs out of registers or keeps a stack, or if the compiler does not tell
+>>>>>>> main
     #[arg(long)]
     pub deny_spills: bool,
 }
@@ -68,7 +72,11 @@ pub fn run(args: &CompileArgs) -> Result<Exit, Failure> {
     report.faults.iter().for_each(|fault| eprintln!("warning: {fault}"));
     if args.deny_spills && !report.faults.is_empty() {
         return Err(Failure::new(format!(
+<<<<<<< HEAD
             "{} kernels run out of registers or have products that wait for each other, or nothing is known of them (--deny-spills)",
+=======
+            "{} kernels do not do with their registers, or nothing is known of them (--deny-spills)",
+>>>>>>> main
             report.faults.len()
         )));
     }
@@ -133,13 +141,7 @@ impl Report {
                     kernel.function
                 )));
             }
-            if kernel.spills() {
-                let (stores, loads) = (kernel.spill_store_bytes, kernel.spill_load_bytes);
-                self.faults.push(format!(
-                    "{} on {arch} in {precision} runs out of its {} registers: {stores} bytes stored and {loads} loaded by each thread",
-                    kernel.function, kernel.registers
-                ));
-            }
+            self.faults.extend(kernel.fault().map(|fault| format!("{} on {arch} in {precision} {fault}", kernel.function)));
             self.kernels.row([
                 kernel.function.clone(),
                 arch.to_string(),

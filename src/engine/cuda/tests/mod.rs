@@ -10,8 +10,10 @@ mod dense_layers;
 mod elementwise;
 mod lookups;
 mod mixtures;
+mod planted;
 mod products;
 mod recurrent;
+mod registers;
 mod sizes;
 mod tails;
 mod trees;
@@ -152,14 +154,40 @@ fn run_planned(
     trial: Option<&Trial>,
     plan: &str,
 ) -> Result<(Option<Vec<Vec<f32>>>, Vec<LayerChoice>), EngineError> {
-    let limits = batches::limits(requests);
     let code = compile(&program)?;
+    let (ended, choices) = run_code(program, &code, requests, trial, plan)?;
+    match ended {
+        Ended::Done(scores) => Ok((Some(scores), choices)),
+        Ended::Failed => Ok((None, choices)),
+        Ended::Lost(fault) => panic!("{fault}"),
+    }
+}
+
+/// How a batch ended.
+enum Ended {
+    /// Scores per request.
+    Done(Vec<Vec<f32>>),
+    /// The batch alone.
+    Failed,
+    /// With the device; why, and what the emulator says of it.
+    Lost(String),
+}
+
+/// One batch of a program whose code is there.
+fn run_code(
+    program: Program,
+    code: &[u8],
+    requests: &[Request],
+    trial: Option<&Trial>,
+    plan: &str,
+) -> Result<(Ended, Vec<LayerChoice>), EngineError> {
+    let limits = batches::limits(requests);
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
     }
     let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
-    let loaded = Arc::new(Loaded::new(&device, Arc::new(program), &code)?);
+    let loaded = Arc::new(Loaded::new(&device, Arc::new(program), code)?);
     if !plan.is_empty() {
         emulator::fail(plan);
     }
@@ -184,13 +212,13 @@ fn run_planned(
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
-            Step::Failed(_) if device.fault().is_none() => return Ok((None, choices)),
-            other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
+            Step::Failed(_) if device.fault().is_none() => return Ok((Ended::Failed, choices)),
+            other => return Ok((Ended::Lost(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault())), choices)),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok((Some(requests.iter().enumerate().map(scores).collect()), choices))
+    Ok((Ended::Done(requests.iter().enumerate().map(scores).collect()), choices))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
