@@ -46,11 +46,7 @@ pub struct CompileArgs {
     #[arg(long)]
     pub source: bool,
 
-<<<<<<< HEAD
-    /// Fails if a kernel runs out of registers, if its products wait for each other, or if the compiler does not tell
-=======
-    /// Fails if a kernel runs out of registers or keeps a stack, or if the compiler does not tell
->>>>>>> main
+    /// Fails if a kernel runs out of registers or keeps a stack, if its products wait for each other, or if the compiler does not tell
     #[arg(long)]
     pub deny_spills: bool,
 }
@@ -72,11 +68,7 @@ pub fn run(args: &CompileArgs) -> Result<Exit, Failure> {
     report.faults.iter().for_each(|fault| eprintln!("warning: {fault}"));
     if args.deny_spills && !report.faults.is_empty() {
         return Err(Failure::new(format!(
-<<<<<<< HEAD
-            "{} kernels run out of registers or have products that wait for each other, or nothing is known of them (--deny-spills)",
-=======
-            "{} kernels do not do with their registers, or nothing is known of them (--deny-spills)",
->>>>>>> main
+            "{} kernels do not do with their registers or have products that wait for each other, or nothing is known of them (--deny-spills)",
             report.faults.len()
         )));
     }
