@@ -31,7 +31,11 @@ struct Job {
     uint8_t* scratch;              // [blocks][scratch bytes of the kernel]
     float* scores;                 // [rows][outputs]
     uint32_t* blocks_done;         // device memory: blocks of the last kernel that are through; starts at 0
-    uint32_t* done;                // mapped memory: sequence number of the last batch whose scores are there
+    uint32_t* done;                // mapped memory: sequence numbers of the last batch whose scores are there, and of the last with an unknown id
 };
 
 constexpr uint32_t NO_ROW = 0xffffffffu;
+
+// An id of the batch that no row of its table has and that does not say so: whoever filled the slot went wrong, or memory did. The scores of the
+// batch are not to be used. Every thread that finds one writes the same word, which the host reads behind `done`.
+DEV void report_unknown_id(const Job& job) { *(volatile uint32_t*)(job.done + 1) = job.header->sequence; }

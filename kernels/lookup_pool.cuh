@@ -1,7 +1,8 @@
 // Embedding lookups: rows of tables, read in whatever format they are stored, pooled per bag, straight into their places.
 //   sum, mean   OUT[d] = Σ weight_k · value(id_k, d)  (mean: / the number of ids that are there), max, or the rows themselves (sequences).
 // Formats as `src/model/table.rs` defines them: f32, f16, bf16, and codes of 8, 4 or 2 bits with value = code · scale + bias, rounded once.
-// An id that the table does not have (NO_ROW among them) is absent: it adds nothing and is not counted; its place in a sequence is zero.
+// NO_ROW is absent: it adds nothing and is not counted; its place in a sequence is zero. So is any other id that the table does not have, but
+// the batch is marked for the host (`report_unknown_id`): rows are checked before they come into a slot.
 //
 // Reads of tables are random reads of memory that is in no cache: what counts is how many are under way. So all lookups of a scope are one step,
 // and a thread works on a chunk: up to 8 numbers of one row, 4 to 16 bytes. Chunks of a row belong to neighbouring threads, rows of the
@@ -190,7 +191,7 @@ DEV void store_numbers(Bf16* out, const float (&numbers)[COUNT], int live) {
 // One lookup, as the weights keep it.
 struct Lookup {
     uint32_t table;  // which of `Job::tables`
-    uint32_t rows;   // ids at or above are absent
+    uint32_t rows;   // ids at or above do not exist
     uint32_t bag;    // which bag of a row; its first id, if all rows have the same number of ids
     uint32_t ids;    // of every bag, if that is fixed
     DEV static Lookup at(const Block& b, int64_t list, int feature) {
@@ -227,6 +228,14 @@ struct BagIds {
         return WEIGHTED && k < (int)bag.y ? bits_f32(load_nc4(inputs(b).weights + bag.x + k)) : 1.0f;
     }
 };
+
+// Whether the table has such a row.
+DEV bool is_row(const Block& b, uint32_t id, uint32_t rows) {
+    if (id >= rows && id != NO_ROW) {
+        report_unknown_id(b.job);
+    }
+    return id < rows;
+}
 
 // The number of this thread if thread FROM counts as the first one.
 template <int FROM>
@@ -266,7 +275,7 @@ DEV void gather_rows(const Block& b) {
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            chunks[u].load(bases[u] + (uint64_t)ids[u] * ROWS::STRIDE, item(u) % CHUNKS, ids[u] < lookups[u].rows);
+            chunks[u].load(bases[u] + (uint64_t)ids[u] * ROWS::STRIDE, item(u) % CHUNKS, is_row(b, ids[u], lookups[u].rows));
         }
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -349,7 +358,7 @@ DEV void pool_bags(const Block& b) {
             float factors[UNROLL];
 #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
-                there[u] = ids[u] < lookup.rows;
+                there[u] = is_row(b, ids[u], lookup.rows);
                 chunks[u].load(base + (uint64_t)ids[u] * ROWS::STRIDE, chunk % CHUNKS, there[u]);
                 factors[u] = there[u] ? weights[u] : 0.0f;
                 counted += there[u] ? 1 : 0;

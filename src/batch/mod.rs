@@ -4,6 +4,7 @@
 //! allows it: engines index without asking. Absent on purpose: FlatBuffers, sockets, engines.
 
 mod admit;
+mod arena;
 mod layout;
 mod slot;
 pub mod status;
@@ -11,6 +12,7 @@ pub mod status;
 mod tests;
 
 pub use admit::{Blocks, Fault, FaultKind, Request, admit, measure};
+pub use arena::{Arena, Piece};
 pub use layout::{DenseRun, IdField, IdTarget, Layout, ScopeLayout};
 pub use slot::{Counts, Draft, Full, Inputs, Need, Rows, RowsMut, ScopeMap, Segment, Slot, SlotLimits, SlotMap, Starts};
 

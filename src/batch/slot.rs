@@ -7,16 +7,15 @@
 //!   origin      0  2  5 |  0  1 | ..   which candidate of its request each row is
 //!   scores     [rows][outputs]         written by the engine
 //! ```
-//! All blocks lie in one anonymous mapping, page by page touched on first use; an engine may register it with its device.
+//! All blocks lie in one piece of anonymous memory, page by page touched on first use; an engine may register it with its device.
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
-use memmap2::MmapMut;
-
+use super::arena::{Arena, Piece};
 use super::layout::{Layout, ScopeLayout};
+use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 
 /// How much fits in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +167,7 @@ pub struct Draft<'a> {
 pub struct Slot {
     layout: Arc<Layout>,
     limits: SlotLimits,
-    memory: MmapMut,
+    memory: Piece,
     map: SlotMap,
     rows: usize,
     context_ids: usize,
@@ -210,9 +209,15 @@ pub struct SlotMap {
 impl Slot {
     /// Reserves address space for a full slot; pages are taken when first written.
     pub fn new(layout: Arc<Layout>, limits: SlotLimits) -> io::Result<Slot> {
+        let (_, mut pieces) = Arena::share_out([Slot::bytes(&layout, limits)])?;
+        Ok(Slot::within(pieces.remove(0), layout, limits))
+    }
+
+    /// A slot in memory that is there: untouched, and [`Slot::bytes`] large.
+    pub fn within(memory: Piece, layout: Arc<Layout>, limits: SlotLimits) -> Slot {
         let (map, bytes) = SlotMap::new(&layout, limits);
-        let memory = MmapMut::map_anon(bytes)?;
-        Ok(Slot { layout, limits, memory, map, rows: 0, context_ids: 0, candidate_ids: 0, segments: Vec::with_capacity(limits.contexts) })
+        assert_eq!(memory.len(), bytes, "memory of the slot's size");
+        Slot { layout, limits, memory, map, rows: 0, context_ids: 0, candidate_ids: 0, segments: Vec::with_capacity(limits.contexts) }
     }
 
     /// Bytes of address space that a slot takes.
@@ -242,14 +247,9 @@ impl Slot {
         &self.map
     }
 
-    /// Its memory, for an engine whose device works on it: start and bytes. Stays where it is when the slot moves.
-    pub fn memory(&mut self) -> (*mut u8, usize) {
-        (self.memory.as_mut_ptr(), self.memory.len())
-    }
-
-    /// Asks for huge pages where it has not been touched: for memory that is about to be locked. What the system cannot do is left.
-    pub fn prefer_huge_pages(&self) {
-        let _ = self.memory.advise(memmap2::Advice::HugePage);
+    /// Its memory, for an engine whose device works on it. Stays where it is when the slot moves.
+    pub fn memory(&self) -> *mut u8 {
+        self.memory.as_ptr()
     }
 
     /// Forgets all requests; keeps the memory.

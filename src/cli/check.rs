@@ -10,13 +10,14 @@ use clap::builder::PossibleValuesParser;
 use super::exit::{Exit, Failure};
 use super::precision::{self, PrecisionArgs};
 use super::{loading, print};
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, Limits};
 use crate::engine::cuda::DeviceOptions;
 use crate::engine::precision::{PrecisionReport, Shift};
 use crate::engine::selftest::Report;
 use crate::engine::{self, EngineKind, selftest};
 use crate::model::LoadOptions;
 use crate::server::plan::choose_engine;
+use crate::server::publish::slot_limits;
 
 /// Checks a bundle: digests, shapes, and its selftest on an engine
 ///
@@ -51,7 +52,9 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let model = loading::load(&args.bundle, &LoadOptions::default()).map_err(Failure::new)?;
     let began = Instant::now();
     let prepared = engine::prepare_with(engine.kind, &model, &options).map_err(Failure::new)?;
-    let report = selftest::replay(&prepared, &model).map_err(|error| Failure::new(format!("{}: {error}", args.bundle.display())))?;
+    let failed = |error| Failure::new(format!("{}: {error}", args.bundle.display()));
+    let report = selftest::replay(&prepared, &model).map_err(failed)?;
+    let large = selftest::replay_large(&prepared, &model, slot_limits(&Limits::default())).map_err(failed)?;
     let mut text = String::new();
     let _ = writeln!(text, "{}: bundle is whole, digest {}", model.name, model.digest);
     for (output, error) in &report.outputs {
@@ -60,6 +63,10 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     if let (Some(decided), Some(shifts)) = (prepared.precision(), &report.shifts) {
         precision::warn(&model, decided);
         describe(&mut text, decided, &report, shifts);
+    }
+    if !large.is_empty() {
+        let sizes: Vec<String> = large.iter().map(usize::to_string).collect();
+        let _ = writeln!(text, "the same rows in batches of {} candidates, which other kernels compute: passed", sizes.join(" and "));
     }
     let _ = writeln!(text, "a row alone and in a batch: largest difference {:.2e}", report.alone);
     let _ = writeln!(text, "passed on {} in {:.0} ms", engine.kind.name(), began.elapsed().as_secs_f64() * 1e3);

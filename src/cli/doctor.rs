@@ -8,7 +8,10 @@ use rustix::process::{Resource, getrlimit};
 
 use super::exit::{Exit, Failure};
 use crate::config::PinChoice;
-use crate::engine::cuda::{self, compile::Arch};
+use crate::engine::cuda::{
+    self,
+    compile::{Arch, Nvrtc, NvrtcMissing},
+};
 use crate::server::placement::Cpus;
 use crate::server::preflight;
 
@@ -53,7 +56,7 @@ pub fn doctor(out: &mut impl Write) -> bool {
 
 fn findings() -> Vec<Finding> {
     let mut findings = vec![kernel(), io_uring(), memlock(), descriptors(), cpus(), cpu_features(), memory(), huge_pages()];
-    findings.extend([address_space(), backlog(), seccomp(), gpu()]);
+    findings.extend([address_space(), backlog(), seccomp(), gpu(), kernel_compiler()]);
     findings
 }
 
@@ -229,6 +232,21 @@ fn gpu() -> Finding {
         }
         Err(cuda::GpuUnavailable::NoDriver) => Finding::ok("gpu", "none: no NVIDIA driver library (libcuda.so.1) was found"),
         Err(reason) => Finding::ok("gpu", reason.to_string()).warn("gavel serves from the CPU; nvidia-smi tells more about the driver"),
+    }
+}
+
+/// Whether kernels can be compiled here; who ships them with every bundle needs no compiler.
+fn kernel_compiler() -> Finding {
+    match (Nvrtc::open(None), cuda::probe()) {
+        (Ok(nvrtc), _) => Finding::ok(
+            "nvrtc",
+            format!("{}, {}: kernels that a bundle does not bring are compiled", nvrtc.version(), nvrtc.file().display()),
+        ),
+        (Err(missing), Ok(gpus)) if !gpus.is_empty() => {
+            let remedy = format!("without it the cuda engine serves only bundles that bring their kernels; {}", NvrtcMissing::REMEDY);
+            Finding::ok("nvrtc", missing.to_string()).warn(&remedy)
+        }
+        (Err(_), _) => Finding::ok("nvrtc", "none was found: the cuda engine's compiler, of no use without a GPU"),
     }
 }
 

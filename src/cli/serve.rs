@@ -12,11 +12,13 @@ use super::exit::{Exit, Failure};
 use super::loading;
 use super::settings::SettingArgs;
 use crate::config::{Config, Loaded};
+use crate::engine::EngineError;
 use crate::metrics::Registry;
 use crate::model::{BundleRef, LoadOptions, discover};
 use crate::server::control::{Control, Latch, Readiness, SignalWatch, Stop, StopReceiver, stop_channel};
 use crate::server::log;
 use crate::server::plan::Plan;
+use crate::server::publish::PublishError;
 use crate::server::running::{Preparation, Server};
 use crate::server::shard::Published;
 use crate::units::{Clock, Span};
@@ -83,7 +85,11 @@ fn serve(loaded: &Loaded) -> Result<Exit, Failure> {
         }
     };
     readiness.set(Latch::NotDraining, false);
-    tracing::info!(reason = %stop, limit_ms = config.timeouts.drain_ms, "draining");
+    let reason = match &stop {
+        Stop::Signal(_) => stop.to_string(),
+        Stop::Fault(_) => "the server cannot go on".to_owned(),
+    };
+    tracing::info!(reason, limit_ms = config.timeouts.drain_ms, "draining");
     let began = Instant::now();
     let well = server.drain();
     tracing::info!(ms = began.elapsed().as_millis() as u64, well, "drained");
@@ -112,15 +118,16 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
                 return Ok(Some(stop));
             }
         }
-        let prepared =
-            preparing.join().unwrap_or_else(|_| Err(format!("{}: a fault of gavel's while loading; see stderr", bundle.path.display())));
+        let prepared = preparing
+            .join()
+            .unwrap_or_else(|_| Err(Failure::new(format!("{}: a fault of gavel's while loading; see stderr", bundle.path.display()))));
         let mut stop = None;
         let mut stopped = || {
             stop = stop.take().or_else(|| stops.wait_timeout(Duration::ZERO));
             stop.is_some()
         };
-        let published = prepared
-            .and_then(|prepared| server.distribute(prepared, &mut stopped).map_err(|error| format!("{}: {error}", bundle.path.display())));
+        let published =
+            prepared.and_then(|prepared| server.distribute(prepared, &mut stopped).map_err(|error| not_served(&bundle.path, &error)));
         if stop.is_some() {
             return Ok(stop);
         }
@@ -139,18 +146,29 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
         }
     }
     if faults.is_empty() {
-        Ok(None)
-    } else {
-        Err(Failure::new(format!("{} of the bundles cannot be served:\n  {}", faults.len(), faults.join("\n  "))))
+        return Ok(None);
+    }
+    let lines: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    let message = format!("{} of the bundles cannot be served:\n  {}", faults.len(), lines.join("\n  "));
+    let is_unfit = faults.iter().all(|fault| fault.exit == Exit::Environment);
+    Err(Failure { exit: if is_unfit { Exit::Environment } else { Exit::Failure }, message })
+}
+
+/// A bundle that is not served. Where this machine lacks what its engine needs, the bundle is not to blame.
+fn not_served(bundle: &Path, error: &PublishError) -> Failure {
+    let message = format!("{}: {error}", bundle.display());
+    match error {
+        PublishError::Engine { source: EngineError::Unavailable { .. }, .. } => Failure::environment(message),
+        _ => Failure::new(message),
     }
 }
 
 /// Loads and prepares one bundle on a thread of its own, so that a stop need not wait for a disk.
-fn spawn_preparing(preparation: Preparation, bundle: BundleRef) -> io::Result<JoinHandle<Result<Published, String>>> {
+fn spawn_preparing(preparation: Preparation, bundle: BundleRef) -> io::Result<JoinHandle<Result<Published, Failure>>> {
     Builder::new().name("loading".into()).spawn(move || {
         let options = LoadOptions { name: Some(bundle.name), version: bundle.version };
-        let model = loading::load(&bundle.path, &options).map_err(|error| error.to_string())?;
-        preparation.run(&model).map_err(|error| format!("{}: {error}", bundle.path.display()))
+        let model = loading::load(&bundle.path, &options).map_err(Failure::new)?;
+        preparation.run(&model).map_err(|error| not_served(&bundle.path, &error))
     })
 }
 
@@ -167,7 +185,9 @@ fn wait(server: &Server, stops: &StopReceiver) -> Stop {
 fn look(server: &Server, stops: &StopReceiver, timeout: Duration) -> Option<Stop> {
     stops.wait_timeout(timeout).or_else(|| {
         let reason = server.failure()?;
-        tracing::error!(reason, "the server cannot go on");
+        if server.device_fault().is_none() {
+            tracing::error!(reason, "the server cannot go on");
+        }
         Some(Stop::Fault(reason))
     })
 }

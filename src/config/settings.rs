@@ -110,7 +110,7 @@ settings! {
             "`auto` says at start what it took. Name the engine in production, so that a missing device is an error and not a slow server."
         precision: PrecisionChoice = PrecisionChoice::F32;
             "In what numbers dense layers are computed: `f32`, on CPUs also `int8` or `f16` (weights of 16 bits, arithmetic of 32), on GPUs also `bf16`."
-            "f32 is exact. The others are for throughput: layers that would move answers further than the next two settings allow, measured on the selftest at load, stay in f32."
+            "f32 is exact. The others are for throughput: measured on the selftest at load, answers move by no more than the next two settings allow: on CPUs the layers that would move them further stay in f32, on GPUs such a model is refused."
         precision_shift: f64 = 0.005;
             "How far reduced precision may move a probability on any row of a model's selftest."
             "A bid is proportional to the probability; half a percent of its range is below what retraining moves. `gavel check --precision int8` shows what a model needs."

@@ -187,6 +187,15 @@ impl Prepared {
         }
     }
 
+    /// Sizes of batches, in candidates, that are computed by other means than small ones: for each of them the smallest, ascending, among what slots
+    /// of `limits` hold.
+    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<usize> {
+        match self {
+            Prepared::Cpu(_) | Prepared::Null(_) => vec![],
+            Prepared::Cuda(loaded) => loaded.sizes_apart(limits),
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         match self {

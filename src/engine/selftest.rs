@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::batch::{Blocks, Need, Request, Slot, SlotLimits, admit, measure};
+use crate::batch::{Blocks, Need, Request, ScopeLayout, Slot, SlotLimits, admit, measure};
 use crate::model::{FeatureRows, Model, Output};
 
 use super::precision::{PrecisionReport, Shift};
@@ -80,6 +80,14 @@ pub enum SelftestError {
         /// Alone.
         alone: f32,
     },
+    /// Wrong in a batch that the engine computes by other kernels.
+    #[error("in a batch of {size} candidates, all of them rows of the selftest: {source}")]
+    Large {
+        /// Candidates.
+        size: usize,
+        /// What is wrong.
+        source: Box<SelftestError>,
+    },
     /// A row of the selftest is not a legal request.
     #[error("selftest: row {row} is refused: {reason}")]
     Illegal {
@@ -105,27 +113,14 @@ const ROWS_ALONE: usize = 16;
 /// reduced precision, within the limits of their shift.
 pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestError> {
     let selftest = &model.selftest;
-    let exact = prepared.precision().is_none_or(|report| report.reduced() == 0);
-    let names: Vec<&str> = model.graph.outputs.iter().map(|output| output.name.as_str()).collect();
     let scores = score_rows(prepared, model, &selftest.inputs)?;
-    let mut outputs: Vec<(String, f64)> = names.iter().map(|name| ((*name).to_string(), 0.0)).collect();
-    for (row, found) in scores.chunks_exact(names.len()).enumerate() {
-        for (output, found) in found.iter().enumerate() {
-            let expected = selftest.expected[output][row];
-            let error = (f64::from(*found) - expected).abs();
-            if exact && !selftest.tolerance.accepts(f64::from(*found), expected) {
-                let allowed = selftest.tolerance.allowed(expected);
-                return Err(SelftestError::Mismatch { output: names[output].into(), row, found: *found, expected, allowed });
-            }
-            outputs[output].1 = outputs[output].1.max(error);
-        }
-    }
-    let shifts = prepared.precision().map(|report| check_shifts(model, report, &scores)).transpose()?;
+    let rows: Vec<usize> = (0..selftest.rows()).collect();
+    let (outputs, shifts) = judge(prepared, model, &rows, &scores)?;
     let mut alone = 0f64;
     for row in (0..selftest.rows()).step_by(selftest.rows().div_ceil(ROWS_ALONE)) {
         let single = score_rows(prepared, model, &selftest.inputs.subset(&[row]))?;
         for (output, single) in single.iter().enumerate() {
-            let found = scores[row * names.len() + output];
+            let found = scores[row * outputs.len() + output];
             let difference = (f64::from(found) - f64::from(*single)).abs();
             // Two roundings of the same number may differ by what the bundle allows each of them.
             if difference > 2.0 * selftest.tolerance.allowed(f64::from(found)) {
@@ -137,11 +132,53 @@ pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestErro
     Ok(Report { rows: selftest.rows(), outputs, shifts, alone })
 }
 
+/// The same rows, over and over, in batches of every size that the engine computes by other means than those of [`replay`], up to what slots of
+/// `limits` hold. Gives those sizes, in candidates.
+pub fn replay_large(prepared: &Prepared, model: &Model, limits: SlotLimits) -> Result<Vec<usize>, SelftestError> {
+    let sizes = prepared.sizes_apart(limits);
+    for &size in &sizes {
+        let replayed = || -> Result<(), SelftestError> {
+            let rows: Vec<usize> = (0..model.selftest.rows()).cycle().take(size).collect();
+            let mut replay = Replay::new(prepared, slot_limits(prepared, size))?;
+            let mut left = rows.iter();
+            let scores = replay.collect(|slot| left.try_for_each(|&row| put(slot, model, &model.selftest.inputs, row)))?;
+            judge(prepared, model, &rows, &scores).map(drop)
+        };
+        replayed().map_err(|source| SelftestError::Large { size, source: Box::new(source) })?;
+    }
+    Ok(sizes)
+}
+
+/// Compares scores of rows of the selftest, `[rows][outputs]`, with what it records: the largest error of each output, and how far it moved where
+/// precision is reduced.
+#[expect(clippy::type_complexity, reason = "two columns of one report")]
+fn judge(
+    prepared: &Prepared,
+    model: &Model,
+    rows: &[usize],
+    scores: &[f32],
+) -> Result<(Vec<(String, f64)>, Option<Vec<Shift>>), SelftestError> {
+    let selftest = &model.selftest;
+    let exact = prepared.precision().is_none_or(|report| report.reduced() == 0);
+    let mut outputs: Vec<(String, f64)> = model.graph.outputs.iter().map(|output| (output.name.clone(), 0.0)).collect();
+    for (&row, found) in rows.iter().zip(scores.chunks_exact(outputs.len())) {
+        for (output, (found, (name, worst))) in found.iter().zip(&mut outputs).enumerate() {
+            let expected = selftest.expected[output][row];
+            if exact && !selftest.tolerance.accepts(f64::from(*found), expected) {
+                let allowed = selftest.tolerance.allowed(expected);
+                return Err(SelftestError::Mismatch { output: name.clone(), row, found: *found, expected, allowed });
+            }
+            *worst = worst.max((f64::from(*found) - expected).abs());
+        }
+    }
+    let shifts = prepared.precision().map(|report| check_shifts(model, report, rows, scores)).transpose()?;
+    Ok((outputs, shifts))
+}
+
 /// How far each output moved, if that is allowed.
-fn check_shifts(model: &Model, report: &PrecisionReport, scores: &[f32]) -> Result<Vec<Shift>, SelftestError> {
-    let rows: Vec<usize> = (0..model.selftest.rows()).collect();
+fn check_shifts(model: &Model, report: &PrecisionReport, rows: &[usize], scores: &[f32]) -> Result<Vec<Shift>, SelftestError> {
     let check = |(output, declared): (usize, &Output)| {
-        let (shift, limits) = (Shift::of_output(model, &rows, scores, output), report.limits);
+        let (shift, limits) = (Shift::of_output(model, rows, scores, output), report.limits);
         // Where nothing is reduced the tolerance has judged, and what it accepts is no shift.
         if report.reduced() == 0 || limits.accept(&shift) {
             return Ok(shift);
@@ -154,9 +191,7 @@ fn check_shifts(model: &Model, report: &PrecisionReport, scores: &[f32]) -> Resu
 
 /// Scores of rows that have a context each, `[rows][outputs]`.
 pub fn score_rows(prepared: &Prepared, model: &Model, rows: &FeatureRows) -> Result<Vec<f32>, SelftestError> {
-    let most = |scope: &crate::batch::ScopeLayout| scope.ids_max * ROWS.min(rows.rows());
-    let ids = most(&prepared.layout().context).max(most(&prepared.layout().candidate)).max(1);
-    let mut replay = Replay::new(prepared, SlotLimits { contexts: ROWS, rows: ROWS, ids })?;
+    let mut replay = Replay::new(prepared, slot_limits(prepared, ROWS))?;
     let mut row = 0;
     replay.collect(|slot| {
         let end = rows.rows().min(row + ROWS);
@@ -166,6 +201,12 @@ pub fn score_rows(prepared: &Prepared, model: &Model, rows: &FeatureRows) -> Res
         }
         Ok::<(), SelftestError>(())
     })
+}
+
+/// Of a slot for so many rows with a context each.
+fn slot_limits(prepared: &Prepared, rows: usize) -> SlotLimits {
+    let ids = |scope: &ScopeLayout| scope.ids_max * rows;
+    SlotLimits { contexts: rows, rows, ids: ids(&prepared.layout().context).max(ids(&prepared.layout().candidate)).max(1) }
 }
 
 /// Writes one row, with its own context, into a slot.

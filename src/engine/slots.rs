@@ -1,5 +1,6 @@
 //! What an engine keeps per slot, by the slot's number.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::batch::{Layout, Slot, SlotLimits};
@@ -19,8 +20,12 @@ impl<T> Slots<T> {
 
     /// Takes in `count` slots as `make` makes them; none if one cannot be made.
     pub fn add(&mut self, count: usize, mut make: impl FnMut() -> Result<T, EngineError>) -> Result<Vec<SlotId>, EngineError> {
-        let made = (0..count).map(|_| make()).collect::<Result<Vec<T>, EngineError>>()?;
-        Ok(made.into_iter().map(|slot| self.insert(slot)).collect())
+        Ok(self.take_in((0..count).map(|_| make()).collect::<Result<Vec<T>, EngineError>>()?))
+    }
+
+    /// Takes in slots.
+    pub fn take_in(&mut self, slots: Vec<T>) -> Vec<SlotId> {
+        slots.into_iter().map(|slot| self.insert(slot)).collect()
     }
 
     /// Frees slots.
@@ -48,9 +53,14 @@ impl<T> Slots<T> {
 
 /// Memory for a batch.
 pub fn new_slot(layout: &Arc<Layout>, limits: SlotLimits) -> Result<Slot, EngineError> {
-    Slot::new(Arc::clone(layout), limits).map_err(|source| EngineError::Memory {
-        what: format!("a slot of {} candidates, {} requests and 2 x {} ids", limits.rows, limits.contexts, limits.ids),
-        bytes: Slot::bytes(layout, limits),
-        source,
-    })
+    Slot::new(Arc::clone(layout), limits).map_err(no_memory(layout, limits, 1))
+}
+
+/// Why there is no memory for so many slots.
+pub fn no_memory(layout: &Layout, limits: SlotLimits, slots: usize) -> impl FnOnce(io::Error) -> EngineError {
+    let SlotLimits { contexts, rows, ids } = limits;
+    let count = if slots == 1 { "a slot".to_owned() } else { format!("{slots} slots") };
+    let (what, bytes) =
+        (format!("{count} of {rows} candidates, {contexts} requests and 2 x {ids} ids"), slots * Slot::bytes(layout, limits));
+    move |source| EngineError::Memory { what, bytes, source }
 }

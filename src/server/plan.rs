@@ -102,6 +102,10 @@ pub fn choose_engine(
                 ));
                 ChosenEngine { kind: EngineKind::Cuda, device: Some(device) }
             }
+            Err(reason) if precision == PrecisionChoice::Bf16 => {
+                let remedy = "take precision f32, int8 or f16 to serve from the CPU";
+                return Err(Unfit(format!("precision bf16 is the cuda engine's, which engine auto cannot take ({reason}); {remedy}")));
+            }
             Err(reason) => {
                 notes.push((true, format!("engine auto: taking cpu ({reason}); --engine cpu says the same without this line")));
                 EngineKind::Cpu.into()
@@ -204,6 +208,8 @@ mod tests {
         let (engine, notes) = decide(EngineChoice::Auto, PrecisionChoice::Int8, 0).expect("the cpu");
         let expected = "engine auto: taking cpu (precision int8 is the cpu engine's); --engine cpu says the same without this line";
         assert_eq!((engine, notes), (EngineKind::Cpu, vec![(true, expected.into())]));
+        let Unfit(line) = decide(EngineChoice::Auto, PrecisionChoice::Bf16, 999).expect_err("no such GPU");
+        assert!(line.starts_with("precision bf16 is the cuda engine's, which engine auto cannot take ("), "{line}");
     }
 
     #[test]

@@ -95,11 +95,15 @@ pub fn prepare(
     let began = Instant::now();
     let prepared =
         engine::prepare_with(engine, model, options).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
+    let replay = || -> Result<Report, SelftestError> {
+        let report = selftest::replay(&prepared, model)?;
+        selftest::replay_large(&prepared, model, slot_limits(limits))?;
+        Ok(report)
+    };
     let report = match engine {
         EngineKind::Null => None,
-        EngineKind::Cpu | EngineKind::Cuda => Some(selftest::replay(&prepared, model)),
+        EngineKind::Cpu | EngineKind::Cuda => Some(replay().map_err(|source| PublishError::Selftest { model: name, version, source })?),
     };
-    let report = report.transpose().map_err(|source| PublishError::Selftest { model: name, version, source })?;
     if let Some(decided) = prepared.precision() {
         let (name, version, ms) = (&model.name, model.version, began.elapsed().as_millis() as u64);
         tracing::info!(model = name, version, ms, "{decided}; the selftest is held to a shift of {}", decided.limits.like(&decided.shift));
@@ -151,8 +155,13 @@ pub(crate) fn publish(
         ids_max: limits.ids_per_request,
         selftest,
         slots: limits.slots_per_model,
-        slot_limits: SlotLimits { contexts: limits.batch_requests, rows: limits.batch_rows, ids: limits.batch_ids },
+        slot_limits: slot_limits(limits),
     })
+}
+
+/// Of every slot of a server.
+pub(crate) fn slot_limits(limits: &Limits) -> SlotLimits {
+    SlotLimits { contexts: limits.batch_requests, rows: limits.batch_rows, ids: limits.batch_ids }
 }
 
 /// Most candidates of a request: as configured, and no more than an answer with all outputs of the model has room for on a connection.

@@ -210,8 +210,12 @@ impl Server {
 
     /// The reason of a shard that has died, or of a GPU that is lost, if one is. Such a server cannot go on.
     pub fn failure(&self) -> Option<String> {
-        let fault = self.prepare.device.as_ref().and_then(|device| device.fault());
-        failure(&self.reports).or_else(|| fault.map(str::to_owned))
+        failure(&self.reports).or_else(|| self.device_fault().map(str::to_owned))
+    }
+
+    /// Why the GPU is lost, if it is: that was logged when it happened.
+    pub fn device_fault(&self) -> Option<&str> {
+        self.prepare.device.as_ref().and_then(|device| device.fault())
     }
 
     /// Stops accepting, tells clients, finishes what is in flight, waits for the shards. Bounded by the configured drain time, plus a moment for

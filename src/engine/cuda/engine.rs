@@ -95,7 +95,7 @@ impl CudaEngine {
                 let device = slot.loaded().device();
                 if slot.has_scores() {
                     device.permits().give();
-                    return Some(Step::Done(id));
+                    return Some(CudaEngine::end(slot, id));
                 }
                 let (check_at, end_at) = *times.get_or_insert((now + CHECK_EVERY, now + RUNS_AT_MOST));
                 if now < check_at && device.fault().is_none() {
@@ -110,7 +110,7 @@ impl CudaEngine {
                     // The word may have come between the two questions.
                     Ok(true) if slot.has_scores() => {
                         device.permits().give();
-                        return Some(Step::Done(id));
+                        return Some(CudaEngine::end(slot, id));
                     }
                     Ok(true) => device.fail(&"kernels ended without saying that scores are there"),
                     Ok(false) if device.fault().is_none() => device.fail(&"a batch has run for 10 s: its kernels do not end"),
@@ -122,6 +122,15 @@ impl CudaEngine {
                 Some(Step::Failed(id))
             }
         }
+    }
+
+    /// What a batch whose kernels are through came to.
+    fn end(slot: &CudaSlot, id: SlotId) -> Step {
+        if slot.takes_unknown_ids() {
+            slot.loaded().device().report_unknown_ids(&slot.loaded().program().model.name);
+            return Step::Failed(id);
+        }
+        Step::Done(id)
     }
 
     /// Has the driver ring when the batches that run are done; false if one of them is done or cannot be waited for.
@@ -160,7 +169,7 @@ impl Engine for CudaEngine {
         };
         let device = loaded.device();
         device.context().bind().map_err(device.error("a shard's thread"))?;
-        let made = self.slots.add(slots, || CudaSlot::new(loaded, limits))?;
+        let made = self.slots.take_in(CudaSlot::make(loaded, limits, slots)?);
         if self.device.is_none() {
             self.limit = device.options().in_flight_per_shard.max(1);
             self.flights.reserve(self.limit);

@@ -68,19 +68,17 @@ impl Inputs {
 
     /// What of `rows` candidates can be copied.
     pub fn copies(&self, map: &SlotMap, layout: &Layout, rows: usize) -> Vec<Copy> {
-        let layout = &layout.candidate;
-        let ids = layout.bag_stride.unwrap_or(0);
-        let weights = if layout.weighted { ids } else { 0 };
-        let blocks = [
-            (Block::Dense, &map.candidate.dense, layout.dense_width * 4),
-            (Block::Ids, &map.candidate.ids, ids * 4),
-            (Block::Weights, &map.candidate.weights, weights * 4),
-            (Block::Ints, &map.candidate.ints, layout.int_width * 8),
-            (Block::RowContext, &map.row_context, 4),
-        ];
-        blocks
+        let range = |block| match block {
+            Block::Dense => &map.candidate.dense,
+            Block::Ids => &map.candidate.ids,
+            Block::Weights => &map.candidate.weights,
+            Block::Ints => &map.candidate.ints,
+            Block::RowContext => &map.row_context,
+        };
+        row_bytes(layout)
+            .map(|(which, bytes)| (which, range(which), bytes))
+            .map(|(which, range, bytes)| Copy { which, from: range.start, bytes: (rows * bytes).min(range.len()) })
             .into_iter()
-            .map(|(which, range, row_bytes)| Copy { which, from: range.start, bytes: (rows * row_bytes).min(range.len()) })
             .filter(|copy| copy.bytes > 0)
             .collect()
     }
@@ -104,6 +102,24 @@ impl Inputs {
         }
         inputs
     }
+}
+
+/// Bytes of `rows` candidates that can be copied.
+pub fn copied_bytes(layout: &Layout, rows: usize) -> usize {
+    rows * row_bytes(layout).iter().map(|(_, bytes)| bytes).sum::<usize>()
+}
+
+/// Bytes of a candidate in the blocks that can be copied.
+fn row_bytes(layout: &Layout) -> [(Block, usize); 5] {
+    let layout = &layout.candidate;
+    let ids = layout.bag_stride.unwrap_or(0) * 4;
+    [
+        (Block::Dense, layout.dense_width * 4),
+        (Block::Ids, ids),
+        (Block::Weights, if layout.weighted { ids } else { 0 }),
+        (Block::Ints, layout.int_width * 8),
+        (Block::RowContext, 4),
+    ]
 }
 
 /// Of blocks on the device.

@@ -63,6 +63,6 @@ pub struct Job {
     pub scores: DevicePointer,
     /// u32 in device memory, zero at first.
     pub blocks_done: DevicePointer,
-    /// u32 in mapped memory.
+    /// Two u32 in mapped memory.
     pub done: DevicePointer,
 }

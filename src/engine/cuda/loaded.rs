@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use super::DevicePointer;
+use super::buckets::buckets;
 use super::device::Device;
 use super::driver::{Context, DeviceMemory, DriverError, Function, Module};
+use super::inputs::copied_bytes;
 use super::program::{DeviceTable, Launch, Program};
+use crate::batch::SlotLimits;
 use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
 use crate::engine::selftest::score_rows;
 use crate::engine::{EngineError, Prepared};
@@ -119,6 +122,14 @@ impl Loaded {
     /// What was loaded.
     pub fn program(&self) -> &Arc<Program> {
         &self.program
+    }
+
+    /// Sizes of batches from which on other kernels run, or inputs are copied before they do, ascending.
+    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<usize> {
+        let (layout, copy_from) = (&self.program.layout, self.device.options().copy_from_bytes);
+        let buckets = buckets(limits.rows, &self.program.variants);
+        let means = |rows: usize| (self.program.variant(rows).rows_from, copied_bytes(layout, rows) >= copy_from);
+        buckets.windows(2).filter(|pair| means(pair[0]) != means(pair[1])).map(|pair| pair[0] + 1).collect()
     }
 
     /// Each kernel, by name.

@@ -36,7 +36,7 @@ impl Batches {
         let failed = || device.error("slots to be timed");
         let context = device.context();
         context.bind().map_err(failed())?;
-        let slots = (0..count.max(1)).map(|_| CudaSlot::new(loaded, limits)).collect::<Result<Vec<_>, _>>()?;
+        let slots = CudaSlot::make(loaded, limits, count.max(1))?;
         let stream = Stream::new(context).map_err(failed())?;
         let events = [Event::new(context).map_err(failed())?, Event::new(context).map_err(failed())?];
         Ok(Batches { slots, stream, events })

@@ -1,27 +1,25 @@
 //! A slot with everything that a batch in it needs on the device, and the graphs that run it.
 //!
 //! ```text
-//!   host, registered   [slot: inputs .. scores]   [control: header | done]
+//!   host, registered   [control: header | done] of each slot, [slot: inputs .. scores] of each: one arena
 //!   device             staged inputs   kept   work   scratch   blocks done
 //!   graphs             one per bucket of candidates: (copies,) kernels
 //! ```
 
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use memmap2::MmapMut;
+use std::{iter, ptr};
 
 use super::buckets::{Shape, buckets, shape};
 use super::driver::{DeviceMemory, DriverError, Graph, Grid, RegisteredMemory, Stream};
-use super::inputs::{Copy, Inputs, Placed};
+use super::inputs::{Copy, Inputs, Placed, copied_bytes};
 use super::job::{DevicePointer, Header, Job};
 use super::loaded::Loaded;
 use super::measure::LaunchShape;
 use super::program::Launch;
-use crate::batch::{Slot, SlotLimits};
+use crate::batch::{Arena, Piece, Slot, SlotLimits};
 use crate::engine::EngineError;
-use crate::engine::slots::new_slot;
+use crate::engine::slots::no_memory;
 
 /// One slot. Fields are dropped in this order: nothing runs any more when memory goes, and what is registered goes before what holds it.
 pub struct CudaSlot {
@@ -29,7 +27,8 @@ pub struct CudaSlot {
     buckets: Vec<Bucket>,
     _device_memory: Vec<DeviceMemory>,
     control: Control,
-    _registered: RegisteredMemory,
+    /// Shared with the slots that were made with it.
+    _registered: Arc<RegisteredMemory>,
     slot: Slot,
     loaded: Arc<Loaded>,
 }
@@ -50,19 +49,41 @@ struct Parts {
 }
 
 impl CudaSlot {
-    /// Makes a slot, its memory on the device, and its graphs.
-    pub fn new(loaded: &Arc<Loaded>, limits: SlotLimits) -> Result<CudaSlot, EngineError> {
+    /// Makes so many slots, with memory on the device and graphs. Their host memory is one arena, registered as a whole.
+    pub fn make(loaded: &Arc<Loaded>, limits: SlotLimits, count: usize) -> Result<Vec<CudaSlot>, EngineError> {
+        let (device, layout) = (loaded.device(), &loaded.program().layout);
+        // Headers and words lie together, apart from what huge pages hold of rows.
+        let controls = iter::repeat_n(CONTROL_BYTES, count);
+        let sizes = controls.chain(iter::repeat_n(Slot::bytes(layout, limits), count));
+        let (arena, mut controls) = Arena::share_out(sizes).map_err(no_memory(layout, limits, count))?;
+        let slots = controls.split_off(count);
+        arena.prefer_huge_pages();
+        let (memory, bytes) = arena.memory();
+        // SAFETY: each slot holds a piece of the arena and drops it after its share of the registration. Rust code touches it through slots, which the
+        // engine hands out only while the device does not work on them, and word by word through `Control`.
+        let registered = unsafe { RegisteredMemory::new(device.context(), memory, bytes) }
+            .map_err(device.error(format!("{count} slots of {} candidates: {bytes} bytes of host memory", limits.rows)))?;
+        let registered = Arc::new(registered);
+        let made = controls.into_iter().zip(slots).map(|(control, slot)| {
+            let control = Control { address: registered.address() + control.offset() as u64, memory: control, expected: 0 };
+            CudaSlot::new(loaded, limits, &registered, control, slot)
+        });
+        made.collect()
+    }
+
+    fn new(
+        loaded: &Arc<Loaded>,
+        limits: SlotLimits,
+        registered: &Arc<RegisteredMemory>,
+        control: Control,
+        memory: Piece,
+    ) -> Result<CudaSlot, EngineError> {
         let (device, program) = (loaded.device(), loaded.program());
         let context = device.context();
         let failed = |what: &str| device.error(format!("a slot of {} candidates: {what}", limits.rows));
-        let mut slot = new_slot(&program.layout, limits)?;
-        slot.prefer_huge_pages();
-        let (memory, bytes) = slot.memory();
-        // SAFETY: the slot's mapping lives in this struct and is dropped after the registration. Rust code touches it through the slot alone, which
-        // the engine hands out only while the device does not work on it.
-        let registered = unsafe { RegisteredMemory::new(context, memory, bytes) }
-            .map_err(device.error(format!("a slot of {} candidates: {bytes} bytes of host memory", limits.rows)))?;
-        let control = Control::new(loaded)?;
+        let inputs_at = registered.address() + memory.offset() as u64;
+        let slot = Slot::within(memory, Arc::clone(&program.layout), limits);
+        let memory = slot.memory();
         let shapes: Vec<Shape> = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits)).collect();
 
         let mut device_memory = Vec::new();
@@ -73,9 +94,9 @@ impl CudaSlot {
             Ok(address)
         };
         let work_rows = limits.rows.next_multiple_of(WORK_ROWS_ALIGN);
-        let mapped = Inputs::mapped(registered.address(), slot.map());
+        let mapped = Inputs::mapped(inputs_at, slot.map());
         let job = Job {
-            header: control.registered.address() + HEADER_AT as u64,
+            header: control.address + HEADER_AT as u64,
             contexts: mapped.contexts,
             candidates: mapped.candidates,
             row_context: mapped.row_context,
@@ -85,14 +106,14 @@ impl CudaSlot {
             work: take(work_rows * program.needs.work_bytes, "values between kernels")?,
             work_rows: work_rows as u64,
             scratch: take(shapes.iter().map(|shape| shape.scratch_bytes).max().unwrap_or(0), "scratch memory")?,
-            scores: registered.address() + slot.map().scores.start as u64,
+            scores: inputs_at + slot.map().scores.start as u64,
             blocks_done: take(BLOCKS_DONE_BYTES, "a counter")?,
-            done: control.registered.address() + DONE_AT as u64,
+            done: control.address + DONE_AT as u64,
         };
         let copy_from = device.options().copy_from_bytes;
-        let staged_bytes = mapped.copies(slot.map(), &program.layout, limits.rows).iter().map(Copy::room).sum::<usize>();
-        let staging = match staged_bytes >= copy_from {
-            true => take(staged_bytes, "copied inputs")?,
+        let is_copied = |rows: usize| copied_bytes(&program.layout, rows) >= copy_from;
+        let staging = match is_copied(limits.rows) {
+            true => take(mapped.copies(slot.map(), &program.layout, limits.rows).iter().map(Copy::room).sum(), "copied inputs")?,
             false => 0,
         };
 
@@ -103,10 +124,7 @@ impl CudaSlot {
             if number == 0 || shapes[number - 1].variant != shape.variant {
                 firsts.push(number);
             }
-            let mut copies = mapped.copies(slot.map(), &program.layout, shape.rows);
-            if copies.iter().map(|copy| copy.bytes).sum::<usize>() < copy_from {
-                copies.clear();
-            }
+            let copies = if is_copied(shape.rows) { mapped.copies(slot.map(), &program.layout, shape.rows) } else { vec![] };
             let inputs = mapped.staged(&copies, staging, &mapped.copies(slot.map(), &program.layout, limits.rows));
             let job = Job { candidates: inputs.candidates, row_context: inputs.row_context, ..job };
             let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
@@ -118,7 +136,7 @@ impl CudaSlot {
             buckets: captured,
             _device_memory: device_memory,
             control,
-            _registered: registered,
+            _registered: Arc::clone(registered),
             slot,
             loaded: Arc::clone(loaded),
         };
@@ -181,6 +199,16 @@ impl CudaSlot {
         self.control.done() == self.control.expected
     }
 
+    /// Whether kernels met an id that its table does not have, in the batch whose scores are there; forgets it. Such scores must not be used.
+    pub fn takes_unknown_ids(&self) -> bool {
+        let unknown = self.control.unknown();
+        let is_this = unknown.load(Ordering::Relaxed) == self.control.expected;
+        if is_this {
+            unknown.store(0, Ordering::Relaxed);
+        }
+        is_this
+    }
+
     /// As `launch`, in a stream that benches share among slots.
     pub fn launch_in(&mut self, stream: &Stream) -> Result<(), DriverError> {
         let at = self.begin();
@@ -197,7 +225,7 @@ impl CudaSlot {
 
     /// Only the copies of the batch's inputs, if there are any.
     pub fn copy_alone(&mut self, stream: &Stream) -> Result<(), DriverError> {
-        let (memory, _) = self.slot.memory();
+        let memory = self.slot.memory();
         let parts = &self.buckets[self.bucket(self.slot.rows())].parts;
         // SAFETY: as when the graph was recorded.
         parts.copied.iter().try_for_each(|copy| unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes) })
@@ -236,43 +264,41 @@ fn record(stream: &Stream, loaded: &Loaded, shape: &Shape, job: &Job, inputs: &I
 
 /// The header that the device reads and the word that it writes, on cache lines of their own.
 struct Control {
-    registered: RegisteredMemory,
-    memory: MmapMut,
+    memory: Piece,
+    /// Where the device sees it.
+    address: DevicePointer,
     expected: u32,
 }
 
 impl Control {
-    fn new(loaded: &Loaded) -> Result<Control, EngineError> {
-        let mut memory = MmapMut::map_anon(CONTROL_BYTES).map_err(|source| EngineError::Memory {
-            what: "the header of a slot".into(),
-            bytes: CONTROL_BYTES,
-            source,
-        })?;
-        // SAFETY: the mapping lives in this struct and is dropped after the registration; it is accessed as single words only.
-        let registered = unsafe { RegisteredMemory::new(loaded.device().context(), memory.as_mut_ptr(), CONTROL_BYTES) }
-            .map_err(loaded.device().error("the header of a slot"))?;
-        Ok(Control { registered, memory, expected: 0 })
-    }
-
-    /// Writes the header of the next batch, with the number that is expected back.
+    /// Writes the header of the next batch, with the number that is expected back: never 0.
     fn next(&mut self, rows: usize, contexts: usize) {
-        self.expected = self.expected.wrapping_add(1);
+        self.expected = self.expected.checked_add(1).unwrap_or(1);
         let header = Header { rows: rows as u32, contexts: contexts as u32, sequence: self.expected, reserved: 0 };
         // SAFETY: the header's place in the mapping; the device reads it only while a batch runs, and none does.
-        unsafe { ptr::write_volatile(self.memory.as_mut_ptr().add(HEADER_AT).cast::<Header>(), header) };
+        unsafe { ptr::write_volatile(self.memory.as_ptr().add(HEADER_AT).cast::<Header>(), header) };
     }
 
+    /// The last batch whose scores are there.
     fn done(&self) -> u32 {
-        // SAFETY: an aligned word of the mapping that the device writes, with release, while we read.
-        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(DONE_AT).cast::<u32>().cast_mut()) }.load(Ordering::Acquire)
+        self.word(DONE_AT).load(Ordering::Acquire)
+    }
+
+    /// The last batch with an id that its table does not have, 0 for none: known once its scores are there.
+    fn unknown(&self) -> &AtomicU32 {
+        self.word(DONE_AT + size_of::<u32>())
+    }
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        // SAFETY: an aligned word of the mapping that the device writes while we read; `at` is one of the two above.
+        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(at).cast::<u32>()) }
     }
 }
 
 /// For [`CudaSlot::try_out`].
 unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}
 
-/// A page: what can be registered.
-const CONTROL_BYTES: usize = 4096;
+const CONTROL_BYTES: usize = 512;
 const HEADER_AT: usize = 0;
 /// Neither the header's cache line nor the one that is fetched along with it.
 const DONE_AT: usize = 256;

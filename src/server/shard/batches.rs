@@ -40,11 +40,11 @@ impl Shard {
     }
 
     /// Whether batches go on, or begin, only by another turn. What a device computes goes on without; what waits for its capacity begins when it is
-    /// done with what it has.
+    /// done with what it has, or now if another shard made room meanwhile.
     pub(super) fn engine_needs_turns(&self) -> bool {
         match self.engine.in_flight() {
             0 => self.scheduler.has_waiting(),
-            _ => self.engine.works_in_steps(),
+            in_flight => self.engine.works_in_steps() || (self.scheduler.has_waiting() && in_flight < self.engine.capacity()),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::engine::cpu::tests::tables::{CODED_ROWS, bags, floats, golden};
 use crate::engine::cuda::{Numbers, Program, Target};
 use crate::model::*;
 
-use super::{check, emulator, run, targets};
+use super::{check, emulator, run, run_batch, targets};
 
 /// What is done with a bag, with weights or without.
 const POOLS: [(Pool, bool); 7] = [
@@ -87,16 +87,27 @@ fn long_bags_are_shared_out() {
     }
 }
 
+/// Models that a bundle cannot hold: ids of a feature reach beyond one of its tables. No kernel reads there, and no such score is answered.
 #[test]
-fn ids_beyond_a_table_are_absent() {
-    let mut model = ModelBuilder::new(3);
-    let (long, short) = (model.table(40, 6), model.table(3, 6));
-    let mut values = Vec::new();
-    for (width, pool) in [(1, Pool::Sum), (0, Pool::Mean), (0, Pool::Max), (0, Pool::None)] {
-        let feature = model.sparse(Scope::Candidate, width, width.max(5), long, false);
-        values.extend([long, short].map(|table| model.op(Op::Lookup { feature, table, pool })));
+fn an_unknown_id_fails_its_batch() {
+    if emulator::cuda().is_none() {
+        return;
     }
-    check_all(model, &values, &[30]);
+    for (width, pool) in [(1, Pool::Sum), (0, Pool::Mean), (0, Pool::Max), (0, Pool::None)] {
+        for (scope, rows, fails) in [(Scope::Candidate, 3, true), (Scope::Context, 3, true), (Scope::Candidate, 40, false)] {
+            let mut model = ModelBuilder::new(3);
+            let (named, table) = (model.table(40, 6), model.table(rows, 6));
+            let feature = model.sparse(scope, width, width.max(5), named, false);
+            let x = model.op(Op::Lookup { feature, table, pool });
+            let outputs = elements(&mut model, x);
+            let model = model.finish(&outputs);
+            let mut random = Random::new(5);
+            let requests: Vec<Request> = (0..12).map(|_| batches::request(&model, &mut random, 2)).collect();
+            let target = targets(Numbers::F32)[0];
+            let scores = run_batch(&model, &target, 0, &requests).expect("kernels");
+            assert_eq!(scores.is_none(), fails, "{pool:?} of {scope:?}, {rows} rows");
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod lookups;
 mod mixtures;
 mod products;
 mod recurrent;
+mod sizes;
 mod tails;
 mod trees;
 mod window;
@@ -121,14 +122,17 @@ fn wants_all() -> bool {
 
 /// Scores per request, [rows][outputs]; empty for dead ones.
 fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
+    run_batch(model, target, variant, requests).map(|scores| scores.expect("a batch that does not fail"))
+}
+
+/// The same; `None` if the batch failed and the device goes on.
+fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Option<Vec<Vec<f32>>>, EngineError> {
     let mut program = Program::new(model, target)?;
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
     let limits = batches::limits(requests);
     let code = compile(&program)?;
-    // Tests share a device, and one that fails takes it from all.
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
@@ -151,12 +155,13 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
+            Step::Failed(_) if device.fault().is_none() => return Ok(None),
             other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(requests.iter().enumerate().map(scores).collect())
+    Ok(Some(requests.iter().enumerate().map(scores).collect()))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.
@@ -176,5 +181,7 @@ fn arch_of_gpu() -> Arch {
     Arch::of_device(major, minor).expect("a GPU that kernels are made for")
 }
 
+/// Tests share a device, and one that fails takes it from all.
+static TURN: Mutex<()> = Mutex::new(());
 /// What a block may have on the devices with the least.
 const SHARED_BYTES: usize = 99 << 10;
