@@ -102,9 +102,32 @@ fn upload(values: &[f32]) -> CUdeviceptr {
     // SAFETY: fresh memory of that size.
     unsafe {
         let address = result::malloc_sync(size_of_val(values)).unwrap();
-        result::memcpy_htod_sync(address, values).unwrap();
+        copy_in(address, values);
         address
     }
+}
+
+/// # Safety
+/// - there is memory for so many values.
+unsafe fn copy_in(address: CUdeviceptr, values: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { result::memcpy_htod_sync(address, values) }.unwrap();
+    settle();
+}
+
+/// Waits for what was asked of no stream.
+fn settle() {
+    // SAFETY: null is the default stream.
+    unsafe { result::stream::synchronize(std::ptr::null_mut()) }.unwrap();
+}
+
+/// # Safety
+/// - there are so many values.
+unsafe fn copy_out(address: CUdeviceptr, count: usize) -> Vec<f32> {
+    let mut values = vec![0.0; count];
+    // SAFETY: the caller's promise.
+    unsafe { result::memcpy_dtoh_sync(&mut values, address) }.unwrap();
+    values
 }
 
 fn launch(
@@ -159,7 +182,7 @@ fn kernels_run_and_graphs_replay() {
         graph.upload().unwrap();
         for round in 0..3 {
             let values: Vec<f32> = values.iter().map(|value| value + round as f32).collect();
-            result::memcpy_htod_sync(work.from, &values).unwrap();
+            copy_in(work.from, &values);
             graph.launch().unwrap();
             stream.synchronize().unwrap();
             result::memcpy_dtoh_sync(&mut out, work.to).unwrap();
@@ -343,4 +366,158 @@ fn threads_need_a_context() {
     assert_eq!(unbound, Err(CUresult::CUDA_ERROR_INVALID_CONTEXT));
     let bound = std::thread::spawn(move || context.bind_to_thread().map_err(|error| error.0).and_then(|()| allocate())).join().unwrap();
     assert!(bound.is_ok());
+}
+
+/// What is asked of no stream may be done late, and streams made as "non-blocking" do not wait for it.
+#[test]
+fn calls_without_a_stream_are_late() {
+    let Some((_turn, context, module)) = device() else { return };
+    let stream = context.new_stream().unwrap();
+    let done = upload(&[0.0]);
+    let read = |from, to| {
+        launch(&module, &stream, "add_sums", 64, 256, &Work { from, to, count: 64, done }).unwrap();
+        stream.synchronize().unwrap();
+        // SAFETY: memory of this size.
+        unsafe { copy_out(to, 64) }
+    };
+    // SAFETY: memory of this size everywhere.
+    unsafe {
+        let (from, to) = (upload(&[1.0; 64]), upload(&[0.0; 64]));
+        type Change<'c> = &'c dyn Fn();
+        let source = upload(&[3.0; 64]);
+        let copied: Change = &|| result::memcpy_htod_sync(from, &[2.0_f32; 64]).unwrap();
+        let filled: Change = &|| sys::cuMemsetD32_v2(from, 2.0_f32.to_bits(), 64).result().unwrap();
+        let moved: Change = &|| result::memcpy_dtod_sync(from, source, 256).unwrap();
+        for (change, expected) in [(copied, 2.0_f32), (filled, 2.0), (moved, 3.0)] {
+            copy_in(from, &[1.0; 64]);
+            change();
+            assert_eq!(read(from, to), [65.0; 64], "the stream did not wait");
+            settle();
+            assert_eq!(read(from, to), [65.0 * expected; 64]);
+        }
+        // From pinned memory it is done when the call returns.
+        let mut pinned = vec![4.0_f32; 1024];
+        sys::cuMemHostRegister_v2(pinned.as_mut_ptr().cast(), 4096, 0).result().unwrap();
+        result::memcpy_htod_sync(from, &pinned[..64]).unwrap();
+        assert_eq!(read(from, to), [65.0 * 4.0; 64]);
+        sys::cuMemHostUnregister(pinned.as_mut_ptr().cast()).result().unwrap();
+    }
+}
+
+#[test]
+fn other_streams_and_the_default_stream_wait_for_each_other() {
+    let Some((_turn, _context, _)) = device() else { return };
+    let (from, to) = (upload(&[1.0; 64]), upload(&[0.0; 64]));
+    // SAFETY: memory of this size; the stream is destroyed once.
+    unsafe {
+        let stream = result::stream::create(result::stream::StreamKind::Default).unwrap();
+        sys::cuMemsetD32_v2(from, 2.0_f32.to_bits(), 64).result().unwrap();
+        result::memcpy_dtod_async(to, from, 256, stream).unwrap();
+        result::stream::synchronize(stream).unwrap();
+        assert_eq!(copy_out(to, 64), [2.0; 64]);
+        result::stream::destroy(stream).unwrap();
+    }
+}
+
+#[test]
+fn a_capture_forbids_what_waits_for_the_device() {
+    let Some((_turn, context, _)) = device() else { return };
+    let address = upload(&[0.0; 64]);
+    let stream = context.new_stream().unwrap();
+    type Call<'c> = &'c (dyn Fn() -> CUresult + Sync);
+    // SAFETY: memory of this size; what is refused does nothing.
+    let calls: [(&str, Call); 4] = unsafe {
+        [
+            ("fill", &|| sys::cuMemsetD8_v2(address, 0, 256)),
+            ("copy", &|| sys::cuMemcpyHtoD_v2(address, [0_u8; 4].as_ptr().cast(), 4)),
+            ("take", &|| sys::cuMemAlloc_v2(&mut 0, 16)),
+            ("wait", &|| sys::cuCtxSynchronize()),
+        ]
+    };
+    use CUstreamCaptureMode::{CU_STREAM_CAPTURE_MODE_GLOBAL as GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as THREAD_LOCAL};
+    for (mode, elsewhere, refused) in [(THREAD_LOCAL, false, true), (THREAD_LOCAL, true, false), (GLOBAL, true, true)] {
+        for (name, call) in calls {
+            stream.begin_capture(mode).unwrap();
+            let code = match elsewhere {
+                false => call(),
+                true => {
+                    let bound = || context.bind_to_thread().map(|()| call()).unwrap();
+                    std::thread::scope(|scope| scope.spawn(bound).join().unwrap())
+                }
+            };
+            let ended = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map(drop).map_err(|error| error.0);
+            let expected = match refused {
+                true => (CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
+                false => (CUresult::CUDA_SUCCESS, Ok(())),
+            };
+            assert_eq!((code, ended), expected, "{name} {mode:?} {elsewhere}");
+        }
+    }
+}
+
+/// A graph, a stream and memory that go while work runs: the work goes on, and finds memory that was given back.
+#[test]
+fn nothing_waits_for_work_when_it_goes() {
+    let Some((_turn, context, module)) = device() else { return };
+    extern "C" fn slow(_: *mut c_void) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: what runs works on memory of its size, or on what was given back: the emulator keeps that until nothing runs.
+    unsafe {
+        let (from, to, done) = (upload(&[1.0; 64]), upload(&[0.0; 64]), upload(&[0.0]));
+        let raw = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+        result::stream::begin_capture(raw, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        result::stream::launch_host_function(raw, slow, std::ptr::null_mut()).unwrap();
+        let work = Work { from, to, count: 64, done };
+        let function = module.load_function("add_sums").unwrap();
+        let mut arguments = [std::ptr::from_ref(&work).cast::<c_void>().cast_mut()];
+        result::launch_kernel(function.cu_function(), (1, 1, 1), (64, 1, 1), 256, raw, &mut arguments).unwrap();
+        let template = result::stream::end_capture(raw).unwrap();
+        let graph = result::graph::instantiate(template, sys::CUgraphInstantiate_flags(0)).unwrap();
+        result::graph::launch(graph, raw).unwrap();
+        result::graph::exec_destroy(graph).unwrap();
+        result::graph::destroy(template).unwrap();
+        result::stream::destroy(raw).unwrap();
+        result::free_sync(from).unwrap();
+        assert_eq!(copy_out(to, 64), [0.0; 64], "it has not run yet");
+        sys::cuCtxSynchronize().result().unwrap();
+        assert!(copy_out(to, 64).iter().all(|value| value.is_nan()), "it ran on poison");
+    }
+    drop(context);
+}
+
+#[test]
+fn a_copy_of_memory_that_was_given_back_is_a_fault() {
+    let Some((_turn, context, _)) = device() else { return };
+    let stream = context.new_stream().unwrap();
+    let (from, to) = (upload(&[1.0; 64]), upload(&[0.0; 64]));
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    // SAFETY: memory of this size while it is captured; the emulator looks when it runs.
+    unsafe {
+        result::memcpy_dtod_async(to, from, 256, stream.cu_stream()).unwrap();
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        result::free_sync(from).unwrap();
+        graph.launch().unwrap();
+    }
+    assert_eq!(stream.synchronize().map_err(|error| error.0), Err(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
+    assert!(emulator::fault().contains("given back"), "{}", emulator::fault());
+    emulator::reset();
+}
+
+#[test]
+fn times_between_events_need_both() {
+    let Some((_turn, context, _)) = device() else { return };
+    let stream = context.new_stream().unwrap();
+    let event = |flags| context.new_event(Some(flags)).unwrap();
+    let (timed, untimed) = (event(sys::CUevent_flags::CU_EVENT_DEFAULT), event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING));
+    let never = event(sys::CUevent_flags::CU_EVENT_DEFAULT);
+    timed.record(&stream).unwrap();
+    untimed.record(&stream).unwrap();
+    stream.synchronize().unwrap();
+    let mut elapsed = 0.0;
+    for other in [&untimed, &never] {
+        // SAFETY: events that live; a place for a float.
+        let code = unsafe { sys::cuEventElapsedTime(&mut elapsed, timed.cu_event(), other.cu_event()) };
+        assert_eq!(code, CUresult::CUDA_ERROR_INVALID_HANDLE);
+    }
 }

@@ -174,3 +174,39 @@ fn an_input_used_again_too_early_is_noticed() {
     }
     .unwrap();
 }
+
+/// A host that launches on memory while the copy into it, or its clearing, is still on its way gets wrong results.
+#[test]
+fn a_launch_before_its_upload_is_there_is_noticed() {
+    const SOURCE: &str = "#include \"rt.cuh\"\nKERNEL(32) copy(const uint32_t* from, uint32_t* to) { to[thread_x()] = from[thread_x()]; }";
+    let Some(kernels) = Kernels::open(SOURCE, HEADERS) else { return };
+    if emulator::cuda() != Some(Cuda::Emulated) {
+        println!("skipped: a race, which a device may win");
+        return;
+    }
+    let out = kernels.zeros::<u32>(32);
+    for clears in [false, true] {
+        for waits in [false, true] {
+            let mut wrong = 0;
+            for round in 1..=10 {
+                let expected = if clears { 0 } else { round };
+                // SAFETY: fresh memory of that size; null is the default stream.
+                unsafe {
+                    let input = result::malloc_sync(128).unwrap();
+                    match clears {
+                        true => sys::cuMemsetD8_v2(input, 0, 128).result().unwrap(),
+                        false => result::memcpy_htod_sync(input, &[round; 32]).unwrap(),
+                    }
+                    if waits {
+                        result::stream::synchronize(std::ptr::null_mut()).unwrap();
+                    }
+                    kernels.run("copy", (1, 1), 32, 0, &[&input, &out]);
+                    wrong += usize::from(kernels.download::<u32>(&out) != [expected; 32]);
+                    result::stream::synchronize(std::ptr::null_mut()).unwrap();
+                    result::free_sync(input).unwrap();
+                }
+            }
+            assert_eq!(wrong, if waits { 0 } else { 10 }, "clears: {clears}, waits: {waits}");
+        }
+    }
+}

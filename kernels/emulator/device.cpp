@@ -9,6 +9,9 @@ namespace emu {
 
 static thread_local bool device_thread = false;
 
+// How many of the longest delays an operation of the default stream is late that the host did not wait for.
+constexpr uint64_t LATE = 400;
+
 bool on_device_thread() { return device_thread; }
 
 bool is_sticky(int code) {
@@ -102,30 +105,92 @@ int Device::planned(const std::string& name) {
 }
 
 void Device::push(Stream* stream, Operation operation) {
+    // The default stream and those that are not "non-blocking" wait for each other.
+    std::vector<std::pair<std::shared_ptr<uint64_t>, uint64_t>> before;
+    if (stream->blocking) {
+        before.emplace_back(null_stream.done, null_stream.pushed);
+    } else if (stream == &null_stream) {
+        for (Stream* other : streams) {
+            if (other->blocking) {
+                before.emplace_back(other->done, other->pushed);
+            }
+        }
+    }
+    if (!before.empty()) {
+        auto ready = std::move(operation.ready);
+        operation.ready = [before, ready] {
+            for (const auto& [done, pushed] : before) {
+                if (*done < pushed) {
+                    return false;
+                }
+            }
+            return !ready || ready();
+        };
+    }
+    stream->pushed++;
     stream->queue.push_back(std::move(operation));
     work.notify_all();
 }
 
+void Device::push_late(Operation operation) {
+    operation.not_before = Clock::now() + std::chrono::microseconds(LATE * max_delay_us);
+    push(&null_stream, std::move(operation));
+}
+
+std::vector<Stream*> Device::all_streams() const {
+    std::vector<Stream*> all = {const_cast<Stream*>(&null_stream)};
+    all.insert(all.end(), streams.begin(), streams.end());
+    all.insert(all.end(), orphans.begin(), orphans.end());
+    return all;
+}
+
 bool Device::idle() const {
-    bool empty = null_stream.queue.empty();
-    for (const Stream* stream : streams) {
-        empty &= stream->queue.empty();
+    for (const Stream* stream : all_streams()) {
+        if (!quiet(stream)) {
+            return false;
+        }
     }
-    return empty && !busy();
+    return true;
 }
 
 bool Device::busy() const {
-    bool any = null_stream.busy;
-    for (const Stream* stream : streams) {
-        any |= stream->busy;
+    for (const Stream* stream : all_streams()) {
+        if (stream->busy) {
+            return true;
+        }
     }
-    return any;
+    return false;
 }
 
 void Device::drop_queues() {
-    null_stream.queue.clear();
-    for (Stream* stream : streams) {
+    for (Stream* stream : all_streams()) {
+        *stream->done += stream->queue.size();
         stream->queue.clear();
+    }
+}
+
+void Device::orphan(Stream* stream) {
+    streams.erase(stream);
+    orphans.insert(stream);
+    bury();
+}
+
+// Gives back what only waited for operations to end.
+void Device::bury() {
+    for (auto at = orphans.begin(); at != orphans.end();) {
+        Stream* stream = *at;
+        if (quiet(stream)) {
+            at = orphans.erase(at);
+            delete stream;
+        } else {
+            ++at;
+        }
+    }
+    if (!given_back.empty() && idle()) {
+        for (void* memory : given_back) {
+            free(memory);
+        }
+        given_back.clear();
     }
 }
 
@@ -146,6 +211,20 @@ int Device::wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>
     return sticky;
 }
 
+int Device::wait_for(std::unique_lock<std::mutex>& lock, Stream* stream) {
+    stream->wanted++;
+    int code = wait(lock, [&] { return quiet(stream); });
+    stream->wanted--;
+    return code;
+}
+
+int Device::wait_for_all(std::unique_lock<std::mutex>& lock) {
+    null_stream.wanted++;
+    int code = wait(lock, [&] { return idle(); });
+    null_stream.wanted--;
+    return code;
+}
+
 void Device::let_finish(std::unique_lock<std::mutex>& lock) {
     if (sticky != SUCCESS) {
         changed.wait_for(lock, std::chrono::milliseconds(200), [&] { return !busy(); });
@@ -163,7 +242,7 @@ void Device::reset(std::unique_lock<std::mutex>& lock) {
     for (Event* event : events) {
         event->reached = event->recorded;
     }
-    for (GraphExec* exec : execs) {
+    for (auto& [_, exec] : execs) {
         exec->finished = exec->launched;
     }
 }
@@ -176,14 +255,15 @@ void Device::let_run_a_little() {
 // Runs one operation of a stream drawn at random; false if there is none that can run.
 bool Device::step(std::unique_lock<std::mutex>& lock) {
     std::vector<Stream*> able;
-    auto look = [&](Stream* stream) {
-        if (!stream->queue.empty() && !stream->busy && (!stream->queue.front().ready || stream->queue.front().ready())) {
+    for (Stream* stream : all_streams()) {
+        if (stream->queue.empty() || stream->busy) {
+            continue;
+        }
+        const Operation& next = stream->queue.front();
+        bool due = stream->wanted != 0 || next.not_before <= Clock::now();
+        if (due && (!next.ready || next.ready())) {
             able.push_back(stream);
         }
-    };
-    look(&null_stream);
-    for (Stream* stream : streams) {
-        look(stream);
     }
     if (able.empty()) {
         return false;
@@ -200,6 +280,8 @@ bool Device::step(std::unique_lock<std::mutex>& lock) {
     int code = operation.run ? operation.run() : (int)SUCCESS;
     lock.lock();
     stream->busy = false;
+    ++*stream->done;
+    bury();
     if (code != SUCCESS && sticky == SUCCESS) {
         sticky = code;
     }
@@ -221,7 +303,12 @@ void Device::serve() {
         }
         credits = 0;
         changed.notify_all();
-        work.wait(lock);
+        bool late = !null_stream.queue.empty() && null_stream.queue.front().not_before > Clock::now();
+        if (late) {
+            work.wait_until(lock, null_stream.queue.front().not_before);
+        } else {
+            work.wait(lock);
+        }
     }
 }
 
@@ -279,10 +366,11 @@ int Device::release(void* memory, bool on_host) {
     if (found == known.end()) {
         return INVALID_VALUE;
     }
-    poison(memory, found->second);
+    poison(memory, found->second); // whoever still works on it sees that
     used_bytes -= on_host ? 0 : found->second;
     known.erase(found);
-    free(memory);
+    given_back.push_back(memory);
+    bury();
     return SUCCESS;
 }
 

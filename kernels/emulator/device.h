@@ -38,12 +38,16 @@ enum Code : int {
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
 };
+
+using Clock = std::chrono::steady_clock;
 
 // Something that a stream does: `run` once `ready` (if there is one) says so. `run` returns a code; any but SUCCESS breaks the device.
 struct Operation {
     std::function<bool()> ready;
     std::function<int()> run;
+    Clock::time_point not_before = {}; // unless somebody waits for its stream
 };
 
 struct Module {
@@ -67,6 +71,7 @@ struct Graph {
     std::vector<Operation> nodes;
 };
 
+// Launches hold it: destroying it while it runs is allowed, and stops nothing.
 struct GraphExec {
     std::vector<Operation> nodes;
     uint64_t launched = 0, finished = 0; // launches of one graph follow each other
@@ -74,15 +79,21 @@ struct GraphExec {
 
 struct Event {
     uint64_t recorded = 0, reached = 0;
-    std::chrono::steady_clock::time_point time; // when it was reached
+    Clock::time_point time; // when it was reached
+    bool timed = true;
     Graph* in_capture = nullptr;
 };
 
 struct Stream {
     std::deque<Operation> queue;
     bool busy = false;
+    bool blocking = false; // in order with the default stream
+    unsigned wanted = 0;   // how many wait for it
+    uint64_t pushed = 0;
+    std::shared_ptr<uint64_t> done = std::make_shared<uint64_t>(0);
     Graph* capture = nullptr;
     bool began_capture = false;
+    bool capture_broken = false;
     int capture_mode = 0;
     std::thread::id capture_thread;
 };
@@ -95,7 +106,15 @@ class Device {
 
     // All with the mutex held.
     void push(Stream* stream, Operation operation);
+    // Puts an operation into the default stream that the host's call does not wait for: it runs late.
+    void push_late(Operation operation);
     int wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
+    // Until nothing is in the stream.
+    int wait_for(std::unique_lock<std::mutex>& lock, Stream* stream);
+    // Until nothing is in any stream.
+    int wait_for_all(std::unique_lock<std::mutex>& lock);
+    // The stream's handle is gone; what is in it still runs.
+    void orphan(Stream* stream);
     void let_run_a_little();
     // After an error that stays: until what runs has returned, or for a while if it waits for the host.
     void let_finish(std::unique_lock<std::mutex>& lock);
@@ -111,9 +130,9 @@ class Device {
     int sticky = SUCCESS;
     std::string fault;
     Stream null_stream;
-    std::set<Stream*> streams;
+    std::set<Stream*> streams, orphans;
     std::set<Event*> events;
-    std::set<GraphExec*> execs;
+    std::map<GraphExec*, std::shared_ptr<GraphExec>> execs;
     std::map<uintptr_t, size_t> device_memory, host_memory, registered;
     int objects = 0; // modules, graphs, instances of graphs
     size_t used_bytes = 0, total_bytes;
@@ -132,12 +151,15 @@ class Device {
     bool step(std::unique_lock<std::mutex>& lock);
     bool busy() const;
     void drop_queues();
+    std::vector<Stream*> all_streams() const;
+    void bury();
 
     struct Planned {
         uint64_t countdown;
         int code;
     };
     std::map<std::string, std::vector<Planned>> plans;
+    std::vector<void*> given_back; // poisoned, but not the system's again before nothing runs
     std::condition_variable work, changed;
     bool lazy;
     uint32_t max_delay_us;
@@ -147,6 +169,8 @@ class Device {
 
 // Whether this thread runs operations of the device, and so may not call the driver.
 bool on_device_thread();
+
+inline bool quiet(const Stream* stream) { return stream->queue.empty() && !stream->busy; }
 
 // An error that only a new process gets rid of.
 bool is_sticky(int code);

@@ -1,5 +1,6 @@
 // Stand-in libcuda: the driver's interface as far as a host of kernels needs it, over `Device`.
 #include "device.h"
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -38,6 +39,20 @@ static int enter(const char* name, bool needs_context) {
     return device.planned(name);
 }
 
+// What a capture forbids this thread breaks that capture: one of mode "global" (0) forbids it to all threads, "thread local" (1) to the thread that
+// began it, "relaxed" (2) to none.
+static bool forbidden_by_capture(Device& device) {
+    bool forbidden = false;
+    for (Stream* stream : device.streams) {
+        bool own = stream->capture_thread == std::this_thread::get_id();
+        if (stream->began_capture && (stream->capture_mode == 0 || (stream->capture_mode == 1 && own))) {
+            stream->capture_broken = true;
+            forbidden = true;
+        }
+    }
+    return forbidden;
+}
+
 #define ENTER(needs_context)                                       \
     if (int refused = enter(__func__, needs_context)) {            \
         return refused;                                            \
@@ -45,6 +60,13 @@ static int enter(const char* name, bool needs_context) {
     Device& device = Device::get();                                \
     std::unique_lock<std::mutex> lock(device.mutex);               \
     (void)device
+
+// For calls that wait for the device, use its default stream or take memory.
+#define ENTER_OUTSIDE_CAPTURES()                                   \
+    ENTER(true);                                                   \
+    if (forbidden_by_capture(device)) {                            \
+        return CAPTURE_UNSUPPORTED;                                \
+    }
 
 static void* as_pointer(Address address) { return (void*)(uintptr_t)address; }
 
@@ -217,8 +239,8 @@ API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
     return SUCCESS;
 }
 API cuCtxSynchronize() {
-    ENTER(true);
-    return device.wait(lock, [&] { return device.idle(); });
+    ENTER_OUTSIDE_CAPTURES();
+    return device.wait_for_all(lock);
 }
 API cuGetErrorName(int code, const char** name) {
     static const std::map<int, const char*> names = {
@@ -246,8 +268,8 @@ API cuGetErrorName(int code, const char** name) {
         {999, "CUDA_ERROR_UNKNOWN"},
     };
     auto found = names.find(code);
-    *name = found == names.end() ? "CUDA_ERROR" : found->second;
-    return SUCCESS;
+    *name = found == names.end() ? nullptr : found->second;
+    return found == names.end() ? INVALID_VALUE : SUCCESS;
 }
 // For a failed kernel, what it did wrong.
 API cuGetErrorString(int code, const char** text) {
@@ -264,9 +286,10 @@ API cuGetErrorString(int code, const char** text) {
 
 // ---- streams and events ----
 
-API cuStreamCreate(void** handle, unsigned) {
+API cuStreamCreate(void** handle, unsigned flags) {
     ENTER(true);
     auto* stream = new Stream();
+    stream->blocking = (flags & 1) == 0;
     device.streams.insert(stream);
     *handle = stream;
     return SUCCESS;
@@ -279,20 +302,15 @@ API cuStreamCreateWithPriority(void** handle, unsigned flags, int) { return cuSt
         return INVALID_HANDLE;                        \
     }
 
-static bool quiet(const Stream* stream) { return stream->queue.empty() && !stream->busy; }
-
+// Waits for nothing: what is in the stream still runs.
 API cuStreamDestroy_v2(void* handle) {
     ENTER(true);
     STREAM(stream, handle);
-    int code = device.wait(lock, [&] { return quiet(stream); });
-    while (stream->busy) { // broken, but its last operation has not returned
-        lock.unlock();
-        usleep(100);
-        lock.lock();
+    if (stream == &device.null_stream) {
+        return INVALID_HANDLE;
     }
-    device.streams.erase(stream);
-    delete stream;
-    return code;
+    device.orphan(stream);
+    return SUCCESS;
 }
 API cuStreamSynchronize(void* handle) {
     ENTER(true);
@@ -300,7 +318,7 @@ API cuStreamSynchronize(void* handle) {
     if (stream->capture) {
         return CAPTURE_UNSUPPORTED;
     }
-    return device.wait(lock, [&] { return quiet(stream); });
+    return device.wait_for(lock, stream);
 }
 API cuStreamQuery(void* handle) {
     ENTER(true);
@@ -318,9 +336,10 @@ API cuStreamQuery(void* handle) {
         return INVALID_HANDLE;                        \
     }
 
-API cuEventCreate(void** handle, unsigned) {
+API cuEventCreate(void** handle, unsigned flags) {
     ENTER(true);
     auto* event = new Event();
+    event->timed = (flags & 2) == 0;
     device.events.insert(event);
     *handle = event;
     return SUCCESS;
@@ -367,8 +386,14 @@ API cuEventElapsedTime(float* milliseconds, void* from, void* to) {
     ENTER(true);
     EVENT(first, from);
     EVENT(second, to);
+    if (!first->timed || !second->timed || first->recorded == 0 || second->recorded == 0) {
+        return INVALID_HANDLE;
+    }
+    if (first->reached < first->recorded || second->reached < second->recorded) {
+        return NOT_READY;
+    }
     *milliseconds = std::chrono::duration<float, std::milli>(second->time - first->time).count();
-    return first->reached >= first->recorded && second->reached >= second->recorded ? SUCCESS : NOT_READY;
+    return SUCCESS;
 }
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return cuEventElapsedTime(milliseconds, from, to); }
 API cuStreamWaitEvent(void* stream_handle, void* handle, unsigned) {
@@ -412,35 +437,18 @@ API cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
 
 // ---- memory ----
 
-// Whether a capture forbids this thread what may not be recorded: one of mode "global" (0) forbids it to all threads, "thread local" (1) to
-// the thread that began it, "relaxed" (2) to none.
-static bool capturing(const Device& device) {
-    for (const Stream* stream : device.streams) {
-        bool own = stream->capture_thread == std::this_thread::get_id();
-        if (stream->began_capture && (stream->capture_mode == 0 || (stream->capture_mode == 1 && own))) {
-            return true;
-        }
-    }
-    return false;
-}
-
 API cuMemAlloc_v2(Address* address, size_t bytes) {
-    ENTER(true);
-    if (capturing(device)) {
-        return CAPTURE_UNSUPPORTED;
-    }
+    ENTER_OUTSIDE_CAPTURES();
     void* memory = nullptr;
     int code = device.allocate(&memory, bytes, false);
     *address = (Address)(uintptr_t)memory;
     return code;
 }
+// The driver waits for the device here, but says so nowhere: whoever still uses the memory finds it poisoned.
 API cuMemFree_v2(Address address) {
-    ENTER(true);
+    ENTER_OUTSIDE_CAPTURES();
     if (address == 0) {
         return SUCCESS;
-    }
-    if (int code = device.wait(lock, [&] { return device.idle(); })) {
-        return code;
     }
     return device.release(as_pointer(address), false);
 }
@@ -455,18 +463,15 @@ API cuMemFreeAsync(Address address, void* handle) {
     return SUCCESS;
 }
 API cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
-    ENTER(true);
+    ENTER_OUTSIDE_CAPTURES();
     return device.allocate(memory, bytes, true);
 }
 API cuMemFreeHost(void* memory) {
-    ENTER(true);
-    if (int code = device.wait(lock, [&] { return device.idle(); })) {
-        return code;
-    }
+    ENTER_OUTSIDE_CAPTURES();
     return device.release(memory, true);
 }
 API cuMemHostRegister_v2(void* memory, size_t bytes, unsigned) {
-    ENTER(true);
+    ENTER_OUTSIDE_CAPTURES();
     if (!memory || bytes == 0) {
         return INVALID_VALUE;
     }
@@ -480,12 +485,9 @@ API cuMemHostRegister_v2(void* memory, size_t bytes, unsigned) {
     return SUCCESS;
 }
 API cuMemHostUnregister(void* memory) {
-    ENTER(true);
+    ENTER_OUTSIDE_CAPTURES();
     if (!device.registered.count((uintptr_t)memory)) {
         return HOST_MEMORY_NOT_REGISTERED;
-    }
-    if (int code = device.wait(lock, [&] { return device.idle(); })) {
-        return code;
     }
     device.registered.erase((uintptr_t)memory);
     return SUCCESS;
@@ -504,11 +506,44 @@ API cuMemHostGetFlags(unsigned* flags, void* memory) {
     return device.pinned(memory, 1) ? SUCCESS : INVALID_VALUE;
 }
 
-static std::function<int()> copying(void* to, const void* from, size_t bytes) {
-    return [=] {
+// A copy looks when it runs: by then memory may have been given back, or is no longer registered.
+static std::function<int()> copying(Device& device, void* to, const void* from, size_t bytes, bool to_device, bool from_device) {
+    return [=, &device] {
+        {
+            std::lock_guard<std::mutex> held(device.mutex);
+            if ((to_device && !device.holds(to, bytes)) || (from_device && !device.holds(from, bytes))) {
+                device.fault = "a copy of memory that was given back";
+                return (int)ILLEGAL_ADDRESS;
+            }
+        }
         memmove(to, from, bytes);
         return (int)SUCCESS;
     };
+}
+
+static std::function<int()> filling(Device& device, void* to, size_t bytes, std::function<void()> fill) {
+    return [=, &device] {
+        {
+            std::lock_guard<std::mutex> held(device.mutex);
+            if (!device.holds(to, bytes)) {
+                device.fault = "filling memory that was given back";
+                return (int)ILLEGAL_ADDRESS;
+            }
+        }
+        fill();
+        return (int)SUCCESS;
+    };
+}
+
+// Memory that is not pinned is read before the call returns.
+static std::function<int()> copying_from_host(Device& device, void* to, const void* from, size_t bytes, bool capture) {
+    bool pinned = device.pinned(from, bytes);
+    if (pinned || capture) {
+        return copying(device, to, from, bytes, true, pinned);
+    }
+    auto bytes_now = std::make_shared<std::string>((const char*)from, bytes);
+    auto copy = copying(device, to, bytes_now->data(), bytes, true, false);
+    return [bytes_now, copy] { return copy(); };
 }
 
 API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* handle) {
@@ -517,15 +552,7 @@ API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* handl
     if (!device.holds(as_pointer(to), bytes)) {
         return INVALID_VALUE;
     }
-    if (device.pinned(from, bytes) || stream->capture) {
-        return add(device, stream, copying(as_pointer(to), from, bytes));
-    }
-    // Memory that is not pinned is read before the call returns.
-    auto bytes_now = std::make_shared<std::string>((const char*)from, bytes);
-    return add(device, stream, [=] {
-        memcpy(as_pointer(to), bytes_now->data(), bytes_now->size());
-        return (int)SUCCESS;
-    });
+    return add(device, stream, copying_from_host(device, as_pointer(to), from, bytes, stream->capture != nullptr));
 }
 API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* handle) {
     ENTER(true);
@@ -533,12 +560,13 @@ API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* handle) {
     if (!device.holds(as_pointer(from), bytes)) {
         return INVALID_VALUE;
     }
-    int code = add(device, stream, copying(to, as_pointer(from), bytes));
-    if (device.pinned(to, bytes) || stream->capture) {
+    bool pinned = device.pinned(to, bytes);
+    int code = add(device, stream, copying(device, to, as_pointer(from), bytes, pinned, true));
+    if (pinned || stream->capture) {
         return code;
     }
     // Memory that is not pinned is written before the call returns.
-    return device.wait(lock, [&] { return quiet(stream); });
+    return device.wait_for(lock, stream);
 }
 API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* handle) {
     ENTER(true);
@@ -546,23 +574,28 @@ API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* handle) {
     if (!device.holds(as_pointer(to), bytes) || !device.holds(as_pointer(from), bytes)) {
         return INVALID_VALUE;
     }
-    return add(device, stream, copying(as_pointer(to), as_pointer(from), bytes));
+    return add(device, stream, copying(device, as_pointer(to), as_pointer(from), bytes, true, true));
 }
 API cuMemcpyAsync(Address to, Address from, size_t bytes, void* handle) {
     ENTER(true);
     STREAM(stream, handle);
-    return add(device, stream, copying(as_pointer(to), as_pointer(from), bytes));
+    return add(device, stream, copying(device, as_pointer(to), as_pointer(from), bytes, false, false));
 }
+
+static std::function<int()> filling_bytes(Device& device, Address to, unsigned char value, size_t bytes) {
+    return filling(device, as_pointer(to), bytes, [=] { memset(as_pointer(to), value, bytes); });
+}
+static std::function<int()> filling_words(Device& device, Address to, unsigned value, size_t count) {
+    return filling(device, as_pointer(to), count * 4, [=] { std::fill_n((unsigned*)as_pointer(to), count, value); });
+}
+
 API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* handle) {
     ENTER(true);
     STREAM(stream, handle);
     if (!device.holds(as_pointer(to), bytes)) {
         return INVALID_VALUE;
     }
-    return add(device, stream, [=] {
-        memset(as_pointer(to), value, bytes);
-        return (int)SUCCESS;
-    });
+    return add(device, stream, filling_bytes(device, to, value, bytes));
 }
 API cuMemsetD32Async(Address to, unsigned value, size_t count, void* handle) {
     ENTER(true);
@@ -570,47 +603,56 @@ API cuMemsetD32Async(Address to, unsigned value, size_t count, void* handle) {
     if (to % 4 != 0 || !device.holds(as_pointer(to), count * 4)) {
         return INVALID_VALUE;
     }
-    return add(device, stream, [=] {
-        for (size_t i = 0; i < count; i++) {
-            ((unsigned*)as_pointer(to))[i] = value;
-        }
-        return (int)SUCCESS;
-    });
+    return add(device, stream, filling_words(device, to, value, count));
 }
 
-// The calls without a stream: on the default one, until it is done.
-static int finish(int code) {
-    if (code != SUCCESS) {
-        return code;
+// The calls without a stream: on the default one, for which streams made as "non-blocking" do not wait. Some return before they are done, and then
+// they are done late. Source: CUDA Driver API, "API synchronization behavior" and "Stream synchronization behavior".
+static int on_default_stream(Device& device, std::unique_lock<std::mutex>& lock, std::function<int()> run, bool waits) {
+    if (waits) {
+        device.push(&device.null_stream, {nullptr, std::move(run)});
+        return device.wait_for(lock, &device.null_stream);
     }
-    Device& device = Device::get();
-    std::unique_lock<std::mutex> lock(device.mutex);
-    return device.wait(lock, [&] { return quiet(&device.null_stream); });
+    device.push_late({nullptr, std::move(run)});
+    return SUCCESS;
 }
+// From pinned memory until it is done; else until the source was read.
 API cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
-    ENTER(true);
-    lock.unlock();
-    return finish(cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr));
+    ENTER_OUTSIDE_CAPTURES();
+    if (!device.holds(as_pointer(to), bytes)) {
+        return INVALID_VALUE;
+    }
+    bool waits = device.pinned(from, bytes);
+    return on_default_stream(device, lock, copying_from_host(device, as_pointer(to), from, bytes, false), waits);
 }
 API cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
-    ENTER(true);
-    lock.unlock();
-    return finish(cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr));
+    ENTER_OUTSIDE_CAPTURES();
+    if (!device.holds(as_pointer(from), bytes)) {
+        return INVALID_VALUE;
+    }
+    return on_default_stream(device, lock, copying(device, to, as_pointer(from), bytes, false, true), true);
 }
 API cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) {
-    ENTER(true);
-    lock.unlock();
-    return finish(cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr));
+    ENTER_OUTSIDE_CAPTURES();
+    if (!device.holds(as_pointer(to), bytes) || !device.holds(as_pointer(from), bytes)) {
+        return INVALID_VALUE;
+    }
+    return on_default_stream(device, lock, copying(device, as_pointer(to), as_pointer(from), bytes, true, true), false);
 }
+// Device memory is filled behind the host's back.
 API cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) {
-    ENTER(true);
-    lock.unlock();
-    return finish(cuMemsetD8Async(to, value, bytes, nullptr));
+    ENTER_OUTSIDE_CAPTURES();
+    if (!device.holds(as_pointer(to), bytes)) {
+        return INVALID_VALUE;
+    }
+    return on_default_stream(device, lock, filling_bytes(device, to, value, bytes), device.pinned(as_pointer(to), bytes));
 }
 API cuMemsetD32_v2(Address to, unsigned value, size_t count) {
-    ENTER(true);
-    lock.unlock();
-    return finish(cuMemsetD32Async(to, value, count, nullptr));
+    ENTER_OUTSIDE_CAPTURES();
+    if (to % 4 != 0 || !device.holds(as_pointer(to), count * 4)) {
+        return INVALID_VALUE;
+    }
+    return on_default_stream(device, lock, filling_words(device, to, value, count), device.pinned(as_pointer(to), count * 4));
 }
 
 // ---- modules and launches ----
@@ -631,7 +673,7 @@ static bool runs_on(const char* architecture, int capability) {
 }
 
 API cuModuleLoadData(void** handle, const void* image) {
-    ENTER(true);
+    ENTER_OUTSIDE_CAPTURES();
     size_t bytes = image_bytes(image);
     if (bytes == 0) {
         return INVALID_IMAGE;
@@ -659,8 +701,8 @@ API cuModuleLoadData(void** handle, const void* image) {
 }
 API cuModuleLoadDataEx(void** handle, const void* image, unsigned, void*, void*) { return cuModuleLoadData(handle, image); }
 API cuModuleUnload(void* handle) {
-    ENTER(true);
-    device.wait(lock, [&] { return device.idle(); });
+    ENTER_OUTSIDE_CAPTURES();
+    device.wait_for_all(lock);
     auto* module = (Module*)handle;
     dlclose(module->library);
     close(module->file);
@@ -755,9 +797,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
     if (!stream->began_capture) {
         return ILLEGAL_STATE;
     }
-    *graph = stream->capture;
     Graph* captured = stream->capture;
-    device.objects++;
     for (Stream* other : device.streams) {
         other->capture = other->capture == captured ? nullptr : other->capture;
     }
@@ -765,6 +805,14 @@ API cuStreamEndCapture(void* handle, void** graph) {
         event->in_capture = event->in_capture == captured ? nullptr : event->in_capture;
     }
     stream->began_capture = false;
+    if (stream->capture_broken) {
+        stream->capture_broken = false;
+        delete captured;
+        *graph = nullptr;
+        return CAPTURE_INVALIDATED;
+    }
+    device.objects++;
+    *graph = captured;
     return SUCCESS;
 }
 API cuStreamIsCapturing(void* handle, int* status) {
@@ -775,10 +823,10 @@ API cuStreamIsCapturing(void* handle, int* status) {
 }
 API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     ENTER(true);
-    auto* made = new GraphExec{((Graph*)graph)->nodes};
-    device.execs.insert(made);
+    auto made = std::make_shared<GraphExec>(GraphExec{((Graph*)graph)->nodes});
+    device.execs[made.get()] = made;
     device.objects++;
-    *exec = made;
+    *exec = made.get();
     return SUCCESS;
 }
 API cuGraphGetNodes(void* graph, void**, size_t* count) {
@@ -793,10 +841,14 @@ API cuGraphUpload(void*, void*) {
 API cuGraphLaunch(void* handle, void* stream_handle) {
     ENTER(true);
     STREAM(stream, stream_handle);
-    auto* exec = (GraphExec*)handle;
+    auto known = device.execs.find((GraphExec*)handle);
+    if (known == device.execs.end()) {
+        return INVALID_HANDLE;
+    }
     if (stream->capture) {
         return CAPTURE_UNSUPPORTED;
     }
+    std::shared_ptr<GraphExec> exec = known->second;
     uint64_t number = ++exec->launched;
     device.push(stream, {[=] { return exec->finished == number - 1; }, nullptr});
     for (const Operation& node : exec->nodes) {
@@ -815,11 +867,12 @@ API cuGraphDestroy(void* graph) {
     device.objects--;
     return SUCCESS;
 }
+// Waits for nothing: what was launched still runs.
 API cuGraphExecDestroy(void* exec) {
     ENTER(true);
-    device.wait(lock, [&] { return device.idle(); });
-    device.execs.erase((GraphExec*)exec);
-    delete (GraphExec*)exec;
+    if (device.execs.erase((GraphExec*)exec) == 0) {
+        return INVALID_HANDLE;
+    }
     device.objects--;
     return SUCCESS;
 }

@@ -54,6 +54,37 @@ fn opening_says_why_not() {
     assert_eq!(error, "there is no GPU number 3: the driver shows 1");
 }
 
+/// Codes that are newer than this gavel, or no codes at all: told as numbers, wherever they come from.
+#[test]
+fn codes_that_nobody_knows_are_told() {
+    for odd in [36, 227, 919, 123_456, i32::MAX, i32::MIN, -1] {
+        let Some(rig) = Rig::emulated(OPTIONS) else { return };
+        let image = code(&rig.device, Ids::Two);
+        let answer = format!(": the driver answers code {odd}");
+        emulator::fail(&format!("cuDeviceGetCount:1:{odd}"));
+        let error = Device::open(OPTIONS).expect_err("refused").to_string();
+        assert_eq!(error, format!("counting GPUs{answer}"));
+        for call in LOADING {
+            emulator::fail(&format!("{call}:1:{odd}"));
+            let error = rig.load_code(Ids::Two, &image).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(&answer), "{call}: {error}");
+        }
+        emulator::fail("");
+        let prepared = rig.load_code(Ids::Two, &image).unwrap();
+        let (mut engine, slots) = engine(&prepared, 1);
+        fill(engine.slot(slots[0]), Ids::Two, &[20], 1);
+        emulator::fail(&format!("kernel:scores:1:{odd}"));
+        engine.start(slots[0]);
+        assert_eq!(wait(&mut engine), Step::Failed(slots[0]));
+        let fault = rig.device.fault().expect("a fault");
+        assert!(fault.ends_with(&answer), "{fault}");
+    }
+    let Some(_rig) = Rig::emulated(OPTIONS) else { return };
+    emulator::fail("cuDeviceGetCount:1:34");
+    let error = Device::open(OPTIONS).expect_err("a stub").to_string();
+    assert!(error.contains("unusable (a stub"), "{error}");
+}
+
 #[test]
 fn loading_leaks_nothing() {
     let Some(rig) = Rig::emulated(OPTIONS) else { return };

@@ -75,6 +75,8 @@ impl Kernels {
         unsafe {
             let address = result::malloc_sync(bytes).unwrap();
             result::memcpy_htod_sync(address, values).unwrap();
+            // Such a copy may return before it is done, and the stream does not wait for it.
+            result::stream::synchronize(std::ptr::null_mut()).unwrap();
             Buffer { address, bytes }
         }
     }

@@ -4,7 +4,7 @@ use std::ptr;
 
 use cudarc::driver::sys;
 
-use super::{DriverError, check};
+use super::{DriverError, check, functions};
 
 /// The primary context of a device, held until the last handle goes.
 #[derive(Debug)]
@@ -22,14 +22,14 @@ impl Context {
     pub(super) fn new(device: sys::CUdevice) -> Result<Context, DriverError> {
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` is a place for a handle; `device` came from the driver.
-        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) }, "making a context on the GPU")?;
+        check(unsafe { functions::cuDevicePrimaryCtxRetain(&mut raw, device) }, "making a context on the GPU")?;
         Ok(Context { device, raw })
     }
 
     /// Makes it the calling thread's: calls that name no stream go to the thread's context.
     pub fn bind(&self) -> Result<(), DriverError> {
         // SAFETY: the handle is retained until `drop`.
-        check(unsafe { sys::cuCtxSetCurrent(self.raw) }, "making the GPU's context the thread's")
+        check(unsafe { functions::cuCtxSetCurrent(self.raw) }, "making the GPU's context the thread's")
     }
 
     pub(super) fn device(&self) -> sys::CUdevice {
@@ -41,7 +41,7 @@ impl Context {
         self.bind()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: both are places for sizes.
-        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking a GPU for its free memory")?;
+        check(unsafe { functions::cuMemGetInfo_v2(&mut free, &mut total) }, "asking a GPU for its free memory")?;
         Ok(free)
     }
 }
@@ -49,6 +49,6 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: retained in `new`, released once. What it refuses at the end nobody can mend.
-        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+        let _ = unsafe { functions::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }

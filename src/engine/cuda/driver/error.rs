@@ -1,46 +1,58 @@
 //! What the driver answers when it refuses.
 
-use cudarc::driver::sys::{CUresult, CUresult as Code};
+use std::fmt;
 
-/// A call of the driver that failed. Formatting it calls nothing, unlike the binding's own error.
+use super::functions::{self, Code};
+
+/// A call of the driver that failed. Formatting it calls nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DriverError {
-    code: CUresult,
+    code: Code,
+    /// The driver's name for it; `None` where it has none.
+    name: Option<&'static str>,
     doing: &'static str,
 }
 
 impl DriverError {
     /// Whether memory was too little: less of it may do.
     pub fn is_out_of_memory(&self) -> bool {
-        self.code == Code::CUDA_ERROR_OUT_OF_MEMORY
+        self.code == functions::OUT_OF_MEMORY
     }
 
     /// Whether compiled code does not suit the driver or the device: code compiled by something else may.
     pub fn is_refused_code(&self) -> bool {
-        matches!(self.code, Code::CUDA_ERROR_INVALID_IMAGE | Code::CUDA_ERROR_NO_BINARY_FOR_GPU | Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
+        matches!(self.code, functions::INVALID_IMAGE | functions::NO_BINARY_FOR_GPU | functions::UNSUPPORTED_PTX_VERSION)
+    }
+
+    /// Whether the library is the one that programs are linked with, and no driver.
+    pub(super) fn is_stub(&self) -> bool {
+        self.code == functions::STUB_LIBRARY
     }
 }
 
-impl std::fmt::Display for DriverError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: the driver answers {:?}", self.doing, self.code)
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => write!(f, "{}: the driver answers {name}", self.doing),
+            None => write!(f, "{}: the driver answers code {}", self.doing, self.code),
+        }
     }
 }
 
 impl std::error::Error for DriverError {}
 
 /// Whether a call did what it says, `doing` being what it was for.
-pub(super) fn check(code: CUresult, doing: &'static str) -> Result<(), DriverError> {
+pub(super) fn check(code: Code, doing: &'static str) -> Result<(), DriverError> {
     match code {
-        Code::CUDA_SUCCESS => Ok(()),
-        code => Err(DriverError { code, doing }),
+        functions::SUCCESS => Ok(()),
+        code => Err(DriverError { code, name: functions::name(code), doing }),
     }
 }
 
 /// Of a call that asks whether something is done.
-pub(super) fn check_ready(code: CUresult, doing: &'static str) -> Result<bool, DriverError> {
+pub(super) fn check_ready(code: Code, doing: &'static str) -> Result<bool, DriverError> {
     match code {
-        Code::CUDA_ERROR_NOT_READY => Ok(false),
+        functions::NOT_READY => Ok(false),
         code => check(code, doing).map(|()| true),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cudarc::driver::sys;
 
 use super::error::check_ready;
-use super::{Context, DriverError, Stream, check};
+use super::{Context, DriverError, Stream, check, functions};
 
 /// A mark with a time of the device's own clock.
 #[derive(Debug)]
@@ -22,33 +22,33 @@ impl Event {
         context.bind()?;
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` is a place for a handle.
-        check(unsafe { sys::cuEventCreate(&mut raw, sys::CUevent_flags::CU_EVENT_DEFAULT as u32) }, "making an event")?;
+        check(unsafe { functions::cuEventCreate(&mut raw, sys::CUevent_flags::CU_EVENT_DEFAULT as u32) }, "making an event")?;
         Ok(Event { context: Arc::clone(context), raw })
     }
 
     /// Puts it behind everything that is in the stream now.
     pub fn record(&self, stream: &Stream) -> Result<(), DriverError> {
         // SAFETY: both handles live until they are dropped.
-        check(unsafe { sys::cuEventRecord(self.raw, stream.raw()) }, "recording an event")
+        check(unsafe { functions::cuEventRecord(self.raw, stream.raw()) }, "recording an event")
     }
 
     /// Whether the stream came so far. Does not block.
     pub fn is_done(&self) -> Result<bool, DriverError> {
         // SAFETY: the handle lives until `drop`.
-        check_ready(unsafe { sys::cuEventQuery(self.raw) }, "running what is before an event")
+        check_ready(unsafe { functions::cuEventQuery(self.raw) }, "running what is before an event")
     }
 
     /// Waits until the stream came so far.
     pub fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the handle lives until `drop`.
-        check(unsafe { sys::cuEventSynchronize(self.raw) }, "running what is before an event")
+        check(unsafe { functions::cuEventSynchronize(self.raw) }, "running what is before an event")
     }
 
     /// How long the device took from `before` to here. Both were reached.
     pub fn since(&self, before: &Event) -> Result<Duration, DriverError> {
         let mut milliseconds = 0.0_f32;
         // SAFETY: `milliseconds` is a place for a float; both handles live.
-        check(unsafe { sys::cuEventElapsedTime(&mut milliseconds, before.raw, self.raw) }, "reading the time between events")?;
+        check(unsafe { functions::cuEventElapsedTime(&mut milliseconds, before.raw, self.raw) }, "reading the time between events")?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
     }
 }
@@ -57,7 +57,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: made in `new`, destroyed once.
-            let _ = unsafe { sys::cuEventDestroy_v2(self.raw) };
+            let _ = unsafe { functions::cuEventDestroy_v2(self.raw) };
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DriverError, Stream, check};
+use super::{Context, DriverError, Stream, check, functions};
 
 /// A graph that is ready to be launched. What its kernels read must live as long as it is launched.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Graph {
     /// Launches it: one call, however many kernels. The stream is one of the same device.
     pub fn launch(&self, stream: &Stream) -> Result<(), DriverError> {
         // SAFETY: both handles live until they are dropped.
-        check(unsafe { sys::cuGraphLaunch(self.raw, stream.raw()) }, "launching a graph")
+        check(unsafe { functions::cuGraphLaunch(self.raw, stream.raw()) }, "launching a graph")
     }
 }
 
@@ -34,10 +34,10 @@ impl Template {
     pub(super) fn instantiate(&self, context: &Arc<Context>, stream: &Stream) -> Result<Graph, DriverError> {
         let mut raw = ptr::null_mut();
         // SAFETY: the template lives; `raw` is a place for a handle.
-        check(unsafe { sys::cuGraphInstantiateWithFlags(&mut raw, self.0, 0) }, "preparing a graph")?;
+        check(unsafe { functions::cuGraphInstantiateWithFlags(&mut raw, self.0, 0) }, "preparing a graph")?;
         let graph = Graph { context: Arc::clone(context), raw };
         // SAFETY: both handles live.
-        check(unsafe { sys::cuGraphUpload(graph.raw, stream.raw()) }, "uploading a graph")?;
+        check(unsafe { functions::cuGraphUpload(graph.raw, stream.raw()) }, "uploading a graph")?;
         Ok(graph)
     }
 }
@@ -46,7 +46,7 @@ impl Drop for Template {
     fn drop(&mut self) {
         if !self.0.is_null() {
             // SAFETY: recorded once, destroyed once; what was made of it does not need it.
-            let _ = unsafe { sys::cuGraphDestroy(self.0) };
+            let _ = unsafe { functions::cuGraphDestroy(self.0) };
         }
     }
 }
@@ -55,7 +55,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: made once, destroyed once; the stream that ran it was waited for.
-            let _ = unsafe { sys::cuGraphExecDestroy(self.raw) };
+            let _ = unsafe { functions::cuGraphExecDestroy(self.raw) };
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Opens the driver's library without ever panicking: it may be missing, a stub, or broken.
 
-use std::ffi::c_void;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::thread;
 
 use cudarc::driver::sys;
 
-use super::{Context, DriverError, check};
+use super::{Context, DriverError, check, functions};
 
 /// A GPU that the driver shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,16 +91,14 @@ fn guarded<T: Send + 'static>(open: impl FnOnce() -> Result<T, GpuUnavailable> +
 
 /// Initialises the driver and counts its GPUs.
 fn start() -> Result<usize, GpuUnavailable> {
-    // SAFETY: the library is there; `get` looks a name up and calls nothing.
-    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok();
-    if !NEEDED.iter().all(has) {
+    if !functions::find() {
         return Err(GpuUnavailable::Broken);
     }
     let mut count = 0;
     // SAFETY: `count` is a place for an int.
     unsafe {
-        refuse(sys::cuInit(0), "initialising the driver")?;
-        refuse(sys::cuDeviceGetCount(&mut count), "counting GPUs")?;
+        refuse(functions::cuInit(0), "initialising the driver")?;
+        refuse(functions::cuDeviceGetCount(&mut count), "counting GPUs")?;
     }
     Ok(usize::try_from(count).unwrap_or(0))
 }
@@ -112,15 +109,15 @@ fn describe(ordinal: usize) -> Result<Gpu, GpuUnavailable> {
     let attribute = |which| {
         let mut value = 0;
         // SAFETY: `value` is a place for an int, `device` came from the driver.
-        refuse(unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) }, "asking a GPU for its properties").map(|()| value)
+        refuse(unsafe { functions::cuDeviceGetAttribute(&mut value, which, device) }, "asking a GPU for its properties").map(|()| value)
     };
     let size = |which| attribute(which).map(|value| usize::try_from(value).unwrap_or(0));
     let mut memory_bytes = 0;
     let mut name = [0u8; 128];
     // SAFETY: places of the right type and, for the name, of the length that is told.
     unsafe {
-        refuse(sys::cuDeviceTotalMem_v2(&mut memory_bytes, device), "asking a GPU for its memory")?;
-        refuse(sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device), "asking a GPU for its name")?;
+        refuse(functions::cuDeviceTotalMem_v2(&mut memory_bytes, device), "asking a GPU for its memory")?;
+        refuse(functions::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device), "asking a GPU for its name")?;
     }
     let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     Ok(Gpu {
@@ -139,62 +136,12 @@ fn describe(ordinal: usize) -> Result<Gpu, GpuUnavailable> {
 fn handle(ordinal: usize) -> Result<sys::CUdevice, GpuUnavailable> {
     let mut device = 0;
     // SAFETY: `device` is a place for a handle.
-    refuse(unsafe { sys::cuDeviceGet(&mut device, ordinal as i32) }, "finding a GPU by its number").map(|()| device)
+    refuse(unsafe { functions::cuDeviceGet(&mut device, ordinal as i32) }, "finding a GPU by its number").map(|()| device)
 }
 
-fn refuse(code: sys::CUresult, doing: &'static str) -> Result<(), GpuUnavailable> {
-    check(code, doing).map_err(GpuUnavailable::Refused)
+fn refuse(code: functions::Code, doing: &'static str) -> Result<(), GpuUnavailable> {
+    check(code, doing).map_err(|error| if error.is_stub() { GpuUnavailable::Broken } else { GpuUnavailable::Refused(error) })
 }
-
-/// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
-const NEEDED: [&str; 46] = [
-    "cuInit",
-    "cuDeviceGetCount",
-    "cuDeviceGet",
-    "cuDeviceGetName",
-    "cuDeviceTotalMem_v2",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemcpyHtoD_v2",
-    "cuMemsetD8_v2",
-    "cuMemHostRegister_v2",
-    "cuMemHostUnregister",
-    "cuMemHostGetDevicePointer_v2",
-    "cuMemcpyHtoDAsync_v2",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuModuleGetFunction",
-    "cuFuncSetAttribute",
-    "cuFuncGetAttribute",
-    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
-    "cuLaunchKernel",
-    "cuLaunchHostFunc",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamQuery",
-    "cuStreamSynchronize",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuGraphUpload",
-    "cuGraphLaunch",
-    "cuDriverGetVersion",
-    "cuMemGetInfo_v2",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuEventCreate",
-    "cuEventDestroy_v2",
-    "cuEventRecord",
-    "cuEventQuery",
-    "cuEventSynchronize",
-    "cuEventElapsedTime",
-];
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DriverError, check};
+use super::{Context, DriverError, check, functions};
 use crate::engine::cuda::DevicePointer;
 
 /// Device memory, aligned to 256 bytes. None at all where 0 bytes were asked for: its address is then null.
@@ -24,7 +24,7 @@ impl DeviceMemory {
         let mut address = 0;
         if bytes > 0 {
             // SAFETY: `address` is a place for an address.
-            check(unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }, "taking device memory")?;
+            check(unsafe { functions::cuMemAlloc_v2(&mut address, bytes) }, "taking device memory")?;
         }
         Ok(DeviceMemory { context: Arc::clone(context), address, bytes })
     }
@@ -34,7 +34,7 @@ impl DeviceMemory {
         let memory = DeviceMemory::new(context, bytes)?;
         if bytes > 0 {
             // SAFETY: the whole of memory that was just taken.
-            check(unsafe { sys::cuMemsetD8_v2(memory.address, 0, bytes) }, "clearing device memory")?;
+            check(unsafe { functions::cuMemsetD8_v2(memory.address, 0, bytes) }, "clearing device memory")?;
             settle("clearing device memory")?;
         }
         Ok(memory)
@@ -55,7 +55,7 @@ impl DeviceMemory {
         }
         self.context.bind()?;
         // SAFETY: source and target have this length, and the call returns when the source was read.
-        let code = unsafe { sys::cuMemcpyHtoD_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len()) };
+        let code = unsafe { functions::cuMemcpyHtoD_v2(self.address + at as u64, bytes.as_ptr().cast(), bytes.len()) };
         check(code, "copying to the device")?;
         settle("copying to the device")
     }
@@ -75,14 +75,14 @@ impl DeviceMemory {
 /// Driver API, "API synchronization behavior".
 fn settle(doing: &'static str) -> Result<(), DriverError> {
     // SAFETY: null is the default stream.
-    check(unsafe { sys::cuStreamSynchronize(ptr::null_mut()) }, doing)
+    check(unsafe { functions::cuStreamSynchronize(ptr::null_mut()) }, doing)
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.bytes > 0 && self.context.bind().is_ok() {
             // SAFETY: taken in `new`, freed once; whoever launched work on it waited for that first.
-            let _ = unsafe { sys::cuMemFree_v2(self.address) };
+            let _ = unsafe { functions::cuMemFree_v2(self.address) };
         }
     }
 }
@@ -104,10 +104,10 @@ impl HostMemory {
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP | caching;
         let mut host = ptr::null_mut::<c_void>();
         // SAFETY: `host` is a place for an address.
-        check(unsafe { sys::cuMemHostAlloc(&mut host, bytes, flags) }, "taking locked host memory")?;
+        check(unsafe { functions::cuMemHostAlloc(&mut host, bytes, flags) }, "taking locked host memory")?;
         let mut memory = HostMemory { context: Arc::clone(context), host: host.cast(), address: 0, bytes };
         // SAFETY: the memory was just taken as mapped; `address` is a place for an address.
-        let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut memory.address, host, 0) };
+        let code = unsafe { functions::cuMemHostGetDevicePointer_v2(&mut memory.address, host, 0) };
         check(code, "asking where the GPU sees host memory")?;
         Ok(memory)
     }
@@ -132,7 +132,7 @@ impl Drop for HostMemory {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: taken in `new`, freed once; whoever launched work on it waited for that first.
-            let _ = unsafe { sys::cuMemFreeHost(self.host.cast()) };
+            let _ = unsafe { functions::cuMemFreeHost(self.host.cast()) };
         }
     }
 }
@@ -173,10 +173,10 @@ impl RegisteredMemory {
         let at = host.cast::<c_void>();
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP | access;
         // SAFETY: the caller's promise: the range is mapped.
-        check(unsafe { sys::cuMemHostRegister_v2(at, bytes, flags) }, "registering host memory with the GPU")?;
+        check(unsafe { functions::cuMemHostRegister_v2(at, bytes, flags) }, "registering host memory with the GPU")?;
         let mut memory = RegisteredMemory { context: Arc::clone(context), host, address: 0 };
         // SAFETY: the range was just registered as mapped; `address` is a place for an address.
-        let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut memory.address, at, 0) };
+        let code = unsafe { functions::cuMemHostGetDevicePointer_v2(&mut memory.address, at, 0) };
         check(code, "asking where the GPU sees host memory")?;
         Ok(memory)
     }
@@ -191,7 +191,7 @@ impl Drop for RegisteredMemory {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: registered in `new`, and the memory is still mapped: the caller of `new` promised.
-            let _ = unsafe { sys::cuMemHostUnregister(self.host.cast()) };
+            let _ = unsafe { functions::cuMemHostUnregister(self.host.cast()) };
         }
     }
 }

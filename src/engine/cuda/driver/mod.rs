@@ -6,6 +6,7 @@
 mod context;
 mod error;
 mod event;
+mod functions;
 mod graph;
 mod library;
 mod memory;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DriverError, check};
+use super::{Context, DriverError, check, functions};
 
 /// A loaded cubin.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Module {
         context.bind()?;
         let mut raw = ptr::null_mut();
         // SAFETY: an ELF image tells its own length, and the compiler made this one; `raw` is a place for a handle.
-        check(unsafe { sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()) }, "loading compiled kernels")?;
+        check(unsafe { functions::cuModuleLoadData(&mut raw, image.as_ptr().cast()) }, "loading compiled kernels")?;
         Ok(Arc::new(Module { context: Arc::clone(context), raw }))
     }
 
@@ -62,7 +62,7 @@ impl Module {
         let text = CString::new(name).unwrap_or_default();
         let mut raw = ptr::null_mut();
         // SAFETY: `text` ends with zero; `raw` is a place for a handle.
-        check(unsafe { sys::cuModuleGetFunction(&mut raw, self.raw, text.as_ptr()) }, doing)?;
+        check(unsafe { functions::cuModuleGetFunction(&mut raw, self.raw, text.as_ptr()) }, doing)?;
         Ok(Function { module: Arc::clone(self), raw })
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Module {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: loaded once, unloaded once; functions hold the module.
-            let _ = unsafe { sys::cuModuleUnload(self.raw) };
+            let _ = unsafe { functions::cuModuleUnload(self.raw) };
         }
     }
 }
@@ -86,7 +86,7 @@ impl Function {
         let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         self.module.context.bind()?;
         // SAFETY: the function lives as long as its module.
-        check(unsafe { sys::cuFuncSetAttribute(self.raw, which, bytes as c_int) }, "raising a kernel's shared memory")
+        check(unsafe { functions::cuFuncSetAttribute(self.raw, which, bytes as c_int) }, "raising a kernel's shared memory")
     }
 
     /// Registers of a thread.
@@ -104,8 +104,9 @@ impl Function {
         self.module.context.bind()?;
         let mut blocks = 0;
         // SAFETY: `blocks` is a place for an int; the function lives as long as its module.
-        let code =
-            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, self.raw, threads as c_int, shared_bytes as usize) };
+        let code = unsafe {
+            functions::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, self.raw, threads as c_int, shared_bytes as usize)
+        };
         check(code, "asking how many blocks of a kernel run at once")?;
         Ok(usize::try_from(blocks).unwrap_or(0))
     }
@@ -114,7 +115,7 @@ impl Function {
         self.module.context.bind()?;
         let mut value = 0;
         // SAFETY: `value` is a place for an int; the function lives as long as its module.
-        check(unsafe { sys::cuFuncGetAttribute(&mut value, which, self.raw) }, "asking a kernel for its properties")?;
+        check(unsafe { functions::cuFuncGetAttribute(&mut value, which, self.raw) }, "asking a kernel for its properties")?;
         Ok(usize::try_from(value).unwrap_or(0))
     }
 }

@@ -1,8 +1,8 @@
 //! What a device says of itself beyond what serving needs: for reports of measurements.
 
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
-use super::{Context, DriverError, check};
+use super::{Context, DriverError, check, functions};
 
 /// Properties as the driver tells them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Context {
         let attribute = |which| {
             let mut value = 0;
             // SAFETY: `value` is a place for an int, the device came from the driver.
-            check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device()) }, "asking a GPU for its properties")?;
+            check(unsafe { functions::cuDeviceGetAttribute(&mut value, which, self.device()) }, "asking a GPU for its properties")?;
             Ok::<i32, DriverError>(value)
         };
         let domain = attribute(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
@@ -41,7 +41,7 @@ impl Context {
         let slot = attribute(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
         let mut driver_version = 0;
         // SAFETY: `driver_version` is a place for an int.
-        check(unsafe { sys::cuDriverGetVersion(&mut driver_version) }, "asking the driver for its version")?;
+        check(unsafe { functions::cuDriverGetVersion(&mut driver_version) }, "asking the driver for its version")?;
         Ok(Properties {
             driver_version,
             clock_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys;
 
 use super::error::check_ready;
-use super::{Context, DriverError, Function, Graph, Grid, check};
+use super::{Context, DriverError, Function, Graph, Grid, check, functions};
 use crate::engine::cuda::DevicePointer;
 
 /// A queue of work on the device. Waits for its work before it goes.
@@ -25,7 +25,7 @@ impl Stream {
         let mut raw = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `raw` is a place for a handle.
-        check(unsafe { sys::cuStreamCreate(&mut raw, flags) }, "making a stream")?;
+        check(unsafe { functions::cuStreamCreate(&mut raw, flags) }, "making a stream")?;
         Ok(Stream { context: Arc::clone(context), raw })
     }
 
@@ -36,13 +36,13 @@ impl Stream {
     /// Whether everything in it is done. Error: so is everything, because something failed. Does not block.
     pub fn is_done(&self) -> Result<bool, DriverError> {
         // SAFETY: the handle lives until `drop`.
-        check_ready(unsafe { sys::cuStreamQuery(self.raw) }, "running kernels")
+        check_ready(unsafe { functions::cuStreamQuery(self.raw) }, "running kernels")
     }
 
     /// Waits until everything in it is done.
     pub fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the handle lives until `drop`.
-        check(unsafe { sys::cuStreamSynchronize(self.raw) }, "running kernels")
+        check(unsafe { functions::cuStreamSynchronize(self.raw) }, "running kernels")
     }
 
     /// Records what `work` puts into this stream, instead of doing it.
@@ -50,11 +50,11 @@ impl Stream {
         self.context.bind()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the handle lives until `drop`.
-        check(unsafe { sys::cuStreamBeginCapture_v2(self.raw, mode) }, "beginning to record a graph")?;
+        check(unsafe { functions::cuStreamBeginCapture_v2(self.raw, mode) }, "beginning to record a graph")?;
         let recorded = work(self);
         let mut graph = ptr::null_mut();
         // SAFETY: `graph` is a place for a handle. A stream must be brought out of recording also when `work` failed.
-        let ended = check(unsafe { sys::cuStreamEndCapture(self.raw, &mut graph) }, "recording a graph");
+        let ended = check(unsafe { functions::cuStreamEndCapture(self.raw, &mut graph) }, "recording a graph");
         let graph = Graph::template(graph);
         recorded?;
         ended?;
@@ -70,7 +70,7 @@ impl Stream {
         let Grid { blocks, columns, threads, shared_bytes } = grid;
         // SAFETY: the driver copies the argument before it returns; the rest is the caller's promise.
         let code = unsafe {
-            sys::cuLaunchKernel(
+            functions::cuLaunchKernel(
                 function.raw(),
                 blocks,
                 columns,
@@ -93,7 +93,7 @@ impl Stream {
     /// - both ranges live until the copy is done, and nobody writes the source before.
     pub unsafe fn copy(&self, from: *const u8, to: DevicePointer, bytes: usize) -> Result<(), DriverError> {
         // SAFETY: the caller's promise.
-        check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, self.raw) }, "copying a batch to the device")
+        check(unsafe { functions::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, self.raw) }, "copying a batch to the device")
     }
 
     /// Calls `function(argument)` on a thread of the driver's once everything before is done well. After a fault it is not called.
@@ -103,7 +103,10 @@ impl Stream {
     /// - the function calls nothing of the driver's and does not unwind.
     pub unsafe fn call(&self, function: unsafe extern "C" fn(*mut c_void), argument: *const c_void) -> Result<(), DriverError> {
         // SAFETY: the caller's promise.
-        check(unsafe { sys::cuLaunchHostFunc(self.raw, Some(function), argument.cast_mut()) }, "asking for a call when kernels are done")
+        check(
+            unsafe { functions::cuLaunchHostFunc(self.raw, Some(function), argument.cast_mut()) },
+            "asking for a call when kernels are done",
+        )
     }
 }
 
@@ -112,7 +115,7 @@ impl Drop for Stream {
         if self.context.bind().is_ok() {
             let _ = self.wait();
             // SAFETY: made in `new`, destroyed once.
-            let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
+            let _ = unsafe { functions::cuStreamDestroy_v2(self.raw) };
         }
     }
 }
