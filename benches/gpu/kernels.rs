@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
+use gavel::engine::cpu::Hoist;
 use gavel::engine::cuda::compile::{Arch, Cubins};
-use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, works};
+use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, Target, works};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
@@ -60,7 +61,10 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
     let model = case.model(fitting(rig, case)?)?;
     let bytes: usize = model.weights.tables.iter().map(|table| table.bytes()).sum();
     let program = case.program(&model, shared_limit)?;
-    let works = works(&model, &case.target(shared_limit)).map_err(failed)?;
+    let target = case.target(shared_limit);
+    // Short batches may take one launch.
+    let plans = [works(&model, &target), works(&model, &Target { hoist: Hoist::Nothing, ..target })];
+    let plans = plans.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
     let code = cubins.find_or_compile(&program, arch, &Default::default()).map_err(failed)?.code;
     let tables = generate(rig, &rig.context, &program, 1)?;
@@ -81,7 +85,7 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
             report.note(&format!("{} at {rows}", case.name()), "not begun: no time left");
             break;
         }
-        batch(rig, case, &loaded, &works, peaks, rows, report)?;
+        batch(rig, case, &loaded, &plans, peaks, rows, report)?;
     }
     Ok(())
 }
@@ -91,7 +95,7 @@ fn batch(
     rig: &Rig,
     case: Case,
     loaded: &Arc<Loaded>,
-    works: &[LaunchWork],
+    plans: &[Vec<LaunchWork>],
     peaks: Option<Peaks>,
     rows: usize,
     report: &mut Report,
@@ -111,12 +115,12 @@ fn batch(
     let copies = times(rig, |turns| batches.time_copies(turns))?;
     println!("{} at {rows}: {:.2} µs, {:.2} million candidates/s", case.name(), whole.p50, rows as f64 / whole.p50);
     let launches = batches.launches();
-    let known = launches.len() == works.len();
+    let works = plans.iter().find(|works| works.len() == launches.len());
     let mut sum = 0.0;
     for (number, launch) in launches.iter().enumerate() {
         let spread = times(rig, |turns| batches.time_launch(number, turns))?;
         sum += spread.p50;
-        let floor = peaks.filter(|_| known).map(|peaks| peaks.floor(&works[number], case.numbers, rows, contexts));
+        let floor = peaks.zip(works).map(|(peaks, works)| peaks.floor(&works[number], case.numbers, rows, contexts));
         let share = floor.as_ref().map(|floor| floor.microseconds / spread.p50);
         let told = floor.as_ref().map_or(String::new(), |floor| {
             format!("floor {:.2} ({}), {:.0} %", floor.microseconds, floor.bound, share.unwrap_or(0.0) * 100.0)
@@ -125,7 +129,7 @@ fn batch(
         report.row(json!({
             "case": case.name(), "rows": rows, "launch": number, "kernel": launch.kernel, "blocks": launch.blocks,
             "threads": launch.threads, "shared bytes": launch.shared_bytes, "µs": spread.p50, "least µs": spread.least,
-            "work of a row": known.then(|| &works[number]), "floor µs": floor.as_ref().map(|floor| floor.microseconds),
+            "work of a row": works.map(|works| &works[number]), "floor µs": floor.as_ref().map(|floor| floor.microseconds),
             "bound": floor.as_ref().map(|floor| floor.bound), "share of the floor": share,
         }));
     }

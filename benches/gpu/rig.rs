@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
+use gavel::engine::cuda::Image;
 use gavel::engine::cuda::compile::{Arch, CompileOptions, CubinFolder, Key, Nvrtc, headers};
 use gavel::engine::cuda::driver::{Context, DriverError, Event, Function, Gpu, Grid, HostMemory, Module, Stream, open};
 
@@ -56,7 +57,8 @@ impl Rig {
         let arch = Arch::of_device(gpu.capability.0, gpu.capability.1).map_err(|error| error.to_string())?;
         let code = cubin(SOURCE, arch, &arguments.cubins, arguments.nvrtc.as_deref())?;
         let began = Instant::now();
-        let module = Module::load(&context, &code).map_err(text)?;
+        let image = Image::new(&code).map_err(|error| error.to_string())?;
+        let module = Module::load(&context, image).map_err(text)?;
         let loaded_in = began.elapsed();
         let stream = Stream::new(&context).map_err(text)?;
         let sink = HostMemory::new(&context, 256, false).map_err(text)?;

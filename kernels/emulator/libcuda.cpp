@@ -660,7 +660,7 @@ API cuMemsetD32_v2(Address to, unsigned value, size_t count) {
 // The length of an image: its section headers come last.
 static size_t image_bytes(const void* image) {
     auto* header = (const Elf64_Ehdr*)image;
-    bool known = memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_machine == EM_X86_64 && header->e_shoff != 0;
+    bool known = memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_machine == EM_CUDA && header->e_shoff != 0;
     return known ? header->e_shoff + size_t(header->e_shnum) * header->e_shentsize : 0;
 }
 
@@ -679,7 +679,9 @@ API cuModuleLoadData(void** handle, const void* image) {
         return INVALID_IMAGE;
     }
     int file = memfd_create("kernels", MFD_CLOEXEC);
-    if (file < 0 || write(file, image, bytes) != (ssize_t)bytes) {
+    std::string code((const char*)image, bytes);
+    ((Elf64_Ehdr*)code.data())->e_machine = EM_X86_64; // what it is, for the loader
+    if (file < 0 || write(file, code.data(), bytes) != (ssize_t)bytes) {
         return OUT_OF_MEMORY;
     }
     std::string path = "/proc/self/fd/" + std::to_string(file);

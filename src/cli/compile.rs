@@ -46,7 +46,7 @@ pub struct CompileArgs {
     #[arg(long)]
     pub source: bool,
 
-    /// Fails if a kernel runs out of registers, or if the compiler does not tell
+    /// Fails if a kernel runs out of registers or keeps a stack, or if the compiler does not tell
     #[arg(long)]
     pub deny_spills: bool,
 }
@@ -68,7 +68,7 @@ pub fn run(args: &CompileArgs) -> Result<Exit, Failure> {
     report.faults.iter().for_each(|fault| eprintln!("warning: {fault}"));
     if args.deny_spills && !report.faults.is_empty() {
         return Err(Failure::new(format!(
-            "{} kernels run out of registers, or nothing is known of them (--deny-spills)",
+            "{} kernels do not do with their registers, or nothing is known of them (--deny-spills)",
             report.faults.len()
         )));
     }
@@ -131,13 +131,7 @@ impl Report {
                     kernel.function
                 )));
             }
-            if kernel.spills() {
-                let (stores, loads) = (kernel.spill_store_bytes, kernel.spill_load_bytes);
-                self.faults.push(format!(
-                    "{} on {arch} in {precision} runs out of its {} registers: {stores} bytes stored and {loads} loaded by each thread",
-                    kernel.function, kernel.registers
-                ));
-            }
+            self.faults.extend(kernel.fault().map(|fault| format!("{} on {arch} in {precision} {fault}", kernel.function)));
             self.kernels.row([
                 kernel.function.clone(),
                 arch.to_string(),

@@ -101,6 +101,17 @@ pub enum EngineError {
         /// As the driver told it.
         source: cuda::DriverError,
     },
+    /// Tables and weights are larger than what is free of a GPU's memory.
+    #[error(
+        "cuda engine on {device}: {what}; store tables in fewer bytes (int8 or int4 rows, or f16), free the memory that others hold (a reload \
+         holds both versions for a while), take a GPU with more memory, or serve the model with --engine cpu"
+    )]
+    DeviceTooSmall {
+        /// The GPU.
+        device: String,
+        /// What takes how much, and how much there is.
+        what: String,
+    },
     /// Memory for slots, weights or workspace.
     #[error("out of memory: {what} needs {bytes} bytes: {source}")]
     Memory {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gavel::engine::cuda::compile::{Arch, CompileOptions, CubinFolder, Key, headers};
+use gavel::engine::cuda::driver::{DeviceMemory, open};
 use gavel::engine::cuda::{Device, DeviceOptions, load};
 use gavel::engine::{CudaEngine, Engine, EngineError, Prepared, Step};
 use gavel::units::{Clock, Instant};
@@ -15,7 +16,8 @@ const OPTIONS: DeviceOptions = DeviceOptions { ordinal: 0, in_flight_per_shard: 
 
 /// What opening calls, loading calls, attaching calls; and a word of the error.
 const OPENING: [&str; 3] = ["cuDeviceGetCount", "cuDeviceTotalMem_v2", "cuDevicePrimaryCtxRetain"];
-const LOADING: [&str; 6] = [
+const LOADING: [&str; 7] = [
+    "cuMemGetInfo_v2",
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuFuncGetAttribute",
@@ -95,6 +97,8 @@ fn loading_leaks_nothing() {
             emulator::fail(&format!("{call}:{nth}:{OUT_OF_MEMORY}"));
             match rig.load_code(Ids::Two, &code) {
                 Ok(_) => break,
+                // Of tables.
+                Err(EngineError::DeviceTooSmall { .. }) if call == "cuMemAlloc_v2" || call == "cuMemcpyHtoD_v2" => {}
                 Err(error) => told(call, &error),
             }
             assert_eq!(emulator::held(), before, "{call}");
@@ -251,13 +255,58 @@ fn refused_code_is_compiled_again() {
     let (arch, options) = (Arch::of_device(major, minor).unwrap(), CompileOptions::default());
     let program = || rig.program(Ids::Two);
     let key = Key::new(&program().source, headers(), arch, &options);
-    CubinFolder::new(folder.path()).store(key, b"no code for this device", "0.0", &[]).unwrap();
-    assert_eq!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, b"no code for this device");
+    let elsewhere = if (major, minor) == (9, 0) { "sm_80" } else { "sm_90a" }.parse().unwrap();
+    let foreign = cubins.compile(&program(), elsewhere, &options).unwrap().code;
+    CubinFolder::new(folder.path()).store(key, &foreign, "0.0", &[]).unwrap();
+    assert_eq!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, foreign);
     let prepared = Prepared::Cuda(Arc::new(load(&rig.device, program(), &cubins).unwrap()));
     let (mut engine, slots) = engine(&prepared, 1);
     let expected = fill(engine.slot(slots[0]), Ids::Two, &[5], 3);
     engine.start(slots[0]);
     assert_eq!(wait(&mut engine), Step::Done(slots[0]));
     assert_eq!(scores(engine.slot(slots[0])), expected);
-    assert_ne!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, b"no code for this device");
+    assert_ne!(cubins.find_or_compile(&program(), arch, &options).unwrap().code, foreign);
+}
+
+/// The driver would read behind its end.
+#[test]
+fn what_is_no_whole_image_is_not_loaded() {
+    let Some(rig) = Rig::new(OPTIONS) else { return };
+    let code = code(&rig.device, Ids::Two);
+    for cut in [0, 63, 64, code.len() / 2, code.len() - 1] {
+        let error = rig.load_code(Ids::Two, &code[..cut]).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("cuda engine: the compiled kernels of deepfm_scoped are "), "{error}");
+        assert!(error.ends_with("; compile them again with `gavel compile`"), "{error}");
+    }
+}
+
+/// Said before anything is uploaded, and with what takes how much.
+#[test]
+fn what_does_not_fit_is_told() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let code = code(&rig.device, Ids::Two);
+    let (_, context) = open(0).unwrap();
+    let load = || rig.load_code(Ids::Two, &code).err().map(|error| error.to_string()).unwrap_or_default();
+    let program = rig.program(Ids::Two);
+    let table = program.model.weights.table(program.tables[0].id);
+    let bytes = program.tables[0].bytes(table);
+    let needed = bytes + program.weights.len();
+    let others = DeviceMemory::new(&context, context.free_bytes().unwrap() - needed + 1).unwrap();
+    emulator::fail(&format!("cuMemAlloc_v2:1:{OUT_OF_MEMORY}"));
+    let expected = |free: usize| {
+        format!(
+            "cuda engine on GPU 0 (gavel emulator): deepfm_scoped takes {needed} bytes of device memory ({bytes} in 1 tables, the largest {} with {bytes}; \
+             16 of weights), and {free} are free; store tables in fewer bytes (int8 or int4 rows, or f16), free the memory that others hold (a reload \
+             holds both versions for a while), take a GPU with more memory, or serve the model with --engine cpu",
+            table.name
+        )
+    };
+    assert_eq!(load(), expected(needed - 1));
+    assert!(DeviceMemory::new(&context, 16).is_err(), "nobody asked for memory before");
+    drop(others);
+    // Enough, but not in one piece.
+    let free = context.free_bytes().unwrap();
+    emulator::fail(&format!("cuMemAlloc_v2:1:{OUT_OF_MEMORY}"));
+    assert_eq!(load(), expected(free));
+    assert_eq!(load(), "");
 }

@@ -11,6 +11,7 @@ mod allocator;
 mod batches;
 mod faults;
 mod measure;
+mod processes;
 mod rig;
 mod serving;
 mod sharing;

@@ -60,6 +60,11 @@ impl Device {
         self.fault.get().map(String::as_str)
     }
 
+    /// As errors name it.
+    pub(super) fn name(&self) -> String {
+        format!("GPU {} ({})", self.gpu.ordinal, self.gpu.name)
+    }
+
     pub(super) fn context(&self) -> &Arc<Context> {
         &self.context
     }
@@ -93,7 +98,7 @@ impl Device {
 
     /// An error on the control path.
     pub(super) fn error(&self, what: impl Into<String>) -> impl FnOnce(DriverError) -> EngineError {
-        let (device, what) = (format!("GPU {} ({})", self.gpu.ordinal, self.gpu.name), what.into());
+        let (device, what) = (self.name(), what.into());
         move |source| EngineError::Device { device, what, source }
     }
 }

@@ -7,6 +7,7 @@ use super::DevicePointer;
 use super::buckets::buckets;
 use super::device::Device;
 use super::driver::{Context, DeviceMemory, DriverError, Function, Module};
+use super::image::Image;
 use super::inputs::copied_bytes;
 use super::program::{DeviceTable, Launch, Program};
 use crate::batch::SlotLimits;
@@ -53,12 +54,22 @@ pub struct KernelFacts {
 
 impl Loaded {
     /// Loads compiled kernels and uploads weights and tables. Start-up and reload only.
+    ///
+    /// Errors: the driver's; tables and weights that do not fit into the memory that is free, before anything is uploaded.
     pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
+        let room = Room::ask(device, &program)?;
+        if room.needed() > room.free_bytes as u64 {
+            return Err(room.too_little(device));
+        }
         let mut tables = Vec::with_capacity(program.tables.len());
         for placed in &program.tables {
             let table = program.model.weights.table(placed.id);
             let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
-            tables.push(upload(device.context(), placed, table).map_err(device.error(what))?);
+            // Free memory in pieces that are too small, or taken by somebody else meanwhile.
+            tables.push(upload(device.context(), placed, table).map_err(|source| match source.is_out_of_memory() {
+                true => room.too_little(device),
+                false => device.error(what)(source),
+            })?);
         }
         Loaded::with_tables(device, program, image, tables)
     }
@@ -74,6 +85,11 @@ impl Loaded {
         let bytes = program.tables.iter().map(|placed| placed.bytes(program.model.weights.table(placed.id)));
         assert!(tables.iter().map(DeviceMemory::bytes).eq(bytes), "the program's tables");
         let context = device.context();
+        let image = Image::new(image).map_err(|reason| EngineError::Unavailable {
+            engine: "cuda",
+            reason: format!("the compiled kernels of {} are {reason}", program.model.name),
+            remedy: "compile them again with `gavel compile`".into(),
+        })?;
         let module = Module::load(context, image).map_err(device.error("kernels"))?;
         let mut kernels = HashMap::new();
         for (name, launches) in launches_by_kernel(&program) {
@@ -149,6 +165,52 @@ impl Loaded {
 
     pub(super) fn table_addresses(&self) -> DevicePointer {
         self.table_addresses.address()
+    }
+}
+
+/// What a program's tables and weights take of a device, and what there is.
+struct Room {
+    model: String,
+    tables: usize,
+    table_bytes: u64,
+    /// Name and size.
+    largest: Option<(String, usize)>,
+    weight_bytes: usize,
+    free_bytes: usize,
+}
+
+impl Room {
+    fn ask(device: &Device, program: &Program) -> Result<Room, EngineError> {
+        let sizes = || {
+            program.tables.iter().map(|placed| {
+                let table = program.model.weights.table(placed.id);
+                (&table.name, placed.bytes(table))
+            })
+        };
+        Ok(Room {
+            model: program.model.name.clone(),
+            tables: program.tables.len(),
+            table_bytes: sizes().map(|(_, bytes)| bytes as u64).sum(),
+            largest: sizes().max_by_key(|(_, bytes)| *bytes).map(|(name, bytes)| (name.clone(), bytes)),
+            weight_bytes: program.weights.len(),
+            free_bytes: device.context().free_bytes().map_err(device.error("its free memory"))?,
+        })
+    }
+
+    fn needed(&self) -> u64 {
+        self.table_bytes + self.weight_bytes as u64
+    }
+
+    fn too_little(&self, device: &Device) -> EngineError {
+        let Room { model, tables, table_bytes, weight_bytes, free_bytes, .. } = self;
+        let largest = self.largest.as_ref().map(|(name, bytes)| format!(", the largest {name} with {bytes}")).unwrap_or_default();
+        EngineError::DeviceTooSmall {
+            device: device.name(),
+            what: format!(
+                "{model} takes {} bytes of device memory ({table_bytes} in {tables} tables{largest}; {weight_bytes} of weights), and {free_bytes} are free",
+                self.needed()
+            ),
+        }
     }
 }
 

@@ -80,9 +80,11 @@ impl Cubins {
         options: &CompileOptions,
     ) -> Result<Cubin, EngineError> {
         let key = Key::new(source, headers(), arch, options);
-        let found = |folder: &CubinFolder| {
+        let mut damaged = Vec::new();
+        let mut found = |folder: &CubinFolder| {
             let stored = folder.find(key).unwrap_or_else(|error| {
-                tracing::warn!(model, %arch, %error, "a compiled kernel cannot be used and is passed over");
+                tracing::warn!(model, %arch, %error, "compiled kernels cannot be used and are passed over; compiling writes them again");
+                damaged.push(error.to_string());
                 None
             })?;
             let file = folder.file(key);
@@ -95,7 +97,7 @@ impl Cubins {
             kernels: stored.description.kernels,
             origin,
         };
-        if let Some((stored, file)) = shipped.and_then(found) {
+        if let Some((stored, file)) = shipped.and_then(&mut found) {
             return Ok(cubin((stored, CubinOrigin::Bundle(file))));
         }
         if let Some(folder) = shipped.filter(|folder| folder.has(arch)) {
@@ -104,10 +106,10 @@ impl Cubins {
                 "the bundle's kernels were made by another version of gavel or for another precision: run `gavel compile` again"
             );
         }
-        if let Some((stored, file)) = self.cache.as_ref().and_then(found) {
+        if let Some((stored, file)) = self.cache.as_ref().and_then(&mut found) {
             return Ok(cubin((stored, CubinOrigin::Cache(file))));
         }
-        self.compile_source(model, source, key, arch, options)
+        self.compile_source(model, source, key, arch, options).map_err(|error| with_damaged(error, &damaged))
     }
 
     /// Compiles the program whatever is there already, and keeps the result instead: where the driver refuses what was found.
@@ -151,6 +153,17 @@ fn no_compiler(missing: NvrtcMissing) -> EngineError {
     EngineError::Unavailable { engine: "cuda", reason: missing.to_string(), remedy: NvrtcMissing::REMEDY.into() }
 }
 
+/// Names files that are there and cannot be used: without a compiler, they are what is to be mended.
+fn with_damaged(error: EngineError, damaged: &[String]) -> EngineError {
+    match error {
+        EngineError::Unavailable { engine, reason, remedy } if !damaged.is_empty() => {
+            let reason = format!("compiled kernels cannot be used ({}), and they cannot be compiled again: {reason}", damaged.join("; "));
+            EngineError::Unavailable { engine, reason, remedy }
+        }
+        error => error,
+    }
+}
+
 fn not_compiled(error: CompileError) -> EngineError {
     let remedy = match error {
         CompileError::Source { .. } => {
@@ -166,6 +179,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::engine::cuda::image::sample;
 
     const SOURCE: &str = "extern \"C\" __global__ void k(float* values) {\n    values[threadIdx.x] *= 2;\n}\n";
 
@@ -195,18 +209,26 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
 
-        kept.store(key, b"from the cache", "12.9", &[]).expect("stored");
+        kept.store(key, &sample(b"from the cache"), "12.9", &[]).expect("stored");
         let cubin = find(&cubins, &shipped).expect("in the cache");
-        assert_eq!((cubin.code.as_slice(), cubin.origin), (&b"from the cache"[..], CubinOrigin::Cache(kept.file(key))));
+        assert_eq!((cubin.code.as_slice(), cubin.origin), (sample(b"from the cache").as_slice(), CubinOrigin::Cache(kept.file(key))));
 
-        shipped.store(key, b"from the bundle", "13.0", &[]).expect("stored");
+        shipped.store(key, &sample(b"from the bundle"), "13.0", &[]).expect("stored");
         let cubin = find(&cubins, &shipped).expect("in the bundle");
-        assert_eq!((cubin.code.as_slice(), cubin.origin), (&b"from the bundle"[..], CubinOrigin::Bundle(shipped.file(key))));
+        assert_eq!((cubin.code.as_slice(), cubin.origin), (sample(b"from the bundle").as_slice(), CubinOrigin::Bundle(shipped.file(key))));
 
         fs::write(shipped.file(key), "damaged").expect("written");
-        assert_eq!(find(&cubins, &shipped).expect("in the cache").code, b"from the cache");
+        assert_eq!(find(&cubins, &shipped).expect("in the cache").code, sample(b"from the cache"));
         fs::write(kept.file(key), "damaged").expect("written");
-        assert!(find(&cubins, &shipped).is_err());
+        let text = find(&cubins, &shipped).expect_err("nothing that can be used").to_string();
+        for part in [
+            format!("cuda engine: compiled kernels cannot be used ({}: 7 bytes of digest ", shipped.file(key).display()),
+            format!("; {}: 7 bytes of digest ", kept.file(key).display()),
+            "), and they cannot be compiled again: the CUDA compiler library NVRTC".into(),
+            "`gavel compile`".into(),
+        ] {
+            assert!(text.contains(&part), "{part}\n{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::cuda::Image;
 use crate::model::Digest;
 
 use super::arch::Arch;
@@ -111,6 +112,8 @@ impl CubinFolder {
             let reason = format!("{} bytes of digest {}; written were {} of {}", found.0, found.1, description.bytes, description.sha256);
             return Err(damaged(&path, reason));
         }
+        // Whoever writes here may write a digest, too; and a compiler may have been interrupted.
+        Image::new(&cubin).map_err(|error| damaged(&path, error.to_string()))?;
         Ok(Some(Stored { cubin, description }))
     }
 
@@ -169,6 +172,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::super::nvrtc::CompileOptions;
     use super::*;
+    use crate::engine::cuda::image::sample;
 
     fn key(source: &str) -> Key {
         Key::new(source, &[], "sm_80".parse().expect("an architecture"), &CompileOptions::default())
@@ -180,13 +184,13 @@ mod tests {
         let folder = CubinFolder::new(place.path().join("a/b"));
         assert!(folder.find(key("one")).expect("no folder yet").is_none());
         let kernels = [Resources { function: "k".into(), registers: 40, ..Resources::default() }];
-        for cubin in [&b"older code"[..], b"code"] {
-            folder.store(key("one"), cubin, "12.9", &kernels).expect("stored");
+        for cubin in [sample(b"older code"), sample(b"code")] {
+            folder.store(key("one"), &cubin, "12.9", &kernels).expect("stored");
         }
         let found = folder.find(key("one")).expect("readable").expect("there");
         assert_eq!(
             (found.cubin.as_slice(), found.description.nvrtc.as_str(), found.description.kernels.as_slice()),
-            (&b"code"[..], "12.9", &kernels[..])
+            (sample(b"code").as_slice(), "12.9", &kernels[..])
         );
         assert!(folder.find(key("two")).expect("readable").is_none());
         assert!(folder.has("sm_80".parse().expect("an architecture")) && !folder.has("sm_89".parse().expect("an architecture")));
@@ -199,11 +203,15 @@ mod tests {
         let folder = CubinFolder::new(place.path());
         let (cubin, description) = (folder.file(key("one")), place.path().join(format!("{}.json", key("one"))));
         let fault = || folder.find(key("one")).expect_err("damaged").to_string();
-        let renew = || folder.store(key("one"), b"code", "12.9", &[]).expect("stored");
+        let code = sample(b"code");
+        let renew = || folder.store(key("one"), &code, "12.9", &[]).expect("stored");
+        let longer = [&code[..], b"s"].concat();
+        let mut other = code.clone();
+        other[64..68].copy_from_slice(b"cope");
         for (file, bytes, reason) in [
             (&cubin, &b"cod"[..], "3 bytes of digest"),
-            (&cubin, b"codes", "5 bytes of digest"),
-            (&cubin, b"cope", "4 bytes of digest"),
+            (&cubin, &longer, "381 bytes of digest"),
+            (&cubin, &other, "380 bytes of digest"),
             (&description, b"", "EOF"),
             (&description, b"{\"sources\": \"\"}", "missing field"),
             (&description, b"\xff\xff", "line 1"),
@@ -216,8 +224,30 @@ mod tests {
         renew();
         fs::remove_file(&cubin).expect("removed");
         assert!(fault().contains("No such file"));
-        folder.store(key("two"), b"code", "12.9", &[]).expect("stored");
+        folder.store(key("two"), &code, "12.9", &[]).expect("stored");
         fs::copy(place.path().join(format!("{}.json", key("two"))), &description).expect("copied");
         assert!(fault().contains("it describes a cubin of sources"));
+    }
+
+    /// With digests that fit: what is no whole image never reaches the driver, which would read behind its end.
+    #[test]
+    fn what_is_no_image_is_not_used() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = CubinFolder::new(place.path());
+        let whole = sample(b"code");
+        let mut for_another_machine = whole.clone();
+        for_another_machine[18] = 62;
+        for (bytes, reason) in [
+            (&b""[..], "0 bytes that are no 64-bit ELF image"),
+            (b"// PTX", "6 bytes that are no 64-bit ELF image"),
+            (&for_another_machine, "an ELF image for machine 62, not for NVIDIA GPUs (machine 190)"),
+            (&whole[..200], "an ELF image that is cut off: its segments' entries end at byte 380 of 200"),
+        ] {
+            folder.store(key("one"), bytes, "12.9", &[]).expect("stored");
+            let fault = folder.find(key("one")).expect_err("refused").to_string();
+            assert_eq!(fault, format!("{}: {reason}", folder.file(key("one")).display()));
+        }
+        folder.store(key("one"), &whole, "12.9", &[]).expect("stored");
+        assert!(folder.find(key("one")).is_ok_and(|stored| stored.is_some()));
     }
 }

@@ -10,6 +10,7 @@ use super::error::{CompileError, NvrtcMissing, with_lines};
 use super::headers::Header;
 use super::library::{self, Library};
 use super::resources::Resources;
+use crate::engine::cuda::Image;
 
 /// NVRTC, found and open. It may compile on several threads at once.
 pub struct Nvrtc {
@@ -151,7 +152,8 @@ impl<'l> Compilation<'l> {
         let functions = &self.library.functions;
         // SAFETY: as in `log`.
         let bytes = unsafe { self.fetch(functions.cubin_size, functions.cubin) }.map_err(words)?;
-        if bytes.is_empty() { Err("it made no code".into()) } else { Ok(bytes) }
+        Image::new(&bytes).map(|_| ()).map_err(|error| format!("it made {error}"))?;
+        Ok(bytes)
     }
 
     /// # Safety

@@ -24,6 +24,17 @@ impl Resources {
         self.spill_store_bytes > 0 || self.spill_load_bytes > 0
     }
 
+    /// What is wrong with a kernel whose values should all be in registers: too few of them, or a stack.
+    pub fn fault(&self) -> Option<String> {
+        let Resources { registers, stack_bytes, spill_store_bytes, spill_load_bytes, .. } = self;
+        if self.spills() {
+            return Some(format!(
+                "runs out of its {registers} registers: {spill_store_bytes} bytes stored and {spill_load_bytes} loaded by each thread"
+            ));
+        }
+        (*stack_bytes > 0).then(|| format!("keeps {stack_bytes} bytes of each thread on a stack"))
+    }
+
     /// Reads the report of `--ptxas-options=-v`. A log without one gives an empty list; lines of other form are passed over.
     pub fn parse(log: &str) -> Vec<Resources> {
         let mut all: Vec<Resources> = Vec::new();
@@ -91,6 +102,10 @@ ptxas info    : Used 255 registers, 376 bytes cmem[0]
 ";
         let wide = resources("wide", [32, 256, 12, 16, 0]);
         assert!(wide.spills());
+        let fault = |resources: &Resources| resources.fault().unwrap_or_default();
+        assert_eq!(fault(&wide), "runs out of its 32 registers: 12 bytes stored and 16 loaded by each thread");
+        assert_eq!(fault(&resources("k", [10, 8, 0, 0, 0])), "keeps 8 bytes of each thread on a stack");
+        assert_eq!(resources("k", [255, 0, 0, 0, 1024]).fault(), None);
         assert_eq!(Resources::parse(nvrtc_12), [wide, resources("_Z1hPfi", [0, 8, 0, 0, 0]), resources("k", [10, 0, 0, 0, 1024])]);
         assert_eq!(Resources::parse(nvcc), [resources("k", [255, 0, 4, 0, 0])]);
     }

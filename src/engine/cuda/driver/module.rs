@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::{Context, DriverError, check, functions};
+use crate::engine::cuda::Image;
 
 /// A loaded cubin.
 #[derive(Debug)]
@@ -46,11 +47,11 @@ unsafe impl Sync for Function {}
 
 impl Module {
     /// Loads a cubin for this device.
-    pub fn load(context: &Arc<Context>, image: &[u8]) -> Result<Arc<Module>, DriverError> {
+    pub fn load(context: &Arc<Context>, image: Image<'_>) -> Result<Arc<Module>, DriverError> {
         context.bind()?;
         let mut raw = ptr::null_mut();
-        // SAFETY: an ELF image tells its own length, and the compiler made this one; `raw` is a place for a handle.
-        check(unsafe { functions::cuModuleLoadData(&mut raw, image.as_ptr().cast()) }, "loading compiled kernels")?;
+        // SAFETY: an ELF image tells its own length, and all of it is there; `raw` is a place for a handle.
+        check(unsafe { functions::cuModuleLoadData(&mut raw, image.bytes().as_ptr().cast()) }, "loading compiled kernels")?;
         Ok(Arc::new(Module { context: Arc::clone(context), raw }))
     }
 

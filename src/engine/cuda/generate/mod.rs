@@ -16,6 +16,7 @@ mod place;
 mod segments;
 mod tails;
 mod traffic;
+mod whole;
 mod works;
 
 use std::fmt::Write;
@@ -88,24 +89,13 @@ impl Target {
 impl Program {
     /// Generates a model's kernels.
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
-        let options = target.options();
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-        let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-        let segments = arrange(&mut lowered, target);
-        let mut generator = Generator {
-            model,
-            layout: &layout,
-            lowered: &lowered,
-            segments: &segments,
-            target,
-            places: Places::new(&lowered, &segments, target.numbers),
-            blob: Blob::default(),
-            tables: vec![],
-            source: String::from(PRELUDE),
-        };
+        let (lowered, segments) = cut(model, &layout, target)?;
+        let mut made = Made { source: String::from(PRELUDE), ..Made::default() };
         if target.warpgroups {
-            generator.source.push_str("#include \"wide_hopper.cuh\"\n");
+            made.source.push_str("#include \"wide_hopper.cuh\"\n");
         }
+        let mut generator = Generator::new(model, &layout, &lowered, &segments, target, "", made);
         let small = generator.variant(&[]);
         let large = generator.variant(&small);
         let differs = small.iter().zip(&large).filter(|(small, large)| small != large).map(|(_, large)| large.over);
@@ -116,13 +106,39 @@ impl Program {
             Over::Grid { .. } => (true, LARGE_TILES[0]),
         });
         let rows_from = size.max().map(|(_, tile)| tile * BLOCKS_WORTH);
-        let mut variants = vec![Variant { rows_from: 0, launches: small }];
+        let mut made = generator.finish();
+
+        let mut variants = vec![];
+        if small.iter().all(|launch| launch.scratch_bytes == 0)
+            && let Some((lowered, segments)) = whole::plan(model, &layout, target, &lowered, &segments)?
+        {
+            let mut generator = Generator::new(model, &layout, &lowered, &segments, target, "whole_", made);
+            let launches = generator.variant(&[]);
+            made = generator.finish();
+            variants.push(Variant { rows_from: 0, launches });
+        }
+        variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { whole::ROWS_MAX + 1 }, launches: small });
         variants.extend(rows_from.map(|rows_from| Variant { rows_from, launches: large }));
-        let Generator { blob, tables, source, places, .. } = generator;
-        let needs = Needs { kept_bytes: places.kept_bytes, work_bytes: places.work_bytes };
+        let Made { source, blob, tables, needs } = made;
         let layers = layers(&lowered, target.numbers);
         Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
     }
+}
+
+/// A model's tasks, and how kernels share them out.
+fn cut<'m>(model: &'m Model, layout: &'m Layout, target: &Target) -> Result<(Lowered<'m>, Segments), EngineError> {
+    let mut lowered = tasks(model, layout, &target.options(), &mut |_| Ok(()))?;
+    let segments = arrange(&mut lowered, target);
+    Ok((lowered, segments))
+}
+
+/// What generators leave behind.
+#[derive(Default)]
+struct Made {
+    source: String,
+    blob: Blob,
+    tables: Vec<DeviceTable>,
+    needs: Needs,
 }
 
 /// The dense layers of a plan, with the arithmetic of each.
@@ -143,17 +159,17 @@ fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
     lowered.tasks.iter().filter_map(layer).collect()
 }
 
-/// One model on its way.
+/// One plan of a model on its way.
 struct Generator<'g, 'a> {
     model: &'g Model,
     layout: &'g Layout,
     lowered: &'g Lowered<'a>,
     segments: &'g Segments,
     target: &'g Target,
+    /// Of the names of its kernels.
+    prefix: &'static str,
     places: Places,
-    blob: Blob,
-    tables: Vec<DeviceTable>,
-    source: String,
+    made: Made,
 }
 
 /// A kernel on its way into the source.
@@ -163,7 +179,27 @@ struct Kernel {
     launch: Launch,
 }
 
-impl<'a> Generator<'_, 'a> {
+impl<'g, 'a> Generator<'g, 'a> {
+    /// One that adds to what others made.
+    fn new(
+        model: &'g Model,
+        layout: &'g Layout,
+        lowered: &'g Lowered<'a>,
+        segments: &'g Segments,
+        target: &'g Target,
+        prefix: &'static str,
+        made: Made,
+    ) -> Generator<'g, 'a> {
+        let places = Places::new(lowered, segments, target.numbers);
+        Generator { model, layout, lowered, segments, target, prefix, places, made }
+    }
+
+    fn finish(self) -> Made {
+        let Needs { kept_bytes, work_bytes } = self.made.needs;
+        let needs = Needs { kept_bytes: kept_bytes.max(self.places.kept_bytes), work_bytes: work_bytes.max(self.places.work_bytes) };
+        Made { needs, ..self.made }
+    }
+
     /// Adds the kernels of small batches or, given those, of large ones, as far as they differ; gives the launches in order.
     fn variant(&mut self, small: &[Launch]) -> Vec<Launch> {
         let mut launches = Vec::new();
@@ -182,9 +218,9 @@ impl<'a> Generator<'_, 'a> {
                 (Some(Kernel { definitions, text, launch }), _) => {
                     // What a layer does with its results is the same in blocks of every size.
                     if !segment.wide || small.is_none() {
-                        self.source.push_str(&definitions);
+                        self.made.source.push_str(&definitions);
                     }
-                    self.source.push_str(&text);
+                    self.made.source.push_str(&text);
                     launch
                 }
                 (None, Some(small)) => small.clone(),
@@ -197,7 +233,7 @@ impl<'a> Generator<'_, 'a> {
     /// What kernels of a segment are called after.
     fn name(&self, segment: usize) -> String {
         let scope = if self.segments.list[segment].scope == ValueScope::Candidate { "candidates" } else { "contexts" };
-        format!("{scope}_{segment}")
+        format!("{}{scope}_{segment}", self.prefix)
     }
 
     /// The kernel of a wide layer.
@@ -225,11 +261,12 @@ impl<'a> Generator<'_, 'a> {
             steps.push(self.scores());
         }
         let name = self.name(segment);
-        let mut text = format!("\nnamespace tile_{tile} {{\n{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{\n");
-        let _ = writeln!(text, "{}\n    }}\n}};\n}}  // namespace tile_{tile}\n", steps.join("\n        sync_block();\n"));
+        let space = format!("{}tile_{tile}", self.prefix);
+        let mut text = format!("\nnamespace {space} {{\n{definitions}\nstruct {name} {{\n    DEV static void run(const Block& b) {{\n");
+        let _ = writeln!(text, "{}\n    }}\n}};\n}}  // namespace {space}\n", steps.join("\n        sync_block();\n"));
         let end = if is_last { "    finish(job);\n" } else { "" };
         let (kernel, scratch) = (format!("{name}_tile_{tile}"), self.places.block.scratch_bytes);
-        let run = format!("run_tiles<tile_{tile}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
+        let run = format!("run_tiles<{space}::{name}, {tile}, {is_candidate}, {scratch}>(job, shared);");
         let _ = writeln!(text, "KERNEL(THREADS) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n{end}}}");
         let launch = Launch {
             kernel,
@@ -271,8 +308,8 @@ impl<'a> Generator<'_, 'a> {
             layout: self.layout,
             model: self.model,
             target: self.target,
-            blob: &mut self.blob,
-            tables: &mut self.tables,
+            blob: &mut self.made.blob,
+            tables: &mut self.made.tables,
             definitions,
             steps,
             number,
@@ -284,7 +321,7 @@ impl<'a> Generator<'_, 'a> {
         let count = self.lowered.outputs.len();
         let mut text = String::new();
         for (column, &output) in self.lowered.outputs.iter().enumerate() {
-            let view = emitter::view(self.lowered, &self.places, &mut self.blob, output, 0, true);
+            let view = emitter::view(self.lowered, &self.places, &mut self.made.blob, output, 0, true);
             let _ = write!(text, "{}write_score<{view}, {count}, {column}>(b);", if column > 0 { "\n" } else { "        " });
         }
         text

@@ -7,6 +7,23 @@ use crate::model::*;
 use super::axes::{check_rows, mixed};
 use super::check;
 
+/// `count` vectors of `dim` numbers under a gate: vectors that lie side by side, or were computed apart.
+pub(super) fn mixture(model: &mut ModelBuilder, count: usize, dim: usize, softmax: bool, side_by_side: bool) -> ValueId {
+    let gate = array(model, &[count]);
+    let gate = if softmax { model.op(Op::Softmax { x: gate, axis: 0 }) } else { gate };
+    let gate = model.op_as(Op::Reshape { x: gate }, vec![count, 1], DType::F32);
+    let stack = if side_by_side {
+        array(model, &[count, dim])
+    } else {
+        let x = array(model, &[6]);
+        let vectors: Vec<ValueId> = (0..count).map(|_| model.mlp(x, &[dim])).collect();
+        let vectors = vectors.into_iter().map(|x| model.op_as(Op::Reshape { x }, vec![1, dim], DType::F32)).collect();
+        model.op(Op::Concat { xs: vectors, axis: 0 })
+    };
+    let product = model.op(Op::Mul { a: value(gate), b: value(stack) });
+    model.op(Op::ReduceSum { x: product, axes: vec![0], keep: false })
+}
+
 fn value(id: ValueId) -> Operand {
     Operand::Value(id)
 }
@@ -40,20 +57,7 @@ fn mixtures_of_every_width() {
     let mut outputs = vec![];
     for (at, (count, dim)) in [(2, 1), (5, 7), (8, 8), (9, 33), (33, 12), (64, 3), (3, 130)].into_iter().enumerate() {
         for softmax in [false, true] {
-            let gate = array(&mut model, &[count]);
-            let gate = if softmax { model.op(Op::Softmax { x: gate, axis: 0 }) } else { gate };
-            let gate = model.op_as(Op::Reshape { x: gate }, vec![count, 1], DType::F32);
-            // Vectors that were computed apart, or lie side by side.
-            let stack = if at % 2 == 0 || count > 16 {
-                array(&mut model, &[count, dim])
-            } else {
-                let x = array(&mut model, &[6]);
-                let vectors: Vec<ValueId> = (0..count).map(|_| model.mlp(x, &[dim])).collect();
-                let vectors = vectors.into_iter().map(|x| model.op_as(Op::Reshape { x }, vec![1, dim], DType::F32)).collect();
-                model.op(Op::Concat { xs: vectors, axis: 0 })
-            };
-            let product = model.op(Op::Mul { a: value(gate), b: value(stack) });
-            let sum = model.op(Op::ReduceSum { x: product, axes: vec![0], keep: false });
+            let sum = mixture(&mut model, count, dim, softmax, at % 2 == 0 || count > 16);
             outputs.extend(mixed(&mut model, sum));
         }
     }

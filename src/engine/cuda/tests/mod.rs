@@ -10,8 +10,10 @@ mod dense_layers;
 mod elementwise;
 mod lookups;
 mod mixtures;
+mod planted;
 mod products;
 mod recurrent;
+mod registers;
 mod sizes;
 mod tails;
 mod trees;
@@ -131,14 +133,33 @@ fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Re
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
-    let limits = batches::limits(requests);
     let code = compile(&program)?;
+    match run_code(program, &code, requests)? {
+        Ended::Done(scores) => Ok(Some(scores)),
+        Ended::Failed => Ok(None),
+        Ended::Lost(fault) => panic!("{fault}"),
+    }
+}
+
+/// How a batch ended.
+enum Ended {
+    /// Scores per request.
+    Done(Vec<Vec<f32>>),
+    /// The batch alone.
+    Failed,
+    /// With the device; why, and what the emulator says of it.
+    Lost(String),
+}
+
+/// One batch of a program whose code is there.
+fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Ended, EngineError> {
+    let limits = batches::limits(requests);
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
     }
     let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
-    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), &code)?));
+    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), code)?));
     let mut engine = CudaEngine::new();
     let id = engine.attach(&prepared, 1, limits)?[0];
     let slot = engine.slot(id);
@@ -155,13 +176,13 @@ fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Re
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
-            Step::Failed(_) if device.fault().is_none() => return Ok(None),
-            other => panic!("{other:?}: {:?}: {}", device.fault(), emulator::fault()),
+            Step::Failed(_) if device.fault().is_none() => return Ok(Ended::Failed),
+            other => return Ok(Ended::Lost(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault()))),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(Some(requests.iter().enumerate().map(scores).collect()))
+    Ok(Ended::Done(requests.iter().enumerate().map(scores).collect()))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.

@@ -34,7 +34,7 @@ fn products_of_every_shape() {
 }
 
 /// Shapes of queries, keys and values.
-const SHAPES: [[&[usize]; 3]; 7] = [
+pub(super) const SHAPES: [[&[usize]; 3]; 7] = [
     [&[1, 1], &[1, 1], &[1, 1]],
     [&[3, 16], &[7, 16], &[7, 5]],
     [&[2, 5, 8], &[2, 5, 8], &[2, 5, 8]],
@@ -45,7 +45,7 @@ const SHAPES: [[&[usize]; 3]; 7] = [
 ];
 
 /// Masks: none; truth per key, per query, of all, per query and key; added, with -∞.
-fn masked(model: &mut ModelBuilder, [q, k, v]: [&[usize]; 3], mask: usize, causal: bool) -> ValueId {
+pub(super) fn masked(model: &mut ModelBuilder, [q, k, v]: [&[usize]; 3], mask: usize, causal: bool) -> ValueId {
     let lead = |shape: &[usize]| shape[..shape.len() - 2].to_vec();
     let all = broadcast_shape(&broadcast_shape(&lead(q), &lead(k)), &lead(v));
     let (rows, keys) = (q[q.len() - 2], k[k.len() - 2]);

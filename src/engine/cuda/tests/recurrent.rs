@@ -7,7 +7,7 @@ use crate::model::{DType, GruKind, Op, Scope, ValueId};
 use super::check_values;
 
 /// Flags 1, 2, 4: not `reset_after`, not `reverse`, not `last`; 8: of the context's sequence. Other operands come and go with them.
-fn layer(model: &mut ModelBuilder, [steps, inputs, hidden]: [usize; 3], kind: GruKind, flags: usize) -> ValueId {
+pub(super) fn layer(model: &mut ModelBuilder, [steps, inputs, hidden]: [usize; 3], kind: GruKind, flags: usize) -> ValueId {
     let feature = model.dense(if flags & 8 > 0 { Scope::Context } else { Scope::Candidate }, (steps * inputs) as u32);
     let x = model.op(Op::Dense { features: vec![feature] });
     let x = model.op_as(Op::Reshape { x }, vec![steps, inputs], DType::F32);

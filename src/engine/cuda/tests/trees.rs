@@ -39,7 +39,7 @@ fn many_trees_are_shared_out() {
     });
 }
 
-fn stumps(model: &mut ModelBuilder, x: ValueId, count: usize, targets: usize) -> ValueId {
+pub(super) fn stumps(model: &mut ModelBuilder, x: ValueId, count: usize, targets: usize) -> ValueId {
     let mut integers = |shape: &[usize], of: &dyn Fn(i64) -> i64| {
         let data = (0..shape[0] as i64).map(of).collect();
         model.tensor_of(shape, TensorData::I64(data))
