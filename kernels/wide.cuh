@@ -17,7 +17,8 @@
 //   more.
 // f32: 16 x 16 threads, each T x T results, T = 8 (128 x 128) or 4 (64 x 64). Pieces of 16 inputs: X transposed as [16][BM], W as [16][BN].
 //   Bound by arithmetic: 67 TFLOP/s on an H200; a layer of 1024 x 1024 at 4096 rows takes 130 us or more.
-// Registers (NVRTC 12.9, sm_90a, no spills): bf16 82 (64 x 64) and 183 (128 x 128), f32 72 and 151.
+// Registers (NVRTC 12.9, sm_90a, no spills): bf16 82 (64 x 64) and 181 (128 x 128), f32 71 and 143; with the tail of a cross layer bf16 88 and
+//   200, f32 79 and 167 (at most on sm_80 to sm_100: 234).
 // Weights: bf16 as linear_bf16's; f32 [K][N padded to 4]. Bias padded to a multiple of 8.
 #pragma once
 #include "mlp_bf16.cuh"

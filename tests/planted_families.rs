@@ -71,7 +71,7 @@ const BUGS: &[Bug] = &[
     // Tails of wide layers: the wrong column, the wrong row, the wrong neighbour, a context's row for another one's candidate.
     bug("dcn_matrix", F32, Some(1), "wide.cuh", "VIEW::row(b, r < b.rows ? r : 0) + at;", "VIEW::row(b, r < b.rows ? r : 0);"),
     bug("dcn_matrix", Bf16, Some(1), "wide.cuh", "VIEW::row(b, r < b.rows ? r : 0) + at;", "VIEW::row(b, 0) + at;"),
-    bug("dcn_matrix", F32, Some(1), GENERATED, ".y, held.x0.y", ".y, held.x0.x"),
+    bug("dcn_matrix", F32, Some(1), GENERATED, "held.x0.y", "held.x0.x"),
     bug("dcn_matrix_scoped", F32, Some(1), "wide.cuh", "job.row_context[b.first + (r < b.rows ? r : 0)]", "job.row_context[b.first]"),
     bug(
         "dcn_matrix",

@@ -1,7 +1,8 @@
 //! From a plan to CUDA C++ of one model.
 //!
-//! The planner that the CPU engine uses gives tasks; [`place`] gives their values memory in a tile; each task becomes a step, a call of a function
-//! of `kernels/` ([`emitter`] and the families beside it); the steps of a scope become one kernel, or several where [`segments`] cuts them.
+//! The planner that the CPU engine uses gives tasks; [`tails`] puts them in order, [`segments`] cuts them into kernels; [`place`] gives values
+//! memory; each task becomes a step of its kernel, a call of a function of `kernels/` ([`emitter`] and the families beside it), or part of what
+//! a wide layer does with its sums ([`ends`]).
 
 mod blob;
 mod dense_layers;
@@ -98,7 +99,14 @@ impl Program {
         let mut generator = Generator::new(model, &layout, &lowered, &segments, target, "", Made::default());
         let small = generator.variant(&[]);
         let large = generator.variant(&small);
-        let rows_from = small.iter().zip(&large).filter(|(small, large)| small != large).map(|(_, large)| large.over.pays_from()).max();
+        let differs = small.iter().zip(&large).filter(|(small, large)| small != large).map(|(_, large)| large.over);
+        // What candidates need decides, unless contexts alone differ.
+        let size = differs.map(|over| match over {
+            Over::Contexts { tile } => (false, tile),
+            Over::Candidates { tile } => (true, tile),
+            Over::Grid { .. } => (true, LARGE_TILES[0]),
+        });
+        let rows_from = size.max().map(|(_, tile)| tile * BLOCKS_WORTH);
         let mut made = generator.finish();
 
         let mut variants = vec![];
@@ -155,17 +163,6 @@ fn layers(lowered: &Lowered, numbers: Numbers) -> Vec<LayerPrecision> {
         _ => None,
     };
     lowered.tasks.iter().filter_map(layer).collect()
-}
-
-impl Over {
-    /// Candidates from which blocks of so many rows pay: fewer leave most of the device idle.
-    fn pays_from(self) -> usize {
-        let rows = match self {
-            Over::Contexts { tile } | Over::Candidates { tile } => tile,
-            Over::Grid { .. } => LARGE_TILES[0],
-        };
-        rows * BLOCKS_WORTH
-    }
 }
 
 /// One plan of a model on its way.
@@ -358,7 +355,7 @@ const fn head_bytes(tile: usize) -> usize {
 const SMALL_TILE: usize = 16;
 /// Rows of a tile where weights should be read seldom: the first that fits into shared memory, for each kernel.
 const LARGE_TILES: [usize; 2] = [64, 32];
-/// A batch fills so many large tiles before they pay.
+/// A batch fills so many large tiles before they pay: fewer leave most of the device idle.
 const BLOCKS_WORTH: usize = 64;
 /// A block streams about 64 bytes of weights per clock from the L2: half a million take 5 to 10 us per tile.
 const WIDE_FROM: usize = 1 << 19;
