@@ -177,8 +177,9 @@ KERNEL(THREADS) multiply_warpgroups(Probe p) {
     sync_block();
     const uint64_t a = unswizzled(memory, 128, 256), b = unswizzled(memory + 2048, 128, 256);
     float d[128] = {};
-    products_begin();
+    hold(d);
     for (uint64_t i = 0; i < p.count; i++) {
+        products_begin();
 #pragma unroll
         for (int u = 0; u < 4; u++) {
             wgmma(d, a, b, 1);
@@ -186,6 +187,7 @@ KERNEL(THREADS) multiply_warpgroups(Probe p) {
         products_commit();
     }
     products_wait<0>();
+    hold(d);
     uint32_t sum = 0;
 #pragma unroll
     for (int u = 0; u < 128; u++) {

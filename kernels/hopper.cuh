@@ -1,8 +1,11 @@
-// What only sm_90a has: bulk copies, barriers that count their bytes, products of warpgroups. rt.cuh does not include it and the emulator
-// does not know it: every kernel of it has a twin with mma_bf16, which is emulated and tested; on a device the two must agree.
+// What only sm_90a has: bulk copies, barriers that count their bytes, products of warpgroups. rt.cuh does not include it. Every kernel of it
+// has a twin with mma_bf16, and on a device the two must agree before it is taken: the emulator knows these wrappers too, but not what the
+// memory model asks of them.
 #pragma once
 #include "rt.cuh"
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(EMU)
+#include "emulated_hopper.h"
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // ---- barriers in shared memory ----
 
@@ -29,18 +32,6 @@ DEV void barrier_wait(uint64_t* b, uint32_t parity) {
 
 // ---- bulk copies, global to shared; one thread asks, the barrier counts the bytes ----
 
-// What cuTensorMapEncodeTiled fills in; a kernel takes it as `const __grid_constant__ TensorMap`.
-struct __align__(64) TensorMap {
-    uint64_t opaque[16];
-};
-
-DEV void tensor_prefetch(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
-// The box of the map whose first element is (x, y), x along the rows; `to` on a boundary of 128 bytes, 1024 if the map swizzles 128.
-DEV void tensor_load_2d(void* to, const TensorMap* map, uint64_t* b, int32_t x, int32_t y) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-                 ::"r"(smem_u32(to)), "l"(map), "r"(smem_u32(b)), "r"(x), "r"(y)
-                 : "memory");
-}
 // `bytes`, `to` and `from` are multiples of 16.
 DEV void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
@@ -51,68 +42,23 @@ DEV void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
 // What this thread wrote to shared memory is seen by copies and products that are asked for after it.
 DEV void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// ---- registers of a warpgroup (4 warps): all its warps call it, multiples of 8 from 24 to 256 ----
-
-template <int REGISTERS> DEV void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-template <int REGISTERS> DEV void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-
 // ---- products of a warpgroup: d[64xN] += a[64x16] b[16xN], bf16, f32 sums, both operands in shared memory ----
-
-// A tile with k along its rows of 128 bytes, swizzled as a map with swizzles of 128 does it: 8 rows a group, groups 1024 bytes apart, the
-// tile on a boundary of 1024 bytes. For the next 16 of k within the row: `+ 2`.
-DEV uint64_t swizzled_128(const void* tile) {
-    return (uint64_t)((smem_u32(tile) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-// A tile of 8x8 matrices, each of 128 consecutive bytes (8 rows of 8 k): `along_k` bytes to the next 8 of k, `along_rows` to the next 8
-// rows.
-DEV uint64_t unswizzled(const void* tile, uint32_t along_k, uint32_t along_rows) {
-    return (uint64_t)((smem_u32(tile) & 0x3ffff) >> 4) | (uint64_t)(along_k >> 4) << 16 | (uint64_t)(along_rows >> 4) << 32;
-}
 
 // Before the first product, and whenever registers of d or shared memory were written by threads.
 DEV void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// The compiler neither moves nor copies the sums across this: without it the registers could be touched while products are under way, since
+// nothing else tells that these write them later than where they are asked for. Before the first product, and behind each wait.
+template <int SUMS> DEV void hold(float (&d)[SUMS]) {
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) {
+        asm volatile("" : "+f"(d[i])::"memory");
+    }
+}
 DEV void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> DEV void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
 
 // d of a thread: with w = warp % 4, g = lane / 4, t = lane % 4, d[4 j + 2 h + e] is row 16 w + g + 8 h, column 8 j + 2 t + e.
 // `add` 0 drops what d held.
-DEV void wgmma(float (&d)[4], uint64_t a, uint64_t b, uint32_t add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3"
-                 "}, %4, %5, p, 1, 1, 0, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "l"(a), "l"(b), "r"(add));
-}
-DEV void wgmma(float (&d)[8], uint64_t a, uint64_t b, uint32_t add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7"
-                 "}, %8, %9, p, 1, 1, 0, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-                 : "l"(a), "l"(b), "r"(add));
-}
-DEV void wgmma(float (&d)[16], uint64_t a, uint64_t b, uint32_t add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-                 "}, %16, %17, p, 1, 1, 0, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                 : "l"(a), "l"(b), "r"(add));
-}
-DEV void wgmma(float (&d)[32], uint64_t a, uint64_t b, uint32_t add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-                 "}, %32, %33, p, 1, 1, 0, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-                 : "l"(a), "l"(b), "r"(add));
-}
 DEV void wgmma(float (&d)[64], uint64_t a, uint64_t b, uint32_t add) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -160,5 +106,13 @@ DEV void wgmma(float (&d)[128], uint64_t a, uint64_t b, uint32_t add) {
                    "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
                    "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
                  : "l"(a), "l"(b), "r"(add));
+}
+#endif
+#if defined(EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// A tile of 8x8 matrices, each of 128 consecutive bytes (8 rows of 8 k): `along_k` bytes to the next 8 of k, `along_rows` to the next 8
+// rows.
+DEV uint64_t unswizzled(const void* tile, uint32_t along_k, uint32_t along_rows) {
+    return (uint64_t)((smem_u32(tile) & 0x3ffff) >> 4) | (uint64_t)(along_k >> 4) << 16 | (uint64_t)(along_rows >> 4) << 32;
 }
 #endif

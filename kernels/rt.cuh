@@ -1,4 +1,5 @@
-// The only header with PTX, and the only one that knows of the emulator. Kernels say here what they need of a GPU; two compilers read it:
+// With hopper.cuh the only header with PTX and the only one that knows of the emulator. Kernels say here what they need of a GPU; two
+// compilers read it:
 //   NVRTC (no CUDA header is needed or included) and g++ -DEMU (kernels/emulator: the same wrappers on fibers).
 // Every wrapper is a function of one warp or one thread; collectives take all 32 lanes of a warp, converged.
 #pragma once

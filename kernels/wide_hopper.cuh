@@ -11,12 +11,12 @@
 // bulk copy of 16 KiB.
 //
 // FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 512 clocks of an SM's tensor cores (790 TFLOP/s seen on an H200) and 32 KiB from the
-// L2. Registers (NVRTC 12.9): 152 to 162 of 168 at 384 threads, no spills, with and without tails. Not run on a device yet: WideBf16 is the
-// default and the judge of this one. Results differ from its only by the order of sums.
+// L2. Registers (NVRTC 12.9): 152 to 162 of 168 at 384 threads, no spills, with and without tails. Not run on a device yet: where the engine
+// loads a model it compares and times this one against WideBf16 (src/engine/cuda/choice.rs). Results differ only by the order of sums.
 #pragma once
 #include "hopper.cuh"
 #include "wide.cuh"
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(EMU)
 
 template <class X, class END, bool CANDIDATES, int STAGES, int K, int N, int64_t WEIGHTS>
 struct WideHopper {
@@ -77,7 +77,8 @@ struct WideHopper {
     // Multipliers: 64 rows of a strip.
     DEV static void multiply(const Block& b, const Ring& ring, int column_strip, uint32_t& turn) {
         const int group = (int)warp() / 4 - 1;
-        float sums[64];
+        float sums[64] = {};
+        hold(sums);
         for (int piece = 0; piece < PIECES; piece++, turn++) {
             barrier_wait(ring.full + turn % STAGES, Ring::parity(turn));
             const uint8_t* x = ring.at(turn) + group * (64 * 16);
@@ -87,16 +88,18 @@ struct WideHopper {
             for (int step = 0; step < PIECE / 16; step++) {
                 const uint64_t rows = unswizzled(x + step * 2 * ALONG_K, ALONG_K, 128);
                 const uint64_t columns = unswizzled(w + step * 2 * (BN * 16), BN * 16, 128);
-                wgmma(sums, rows, columns, piece > 0 || step > 0 ? 1 : 0);
+                wgmma(sums, rows, columns, 1);
             }
             products_commit();
             // One piece's products are under way while the next one's are asked for.
             products_wait<1>();
+            hold(sums);
             if (piece > 0 && lane() == 0) {
                 barrier_arrive(ring.empty + (turn - 1) % STAGES);
             }
         }
         products_wait<0>();
+        hold(sums);
         if (lane() == 0) {
             barrier_arrive(ring.empty + (turn - 1) % STAGES);
         }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
+use gavel::engine::EngineError;
 use gavel::engine::cpu::Hoist;
 use gavel::engine::cuda::compile::{Arch, Cubins};
-use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, Target, works};
+use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, Target, Trial, works};
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
@@ -54,14 +55,13 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
 }
 
 fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began: Instant, report: &mut Report) -> Result<(), String> {
-    let failed = |error: gavel::engine::EngineError| error.to_string();
+    let failed = |error: EngineError| error.to_string();
     let device = Device::open(DeviceOptions::default()).map_err(|error| error.to_string())?;
     let arch = Arch::of_device(rig.gpu.capability.0, rig.gpu.capability.1).map_err(|error| error.to_string())?;
-    let shared_limit = arch.shared_bytes_max();
     let model = case.model(fitting(rig, case)?)?;
     let bytes: usize = model.weights.tables.iter().map(|table| table.bytes()).sum();
-    let program = case.program(&model, shared_limit)?;
-    let target = case.target(shared_limit);
+    let program = case.program(&model, arch)?;
+    let target = case.target(arch);
     // Short batches may take one launch.
     let plans = [works(&model, &target), works(&model, &Target { hoist: Hoist::Nothing, ..target })];
     let plans = plans.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -76,6 +76,7 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
             "local bytes": kernel.local_bytes, "shared bytes": kernel.shared_bytes,
         }));
     }
+    choose(rig, case, &loaded, report).map_err(failed)?;
     let batches: Vec<usize> = match arguments.rows {
         Some(rows) => vec![rows],
         None => BATCHES.into_iter().filter(|rows| rig.measuring || *rows <= 16).collect(),
@@ -86,6 +87,21 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
             break;
         }
         batch(rig, case, &loaded, &plans, peaks, rows, report)?;
+    }
+    Ok(())
+}
+
+/// How wide layers are computed: all ways, so that NVIDIA's library measures ours. Small runs take the kernels by mma.sync,
+/// and so does every run where the server's setting says so: a kernel that breaks the device leaves no figures at all.
+fn choose(rig: &Rig, case: Case, loaded: &Loaded, report: &mut Report) -> Result<(), EngineError> {
+    let by_mma = std::env::var("GAVEL_CUDA_WIDE_LAYERS").is_ok_and(|ways| ways == "mma");
+    if !rig.measuring || by_mma {
+        return Ok(());
+    }
+    loaded.choose_wide_layers(&Trial::default())?;
+    for choice in loaded.wide_layers() {
+        println!("    {choice}");
+        report.row(json!({ "case": case.name(), "wide layer": choice }));
     }
     Ok(())
 }

@@ -78,7 +78,7 @@ fn compile(arguments: &Arguments) -> Result<(), String> {
     let rows_cap = if arguments.measuring { u32::MAX } else { shapes::BRIEF_ROWS };
     for case in shapes::CASES {
         let model = case.model(rows_cap)?;
-        let program = case.program(&model, arch.shared_bytes_max())?;
+        let program = case.program(&model, arch)?;
         let cubin = cubins.find_or_compile(&program, arch, &Default::default()).map_err(|error| error.to_string())?;
         println!("{} for {arch}: {} bytes", case.name(), cubin.code.len());
         for kernel in cubin.kernels.iter().filter(|kernel| kernel.spills()) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gavel::engine::cuda::compile::Arch;
 use gavel::engine::cuda::driver::{Context, DeviceMemory};
 use gavel::engine::cuda::{Numbers, Program, Target};
 use gavel::model::{FeatureKind, LoadOptions, Model, TableArena, TableDType, load};
@@ -65,13 +66,13 @@ impl Case {
         Ok(Arc::new(model))
     }
 
-    /// The kernels for blocks with so much shared memory.
-    pub fn program(&self, model: &Arc<Model>, shared_limit: usize) -> Result<Program, String> {
-        Program::new(model, &self.target(shared_limit)).map_err(|error| error.to_string())
+    /// The kernels for devices of an architecture.
+    pub fn program(&self, model: &Arc<Model>, arch: Arch) -> Result<Program, String> {
+        Program::new(model, &self.target(arch)).map_err(|error| error.to_string())
     }
 
-    pub fn target(&self, shared_limit: usize) -> Target {
-        Target::new(shared_limit, self.numbers)
+    pub fn target(&self, arch: Arch) -> Target {
+        Target::of(arch, self.numbers)
     }
 }
 

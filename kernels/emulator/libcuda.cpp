@@ -96,6 +96,41 @@ API emu_held() {
     return (int)(device.device_memory.size() + device.host_memory.size() + device.registered.size() + device.streams.size()) + device.objects;
 }
 
+// For the stand-in of a library: an operation of a stream, or of the graph that it captures. `run` gives a code; `drop` frees what it is given.
+API emu_enqueue(void* handle, int (*run)(void*), void* data, void (*drop)(void*)) {
+    std::shared_ptr<void> kept(data, drop);
+    if (int refused = enter("cublasLtMatmul", true)) {
+        return refused;
+    }
+    Device& device = Device::get();
+    std::unique_lock<std::mutex> lock(device.mutex);
+    Stream* stream = device.stream(handle);
+    if (!stream) {
+        return INVALID_HANDLE;
+    }
+    Operation operation = {nullptr, [kept, run] { return run(kept.get()); }};
+    if (stream->capture) {
+        stream->capture->nodes.push_back(std::move(operation));
+    } else {
+        device.push(stream, std::move(operation));
+    }
+    return SUCCESS;
+}
+
+// The code that is planned for this call of `name`.
+API emu_planned(const char* name) {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return device.planned(name);
+}
+
+// Whether a kernel may touch the memory.
+API emu_touchable(const void* memory, size_t bytes) {
+    Device& device = Device::get();
+    std::lock_guard<std::mutex> lock(device.mutex);
+    return device.holds(memory, bytes);
+}
+
 // Copies the text of the last fault of a kernel; returns its length.
 API emu_fault(char* text, int bytes) {
     Device& device = Device::get();

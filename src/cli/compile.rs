@@ -104,7 +104,7 @@ fn one(
     (arch, numbers): (Arch, Numbers),
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let program = Program::new(model, &Target::new(arch.shared_bytes_max(), numbers)).map_err(Failure::new)?;
+    let program = Program::new(model, &Target::of(arch, numbers)).map_err(Failure::new)?;
     if args.source {
         super::print(&program.source)?;
     }
@@ -118,7 +118,7 @@ fn one(
 impl Report {
     fn add(&mut self, program: &Program, arch: Arch, numbers: Numbers, compiled: &Compiled, file: &Path) -> Result<(), Failure> {
         let precision = precision_name(numbers);
-        let launches: Vec<_> = program.variants.iter().flat_map(|variant| &variant.launches).collect();
+        let launches: Vec<_> = program.kernels().collect();
         for kernel in &compiled.kernels {
             let launch = launches.iter().find(|launch| launch.kernel == kernel.function);
             let of_launch =

@@ -62,6 +62,16 @@ choices! {
 }
 
 choices! {
+    /// How wide layers in bf16 are computed on a GPU.
+    WideLayersChoice {
+        /// In the fastest way that agrees with mma.sync, measured when a model is loaded.
+        Measure = "measure",
+        /// By mma.sync.
+        Mma = "mma",
+    }
+}
+
+choices! {
     /// What the sockets run on, as asked for.
     IoChoice {
         /// io_uring, or epoll where the kernel or the container refuses it.

@@ -15,7 +15,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use address::Address;
-pub use choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards};
+pub use choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards, WideLayersChoice};
 pub use layers::{Origin, Problem};
 pub use reference::{reference, show};
 pub use settings::{Config, Cuda, Effective, General, Limits, Log, Setting, Timeouts, settings};

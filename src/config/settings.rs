@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards, WideLayersChoice};
 use super::layers::{Layers, Origin, Problem};
 use super::value::{Value, check_range};
 
@@ -182,6 +182,9 @@ settings! {
         copy_from_bytes: usize = 262_144, in 0..=1_073_741_824;
             "Candidates' inputs of a batch from this size on are copied to the GPU before its kernels run; smaller ones are read over the bus by the kernels."
             "A copy costs microseconds to begin and then uses the bus better. To be measured on hardware."
+        wide_layers: WideLayersChoice = WideLayersChoice::Measure;
+            "How wide layers are computed in `bf16`: `measure` (in the fastest way that agrees with our kernel by `mma.sync`, found out when a model is loaded), or `mma` (by that kernel alone)."
+            "A trial takes milliseconds a layer, and the log says what it found. `mma` where a kernel on trial breaks the GPU, or loading must launch nothing new."
         nvrtc: Place = Place::Auto;
             "The kernels' compiler: `libnvrtc.so.12`, or the folder that holds it. `auto`: wherever the loader and CUDA's installers have it; `GAVEL_NVRTC` then still counts."
             "Asked only for what neither the bundle nor `kernel_cache` holds; `docs/operations.md` says where to get it, and how to do without."

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::address::Address;
-use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards};
+use super::choice::{EngineChoice, IoChoice, LogFormat, LogLevel, PinChoice, Place, PrecisionChoice, Shards, WideLayersChoice};
 
 /// A value as it was given, not yet of any type.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,7 +119,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(EngineChoice, PrecisionChoice, IoChoice, PinChoice, LogFormat, LogLevel);
+named!(EngineChoice, PrecisionChoice, WideLayersChoice, IoChoice, PinChoice, LogFormat, LogLevel);
 
 impl Value for Shards {
     fn read(raw: &Raw) -> Result<Shards, String> {

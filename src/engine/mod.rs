@@ -226,6 +226,8 @@ pub struct PrepareOptions {
     pub device: Option<Arc<cuda::Device>>,
     /// Where it finds compiled kernels, and keeps those that it compiles; nowhere unless told.
     pub cubins: cuda::compile::Cubins,
+    /// How its wide layers in bf16 are computed.
+    pub wide_layers: cuda::WideLayers,
 }
 
 /// [`prepare_with`] the defaults: everything in f32.
@@ -248,6 +250,9 @@ pub fn prepare_with(kind: EngineKind, model: &Arc<Model>, options: &PrepareOptio
                 None => cuda::Device::open(cuda::DeviceOptions::default())?,
             };
             let loaded = Arc::new(cuda::prepare(model, &device, numbers, &options.cubins)?);
+            if options.wide_layers == cuda::WideLayers::Measured {
+                loaded.choose_wide_layers(&cuda::Trial::default())?;
+            }
             if numbers == cuda::Numbers::Bf16 {
                 loaded.measure_precision(options.precision.limits)?;
             }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Config, Cuda as CudaSettings, EngineChoice, PrecisionChoice, Shards};
+use crate::config::{Config, Cuda as CudaSettings, EngineChoice, PrecisionChoice, Shards, WideLayersChoice};
 use crate::engine::cpu::PrecisionOptions;
 use crate::engine::cuda::compile::{Arch, Cubins, Nvrtc, default_cache};
-use crate::engine::cuda::{Device, DeviceOptions};
+use crate::engine::cuda::{Device, DeviceOptions, WideLayers};
 use crate::engine::precision::{Precision, ShiftLimits};
 use crate::engine::{EngineKind, PrepareOptions};
 use crate::server::placement::{Cpus, Placement};
@@ -39,7 +39,11 @@ impl Plan {
         let general = &config.general;
         let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), config.cuda.nvrtc.path(), &mut notes)?;
         let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
-        let prepare = PrepareOptions { cubins: cubins(&config.cuda), ..prepare_options(&engine, general.precision, limits)? };
+        let prepare = PrepareOptions {
+            cubins: cubins(&config.cuda),
+            wide_layers: wide_layers(&config.cuda),
+            ..prepare_options(&engine, general.precision, limits)?
+        };
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
         notes.push((io.warn, io.message));
         let cpus = Cpus::detect().map_err(|error| Unfit(format!("the process's CPU affinity cannot be read: {error}")))?;
@@ -75,6 +79,14 @@ pub fn device_options(settings: &CudaSettings) -> DeviceOptions {
         in_flight_per_shard: settings.in_flight_per_shard,
         in_flight_per_device: settings.in_flight_per_device,
         copy_from_bytes: settings.copy_from_bytes,
+    }
+}
+
+/// How the CUDA engine computes wide layers, as configured.
+pub fn wide_layers(settings: &CudaSettings) -> WideLayers {
+    match settings.wide_layers {
+        WideLayersChoice::Measure => WideLayers::Measured,
+        WideLayersChoice::Mma => WideLayers::ByMma,
     }
 }
 
@@ -176,6 +188,7 @@ pub fn prepare_options(engine: &ChosenEngine, choice: PrecisionChoice, limits: S
         precision: PrecisionOptions { precision, limits, even_small: false },
         device: engine.device.clone(),
         cubins: cubins(&CudaSettings::default()),
+        wide_layers: WideLayers::default(),
     })
 }
 

@@ -198,7 +198,14 @@ fn model() -> Arc<Model> {
 const BIAS: f32 = 5.0;
 
 pub fn program(ids: Ids, gate: &'static AtomicU32) -> Program {
-    let launch = |kernel: &str, over, scratch_bytes| Launch { kernel: kernel.into(), over, threads: 32, shared_bytes: 0, scratch_bytes };
+    let launch = |kernel: &str, over, scratch_bytes| Launch {
+        kernel: kernel.into(),
+        over,
+        threads: 32,
+        shared_bytes: 0,
+        scratch_bytes,
+        layer: None,
+    };
     let launches = |tile: usize| {
         vec![
             launch("contexts", Over::Contexts { tile: 32 }, 0),
@@ -217,6 +224,7 @@ pub fn program(ids: Ids, gate: &'static AtomicU32) -> Program {
         source: SOURCE.replace("@STRIDE@", if ids == Ids::Two { "2" } else { "0" }),
         variants: vec![Variant { rows_from: 0, launches: launches(32) }, Variant { rows_from: 65, launches: launches(64) }],
         weights,
+        product_weights: vec![],
         tables: vec![DeviceTable::new(TableId(0), model().weights.table(TableId(0)))],
         needs: Needs { kept_bytes: 4, work_bytes: 4 },
         layers: vec![],

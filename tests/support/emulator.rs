@@ -67,6 +67,9 @@ pub fn build(options: &[&str]) -> Result<PathBuf, String> {
     if output.status.success() { Ok(folder) } else { panic!("the emulator does not build:\n{}", String::from_utf8_lossy(&output.stderr)) }
 }
 
+/// Names a library that is not to be found.
+pub const WITHOUT: &str = "EMU_WITHOUT";
+
 /// The address sanitizer's runtime, for `LD_PRELOAD`.
 pub fn sanitizer() -> Result<PathBuf, String> {
     let output = Command::new("g++").arg("-print-file-name=libasan.so").output().map_err(|error| format!("g++: {error}"))?;
@@ -87,9 +90,11 @@ fn newest(folder: &Path) -> Result<SystemTime, String> {
     Ok(times.max().unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
-/// Loads both libraries by path; later loads by name find them, since they bear the names that cudarc tries first.
+/// Loads the libraries by path; later loads by name find them, since they bear the names that cudarc tries first.
 fn preload(folder: &Path) -> Result<(), String> {
-    for library in ["libcuda.so.1", "libnvrtc.so.12"] {
+    let libraries = ["libcuda.so.1", "libnvrtc.so.12", "libcublasLt.so.12"];
+    let without = std::env::var(WITHOUT).unwrap_or_default();
+    for library in libraries.into_iter().filter(|library| *library != without) {
         let path = CString::new(folder.join(library).into_os_string().into_encoded_bytes()).map_err(|error| error.to_string())?;
         // SAFETY: a library that this project builds; its initialisers only fill tables.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };

@@ -72,6 +72,11 @@ if [ -n "$emulator" ]; then
 else
     export LD_LIBRARY_PATH=$work/nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$work/nvrtc
 fi
+# cuBLASLt is no part of the pack, being as large as ten of it; the machine's own is a yardstick where there is one, under the name that is asked for.
+if [ -z "$emulator" ]; then
+    blas=$(timeout 20 find /usr/local /usr/lib /opt "$HOME" -name 'libcublasLt.so.1[23]' -print -quit 2>/dev/null)
+    if [ -n "$blas" ]; then ln -s "$blas" "$work/nvrtc/libcublasLt.so.12"; fi
+fi
 # Tests and benches take the machine's driver, not an emulator of their own.
 real=(env GAVEL_CUDA=real)
 gpu=("${real[@]}" "$bin/gpu")
@@ -140,6 +145,13 @@ run_tests() { # EXECUTABLE FILTER..
 }
 export -f run_tests
 export TESTS_AT_ONCE=4
+
+# Before anything else is launched of them: kernels of warpgroups against those of warps.
+if [ -z "$emulator" ]; then
+    step twins 60 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$bin/test-lib" engine::cuda::tests::wide_layers
+    # A kernel that is wrong may break the device for the whole process: nothing that takes figures tries it then.
+    grep -q "^twins$(printf '\t')ok" "$steps" || export GAVEL_CUDA_WIDE_LAYERS=mma
+fi
 
 # Names of tests that are worth their time on a small run, and under tools that slow them down.
 few=every_size_is_scored

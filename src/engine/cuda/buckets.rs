@@ -1,7 +1,8 @@
 //! Numbers of candidates that graphs are recorded for, and the grids of their kernels.
 
-use super::driver::Grid;
-use super::loaded::Loaded;
+use super::calls::Call;
+use super::driver::{DriverError, Grid};
+use super::loaded::{Loaded, Taken};
 use super::program::{Launch, Over, Variant};
 use crate::batch::SlotLimits;
 
@@ -21,25 +22,44 @@ pub struct Shape<'p> {
     pub rows: usize,
     /// Its kernels.
     pub variant: &'p Variant,
-    /// Of each launch.
-    pub grids: Vec<Grid>,
+    /// For each of its launches.
+    pub calls: Vec<Call>,
     /// The most of any launch.
     pub scratch_bytes: usize,
+    /// The most of any product.
+    pub workspace_bytes: usize,
 }
 
 /// The launches for up to `rows` candidates.
-pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Shape<'_> {
+pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Result<Shape<'_>, DriverError> {
     let variant = loaded.program().variant(rows);
     // A request seldom has no candidate that is eligible; if many have none, blocks take several tiles.
     let contexts = limits.contexts.min(rows);
-    let grids: Vec<Grid> = variant.launches.iter().map(|launch| grid(launch, rows, contexts, loaded.kernel(launch).blocks_max)).collect();
-    let scratch = |(launch, grid): (&Launch, &Grid)| launch.scratch_bytes * grid.blocks as usize * grid.columns as usize;
-    let scratch_bytes = variant.launches.iter().zip(&grids).map(scratch).max().unwrap_or(0);
-    Shape { rows, variant, grids, scratch_bytes }
+    let mut scratch_bytes = 0;
+    let mut calls = Vec::with_capacity(variant.launches.len());
+    for launch in &variant.launches {
+        calls.push(match loaded.taken(launch) {
+            Taken::Kernel(launch) => {
+                let kernel = loaded.kernel(launch);
+                let grid = grid(launch, rows, contexts, kernel.blocks_max);
+                scratch_bytes = scratch_bytes.max(launch.scratch_bytes * grid.blocks as usize * grid.columns as usize);
+                Call::Kernel { name: launch.kernel.clone(), function: kernel.function.clone(), grid }
+            }
+            // A product has no blocks that could take several tiles: it is for all contexts that there may be.
+            Taken::Product { product, matmul, per_candidate } => Call::Product {
+                instead_of: launch.kernel.clone(),
+                matmul: matmul.for_rows(if per_candidate { rows } else { limits.contexts })?,
+                x: product.x,
+                out: product.out,
+            },
+        });
+    }
+    let workspace_bytes = calls.iter().map(Call::workspace_bytes).max().unwrap_or(0);
+    Ok(Shape { rows, variant, calls, scratch_bytes, workspace_bytes })
 }
 
 /// Blocks for so many rows; of a kernel with scratch memory, no more than run at once.
-fn grid(launch: &Launch, rows: usize, contexts: usize, blocks_max: Option<usize>) -> Grid {
+pub fn grid(launch: &Launch, rows: usize, contexts: usize, blocks_max: Option<usize>) -> Grid {
     let (tiles, columns) = match launch.over {
         Over::Contexts { tile } => (contexts.div_ceil(tile.max(1)), 1),
         Over::Candidates { tile } => (rows.div_ceil(tile.max(1)), 1),
@@ -81,7 +101,8 @@ mod tests {
 
     #[test]
     fn grids_cover_the_rows_or_the_device() {
-        let launch = |over, scratch_bytes| Launch { kernel: String::new(), over, threads: 128, shared_bytes: 64, scratch_bytes };
+        let launch =
+            |over, scratch_bytes| Launch { kernel: String::new(), over, threads: 128, shared_bytes: 64, scratch_bytes, layer: None };
         let tiles = Over::Candidates { tile: 16 };
         let cases = [
             (launch(tiles, 0), 100, 5, None, (7, 1)),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Once, OnceLock};
 
-use super::driver::{Context, DriverError, Gpu, GpuUnavailable, open};
+use super::driver::{Blas, Context, DriverError, Gpu, GpuUnavailable, open};
 use super::permits::Permits;
 use crate::engine::EngineError;
 
@@ -33,6 +33,7 @@ pub struct Device {
     context: Arc<Context>,
     permits: Permits,
     fault: OnceLock<String>,
+    blas: OnceLock<Option<Arc<Blas>>>,
     unknown_ids: Once,
 }
 
@@ -41,7 +42,8 @@ impl Device {
     pub fn open(options: DeviceOptions) -> Result<Arc<Device>, GpuUnavailable> {
         let (gpu, context) = open(options.ordinal)?;
         let permits = Permits::new(options.in_flight_per_device.max(1));
-        Ok(Arc::new(Device { gpu, options, context, permits, fault: OnceLock::new(), unknown_ids: Once::new() }))
+        let (fault, unknown_ids, blas) = (OnceLock::new(), Once::new(), OnceLock::new());
+        Ok(Arc::new(Device { gpu, options, context, permits, fault, unknown_ids, blas }))
     }
 
     /// What it is.
@@ -71,6 +73,26 @@ impl Device {
 
     pub(super) fn permits(&self) -> &Permits {
         &self.permits
+    }
+
+    /// cuBLASLt, if this build knows it and it is installed. The first to ask has it opened, and said if there is none.
+    pub(super) fn blas(&self) -> Option<&Arc<Blas>> {
+        let opened = self.blas.get_or_init(|| {
+            if !cfg!(feature = "cublaslt") {
+                return None;
+            }
+            match Blas::open(&self.context) {
+                Ok(blas) => {
+                    tracing::info!(version = blas.version(), "cuBLASLt is offered for wide layers");
+                    Some(blas)
+                }
+                Err(reason) => {
+                    tracing::warn!("cuBLASLt is not offered for wide layers: {reason}");
+                    None
+                }
+            }
+        });
+        opened.as_ref()
     }
 
     /// Remembers the first failure, and logs it.

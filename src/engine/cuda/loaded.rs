@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use super::DevicePointer;
 use super::buckets::buckets;
+use super::choice::{Chosen, LayerChoice, Trial};
 use super::device::Device;
-use super::driver::{Context, DeviceMemory, DriverError, Function, Module};
+use super::driver::{Context, DeviceMemory, DriverError, Function, Matmul, Module};
 use super::image::Image;
 use super::inputs::copied_bytes;
-use super::program::{DeviceTable, Launch, Program};
+use super::program::{DeviceTable, Launch, Product, Program, Way};
 use crate::batch::SlotLimits;
 use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
 use crate::engine::selftest::score_rows;
@@ -26,6 +27,8 @@ pub struct Loaded {
     /// Held for their memory.
     _tables: Vec<DeviceMemory>,
     table_addresses: DeviceMemory,
+    /// How wide layers are computed, once that was measured; until then by the kernels that judge the others.
+    chosen: OnceLock<Chosen>,
     /// How far reduced precision moves answers, once it was measured.
     precision: OnceLock<PrecisionReport>,
 }
@@ -37,6 +40,22 @@ pub(super) struct Kernel {
     /// Blocks that the device runs at once; `None` if the kernel has no scratch memory and nobody needs to know.
     pub(super) blocks_max: Option<usize>,
     facts: KernelFacts,
+}
+
+/// What computes one of the program's launches.
+#[derive(Debug)]
+pub(super) enum Taken<'l> {
+    /// The launch itself, or another kernel in its place.
+    Kernel(&'l Launch),
+    /// A product of a library.
+    Product {
+        /// What the program says of it.
+        product: &'l Product,
+        /// For some number of rows.
+        matmul: &'l Matmul,
+        /// Whether rows are candidates; else contexts.
+        per_candidate: bool,
+    },
 }
 
 /// What the compiler made of a kernel.
@@ -101,7 +120,46 @@ impl Loaded {
         let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
         let table_addresses =
             DeviceMemory::copy_of(context, bytemuck::cast_slice(&addresses)).map_err(device.error("addresses of tables"))?;
-        Ok(Loaded { device: Arc::clone(device), program, kernels, weights, _tables: tables, table_addresses, precision: OnceLock::new() })
+        Ok(Loaded {
+            device: Arc::clone(device),
+            program,
+            kernels,
+            weights,
+            _tables: tables,
+            table_addresses,
+            chosen: OnceLock::new(),
+            precision: OnceLock::new(),
+        })
+    }
+
+    /// Compares and times the ways to compute each wide layer, and takes the fastest that agrees with the kernel by mma.sync. Once, before slots are
+    /// made; programs without such layers take no time. Errors: memory; a kernel that breaks the device, which is then lost to this process.
+    pub fn choose_wide_layers(&self, trial: &Trial) -> Result<(), EngineError> {
+        let chosen = Chosen::new(self, trial)?;
+        // A second measurement is for nothing: slots were made by the first.
+        let _ = self.chosen.set(chosen);
+        Ok(())
+    }
+
+    /// What was found out about wide layers; nothing before that, and where there is one way for each.
+    pub fn wide_layers(&self) -> &[LayerChoice] {
+        self.chosen.get().map_or(&[], |chosen| &chosen.layers)
+    }
+
+    /// What computes a launch of the program.
+    pub(super) fn taken<'l>(&'l self, launch: &'l Launch) -> Taken<'l> {
+        let layer = launch.layer.as_deref();
+        let Some((layer, choice)) = layer.zip(self.chosen.get().and_then(|chosen| chosen.of(&launch.kernel))) else {
+            return Taken::Kernel(launch);
+        };
+        match choice.way.map(|way| &layer.ways[way]) {
+            Some(Way::Kernel(launch)) => Taken::Kernel(launch),
+            Some(Way::Product(product)) => match &choice.matmul {
+                Some(matmul) => Taken::Product { product, matmul, per_candidate: layer.per_candidate },
+                None => Taken::Kernel(launch),
+            },
+            None => Taken::Kernel(launch),
+        }
     }
 
     /// Measures on the selftest's rows how far bf16 moves answers; done once, before anything is served.
@@ -255,7 +313,7 @@ impl Kernel {
 
 fn launches_by_kernel(program: &Program) -> HashMap<&str, Vec<&Launch>> {
     let mut kernels: HashMap<&str, Vec<&Launch>> = HashMap::new();
-    for launch in program.variants.iter().flat_map(|variant| &variant.launches) {
+    for launch in program.kernels() {
         kernels.entry(&launch.kernel).or_default().push(launch);
     }
     kernels

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)] // calls of the driver, memory shared with a device
 
 mod buckets;
+mod calls;
+mod choice;
 pub mod compile;
 mod device;
 pub mod driver;
@@ -22,6 +24,7 @@ mod slot;
 #[cfg(test)]
 pub(in crate::engine) mod tests;
 
+pub use choice::{LayerChoice, Trial, WayFound, WideLayers};
 pub use device::{Device, DeviceOptions};
 pub use driver::{DriverError, Gpu, GpuUnavailable, probe};
 pub use engine::CudaEngine;
@@ -31,4 +34,4 @@ pub use job::{DevicePointer, Header, InputRows, Job};
 pub use loaded::{KernelFacts, Loaded};
 pub use measure::{Batches, LaunchShape};
 pub use prepare::{load, prepare};
-pub use program::{DeviceTable, Launch, Needs, Over, Program, Variant};
+pub use program::{DeviceTable, Launch, Needs, Over, Product, Program, RowsAt, RowsMemory, Variant, Way, WideLayer};

@@ -12,7 +12,7 @@ use crate::model::Model;
 
 /// Generates a model's kernels for `device`, finds or makes their code and uploads weights. Start-up and reload only; once per process.
 pub fn prepare(model: &Arc<Model>, device: &Arc<Device>, numbers: Numbers, cubins: &Cubins) -> Result<Loaded, EngineError> {
-    load(device, Program::new(model, &Target::new(arch(device)?.shared_bytes_max(), numbers))?, cubins)
+    load(device, Program::new(model, &Target::of(arch(device)?, numbers))?, cubins)
 }
 
 /// Finds or makes a program's code for `device`, and loads it there.

@@ -18,6 +18,8 @@ pub struct Program {
     pub variants: Vec<Variant>,
     /// Packed weights and constants: uploaded once per device, on a boundary of 256 bytes.
     pub weights: Vec<u8>,
+    /// The same for alternatives that are no kernels ([`Way::Product`]): apart, so that kernels compiled without them are the same.
+    pub product_weights: Vec<u8>,
     /// Tables, in the order of `Job::tables`: uploaded once per device, each on a boundary of 256 bytes.
     pub tables: Vec<DeviceTable>,
     /// Device memory of a slot.
@@ -67,7 +69,7 @@ impl DeviceTable {
 }
 
 /// The launches of batches from some size on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// Candidates of the smallest batch that this one is for.
     pub rows_from: usize,
@@ -76,7 +78,7 @@ pub struct Variant {
 }
 
 /// One kernel of the source and the shape of its grid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// Its name in the compiled module.
     pub kernel: String,
@@ -88,6 +90,110 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// Device memory that each block keeps while it runs, in bytes. A kernel with scratch gets at most as many blocks as the device runs at once.
     pub scratch_bytes: usize,
+    /// The layer that it is, where there are other ways to compute it; the kernel itself is the judge of those.
+    pub layer: Option<Box<WideLayer>>,
+}
+
+/// A dense layer over the whole batch that can be computed in several ways: one is chosen on the device, when it is loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WideLayer {
+    /// Its name in the plan.
+    pub name: String,
+    /// Inputs.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Whether its rows are candidates; else contexts.
+    pub per_candidate: bool,
+    /// Whether its kernels compute more than the layer: what they leave is not the layer's result alone.
+    pub has_tail: bool,
+    /// What its kernels leave in memory: rows of `n` columns each.
+    pub outs: Vec<RowsAt>,
+    /// The Euclidean length of each column of the weights: how large rounded sums can get.
+    pub lengths: Vec<f32>,
+    /// All ways but the launch itself.
+    pub ways: Vec<Way>,
+}
+
+/// Another way to compute a wide layer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Way {
+    /// By another kernel of the source.
+    Kernel(Launch),
+    /// By a library for products of matrices: cuBLASLt, in builds with the feature `cublaslt`.
+    Product(Product),
+}
+
+/// OUT[rows][n] = activation(X[rows][k] · W[n][k]ᵀ + bias), inputs in bf16, sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Inputs.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// bf16, on a boundary of 16 bytes, rows as well.
+    pub x: RowsAt,
+    /// f32 or bf16.
+    pub out: RowsAt,
+    /// bf16 `[n][weights_stride]`, from this byte of [`Program::product_weights`] on.
+    pub weights: usize,
+    /// Elements from column to column of the weights: a multiple of 8.
+    pub weights_stride: usize,
+    /// `[n]` in the type of the result, from this byte on.
+    pub bias: usize,
+    /// Whether results below 0 become 0.
+    pub relu: bool,
+}
+
+/// Rows of a value between kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowsAt {
+    /// Which memory.
+    pub memory: RowsMemory,
+    /// Elements from row to row.
+    pub stride: usize,
+    /// Whether elements are bf16, else f32.
+    pub is_bf16: bool,
+}
+
+/// Memory of a slot that holds rows, with the place of the first element of the first row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsMemory {
+    /// Work memory: `offset` bytes for each row that there is room for, and `first` more.
+    Work {
+        /// Of the value.
+        offset: usize,
+        /// Within the row.
+        first: usize,
+    },
+    /// Kept memory.
+    Kept {
+        /// Bytes from its beginning.
+        offset: usize,
+    },
+}
+
+impl Launch {
+    /// The launch and all that could be in its place.
+    pub fn kernels(&self) -> impl Iterator<Item = &Launch> {
+        let ways = self.layer.iter().flat_map(|layer| &layer.ways);
+        std::iter::once(self).chain(ways.filter_map(|way| if let Way::Kernel(launch) = way { Some(launch) } else { None }))
+    }
+}
+
+impl RowsAt {
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        if self.is_bf16 { 2 } else { 4 }
+    }
+
+    /// Where the first row begins in its memory, which has room for `work_rows` rows.
+    pub fn first_byte(&self, work_rows: usize) -> usize {
+        match self.memory {
+            RowsMemory::Work { offset, first } => offset * work_rows + first,
+            RowsMemory::Kept { offset } => offset,
+        }
+    }
 }
 
 /// How many blocks a launch is worth.
@@ -128,6 +234,11 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
+    /// The launches of every variant, and all that could be in their place.
+    pub fn kernels(&self) -> impl Iterator<Item = &Launch> {
+        self.variants.iter().flat_map(|variant| &variant.launches).flat_map(Launch::kernels)
+    }
+
     /// The launches for a batch of so many candidates.
     pub fn variant(&self, rows: usize) -> &Variant {
         let after = self.variants.partition_point(|variant| variant.rows_from <= rows);

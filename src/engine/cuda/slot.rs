@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, ptr};
 
 use super::buckets::{Shape, buckets, shape};
-use super::driver::{DeviceMemory, DriverError, Graph, Grid, RegisteredMemory, Stream};
+use super::calls::Call;
+use super::driver::{DeviceMemory, DriverError, Graph, RegisteredMemory, Stream};
 use super::inputs::{Copy, Inputs, Placed, copied_bytes};
 use super::job::{DevicePointer, Header, Job};
 use super::loaded::Loaded;
 use super::measure::LaunchShape;
-use super::program::Launch;
 use crate::batch::{Arena, Piece, Slot, SlotLimits};
 use crate::engine::EngineError;
 use crate::engine::slots::no_memory;
@@ -45,7 +45,8 @@ struct Bucket {
 struct Parts {
     copied: Vec<Placed>,
     job: Job,
-    grids: Vec<Grid>,
+    calls: Vec<Call>,
+    workspace: DevicePointer,
 }
 
 impl CudaSlot {
@@ -84,7 +85,8 @@ impl CudaSlot {
         let inputs_at = registered.address() + memory.offset() as u64;
         let slot = Slot::within(memory, Arc::clone(&program.layout), limits);
         let memory = slot.memory();
-        let shapes: Vec<Shape> = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits)).collect();
+        let shapes = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits));
+        let shapes = shapes.collect::<Result<Vec<Shape>, DriverError>>().map_err(failed("products for its rows"))?;
 
         let mut device_memory = Vec::new();
         let mut take = |bytes: usize, what: &str| -> Result<DevicePointer, EngineError> {
@@ -110,6 +112,7 @@ impl CudaSlot {
             blocks_done: take(BLOCKS_DONE_BYTES, "a counter")?,
             done: control.address + DONE_AT as u64,
         };
+        let workspace = take(shapes.iter().map(|shape| shape.workspace_bytes).max().unwrap_or(0), "products of cuBLASLt")?;
         let copy_from = device.options().copy_from_bytes;
         let is_copied = |rows: usize| copied_bytes(&program.layout, rows) >= copy_from;
         let staging = match is_copied(limits.rows) {
@@ -127,9 +130,9 @@ impl CudaSlot {
             let copies = if is_copied(shape.rows) { mapped.copies(slot.map(), &program.layout, shape.rows) } else { vec![] };
             let inputs = mapped.staged(&copies, staging, &mapped.copies(slot.map(), &program.layout, limits.rows));
             let job = Job { candidates: inputs.candidates, row_context: inputs.row_context, ..job };
-            let graph = stream.capture(|stream| record(stream, loaded, shape, &job, &inputs, memory));
-            let parts = Parts { copied: inputs.copied, job, grids: shape.grids.clone() };
-            captured.push(Bucket { rows: shape.rows, graph: graph.map_err(failed("a graph"))?, parts });
+            let parts = Parts { copied: inputs.copied, job, calls: shape.calls.clone(), workspace };
+            let graph = stream.capture(|stream| parts.record(stream, memory)).map_err(failed("a graph"))?;
+            captured.push(Bucket { rows: shape.rows, graph, parts });
         }
         let mut made = CudaSlot {
             stream,
@@ -217,10 +220,9 @@ impl CudaSlot {
 
     /// Only one launch of the batch's, which ran as a whole before.
     pub fn launch_alone(&self, at: usize, stream: &Stream) -> Result<(), DriverError> {
-        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
-        let launch = &self.loaded.program().variant(*rows).launches[at];
+        let parts = &self.buckets[self.bucket(self.slot.rows())].parts;
         // SAFETY: as when the graph was recorded.
-        unsafe { stream.launch(&self.loaded.kernel(launch).function, parts.grids[at], &parts.job) }
+        unsafe { parts.calls[at].put(stream, &parts.job, parts.workspace) }
     }
 
     /// Only the copies of the batch's inputs, if there are any.
@@ -233,14 +235,8 @@ impl CudaSlot {
 
     /// The launches of the batch.
     pub fn launches(&self) -> Vec<LaunchShape> {
-        let Bucket { rows, parts, .. } = &self.buckets[self.bucket(self.slot.rows())];
-        let shape = |(launch, grid): (&Launch, &Grid)| LaunchShape {
-            kernel: launch.kernel.clone(),
-            blocks: grid.blocks as usize * grid.columns as usize,
-            threads: grid.threads as usize,
-            shared_bytes: grid.shared_bytes as usize,
-        };
-        self.loaded.program().variant(*rows).launches.iter().zip(&parts.grids).map(shape).collect()
+        let parts = &self.buckets[self.bucket(self.slot.rows())].parts;
+        parts.calls.iter().map(LaunchShape::of).collect()
     }
 
     /// What the batch runs in.
@@ -249,17 +245,19 @@ impl CudaSlot {
     }
 }
 
-fn record(stream: &Stream, loaded: &Loaded, shape: &Shape, job: &Job, inputs: &Inputs, memory: *const u8) -> Result<(), DriverError> {
-    for copy in &inputs.copied {
-        // SAFETY: both ranges belong to the slot that owns the graph. The source lies within the slot's memory; shards do not write there while the
-        // graph runs.
-        unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes)? };
+impl Parts {
+    fn record(&self, stream: &Stream, memory: *const u8) -> Result<(), DriverError> {
+        for copy in &self.copied {
+            // SAFETY: both ranges belong to the slot that owns the graph. The source lies within the slot's memory; shards do not write there while
+            // the graph runs.
+            unsafe { stream.copy(memory.add(copy.from), copy.to, copy.bytes)? };
+        }
+        for call in &self.calls {
+            // SAFETY: everything that the job points to, and the workspace, belongs to the slot that owns the graph, or to what is loaded.
+            unsafe { call.put(stream, &self.job, self.workspace)? };
+        }
+        Ok(())
     }
-    for (launch, grid) in shape.variant.launches.iter().zip(&shape.grids) {
-        // SAFETY: generated kernels take a `Job`; everything it points to belongs to the slot that owns the graph, or to what is loaded.
-        unsafe { stream.launch(&loaded.kernel(launch).function, *grid, job)? };
-    }
-    Ok(())
 }
 
 /// The header that the device reads and the word that it writes, on cache lines of their own.
@@ -304,4 +302,4 @@ const HEADER_AT: usize = 0;
 const DONE_AT: usize = 256;
 const BLOCKS_DONE_BYTES: usize = 256;
 /// So that each value between kernels begins on a boundary of 256 bytes, and whole tiles fit.
-const WORK_ROWS_ALIGN: usize = 256;
+pub const WORK_ROWS_ALIGN: usize = 256;

@@ -57,6 +57,11 @@ impl Arch {
         (self.number / 10, self.number % 10)
     }
 
+    /// Whether it has products of warpgroups (wgmma): those of 9.0 alone do.
+    pub fn has_warpgroups(self) -> bool {
+        self.number == 90 && self.specific
+    }
+
     /// Shared memory that a block may ask for at most, in bytes (CUDA C++ Programming Guide, "Technical Specifications per Compute
     /// Capability"): what a device of this architecture says of itself. One that is not in the guide's table: the least of all.
     pub fn shared_bytes_max(self) -> usize {

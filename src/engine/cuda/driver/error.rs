@@ -11,12 +11,24 @@ pub struct DriverError {
     /// The driver's name for it; `None` where it has none.
     name: Option<&'static str>,
     doing: &'static str,
+    /// Of cuBLASLt, where that is what failed.
+    status: Option<u32>,
 }
 
 impl DriverError {
     /// Whether memory was too little: less of it may do.
     pub fn is_out_of_memory(&self) -> bool {
         self.code == functions::OUT_OF_MEMORY
+    }
+
+    /// Whether a library refused, which breaks nothing, rather than the driver.
+    pub fn is_of_library(&self) -> bool {
+        self.status.is_some()
+    }
+
+    #[cfg(feature = "cublaslt")]
+    pub(super) fn of_library(status: u32, doing: &'static str) -> DriverError {
+        DriverError { code: functions::SUCCESS, name: None, doing, status: Some(status) }
     }
 
     /// Whether compiled code does not suit the driver or the device: code compiled by something else may.
@@ -32,9 +44,10 @@ impl DriverError {
 
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name {
-            Some(name) => write!(f, "{}: the driver answers {name}", self.doing),
-            None => write!(f, "{}: the driver answers code {}", self.doing, self.code),
+        match (self.status, self.name) {
+            (Some(status), _) => write!(f, "{}: cuBLASLt answers status {status}", self.doing),
+            (None, Some(name)) => write!(f, "{}: the driver answers {name}", self.doing),
+            (None, None) => write!(f, "{}: the driver answers code {}", self.doing, self.code),
         }
     }
 }
@@ -45,7 +58,7 @@ impl std::error::Error for DriverError {}
 pub(super) fn check(code: Code, doing: &'static str) -> Result<(), DriverError> {
     match code {
         functions::SUCCESS => Ok(()),
-        code => Err(DriverError { code, name: functions::name(code), doing }),
+        code => Err(DriverError { code, name: functions::name(code), doing, status: None }),
     }
 }
 

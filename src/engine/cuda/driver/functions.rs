@@ -80,6 +80,7 @@ functions! {
     cuMemHostUnregister(memory: *mut c_void);
     cuMemHostGetDevicePointer_v2(address: *mut CUdeviceptr, memory: *mut c_void, flags: c_uint);
     cuMemcpyHtoD_v2(to: CUdeviceptr, from: *const c_void, bytes: usize);
+    cuMemcpyDtoH_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize);
     cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
     cuMemsetD8_v2(to: CUdeviceptr, value: c_uchar, bytes: usize);
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);

@@ -60,6 +60,17 @@ impl DeviceMemory {
         settle("copying to the device")
     }
 
+    /// Reads the bytes from byte `at` on, which are within the memory. What writes them was waited for.
+    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<(), DriverError> {
+        assert!(at + to.len() <= self.bytes, "within the memory");
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: source and target have this length; the call returns when the target was written.
+        check(unsafe { functions::cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), self.address + at as u64, to.len()) }, "copying from the device")
+    }
+
     /// Where it lies; null if it is empty.
     pub fn address(&self) -> DevicePointer {
         self.address

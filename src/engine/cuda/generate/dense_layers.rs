@@ -8,8 +8,11 @@ use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::plan::origins::Piece;
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::engine::cpu::plan::weights::LayerMatrix;
+use crate::engine::cuda::program::{Product, RowsAt, RowsMemory, WideLayer};
 
 use super::emitter::Emitter;
+use super::place::Region;
+use super::traffic::is_in_place;
 
 /// What calls of the kernels of a layer have in common.
 pub(super) struct Layer {
@@ -22,7 +25,7 @@ pub(super) struct Layer {
 }
 
 /// A layer that is a kernel of its own (`kernels/wide.cuh`).
-pub struct WideLayer {
+pub struct WideKernel {
     /// All that the kernel does.
     pub run: String,
     /// Of a block.
@@ -33,8 +36,18 @@ pub struct WideLayer {
     pub columns: usize,
     /// Shared memory of a block.
     pub shared_bytes: u32,
-    /// Whether it computes more than the layer.
-    pub has_tail: bool,
+}
+
+/// A layer in all ways that there are for it.
+pub struct Wide {
+    /// By warps: always there, and the judge of the others.
+    pub kernel: WideKernel,
+    /// By warpgroups.
+    pub warpgroups: Option<WideKernel>,
+    /// By a library.
+    pub product: Option<Product>,
+    /// What a choice needs to know of it, without its ways.
+    pub layer: WideLayer,
 }
 
 impl Emitter<'_, '_> {
@@ -55,27 +68,22 @@ impl Emitter<'_, '_> {
         self.step(format!("{name}<{x}, {out}, {addend}, {room}, {shape}, {activation}, {weights}, {bias}>(b);"));
     }
 
-    /// The task, a product over one vector of each row, as a kernel of its own, with the tasks of its tail. Large batches have large blocks.
-    pub(super) fn wide(&mut self, tail: &[usize]) -> WideLayer {
+    /// The task, a product over one vector of each row, as a kernel of its own, with the tasks of its tail. Large batches have large blocks, and other
+    /// ways to compute it.
+    pub(super) fn wide(&mut self, tail: &[usize]) -> Wide {
         let Work::Linear { x, matrix, bias, addend, activation } = &self.task.work else { unreachable!("only layers are wide") };
         let (k, n) = (matrix.k, matrix.n);
         let is_large = self.places.tile > super::SMALL_TILE;
         let (is_candidate, is_bf16) = (self.is_candidate(), self.multiplies_in_bf16(matrix));
         let layer = self.layer(*x, matrix, bias, *addend, *activation);
         let (end, has_tail) = self.end(&layer, n, tail);
+        let has_ways = is_large && is_bf16;
+        let warpgroups = (has_ways && self.target.warpgroups).then(|| self.wide_hopper(&layer.x, &end, matrix));
+        let product = match has_ways && !has_tail && addend.is_none() {
+            true => self.product(*x, matrix, bias, *activation),
+            false => None,
+        };
         let Layer { x, weights, .. } = layer;
-        if is_large && is_bf16 && self.target.warpgroups {
-            let weights = self.blob.add(&operand_matrices(matrix));
-            return WideLayer {
-                run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
-                threads: 3 * 128,
-                rows: 128,
-                columns: n.div_ceil(128),
-                // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
-                shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
-                has_tail,
-            };
-        }
         let side = if is_large { 128 } else { 64 };
         let (strip, bytes) = if is_bf16 {
             // 32 inputs of the rows and columns of a block, each 64 bytes, in a ring.
@@ -84,13 +92,84 @@ impl Emitter<'_, '_> {
             // 16 inputs, 4 bytes each; rows have 4 more for the sake of the banks. Twice.
             (format!("WideF32<{x}, {end}, {}, {k}, {n}, {weights}>", side / 16), 2 * 16 * (2 * side + 4) * 4)
         };
-        WideLayer {
+        let kernel = WideKernel {
             run: format!("run_strips<{strip}, {side}, {is_candidate}>(job, shared);"),
             threads: super::THREADS,
             rows: side,
             columns: n.div_ceil(side),
             shared_bytes: (side * 4 + bytes) as u32,
-            has_tail,
+        };
+        let name = self.lowered.names.get(&self.task.out).cloned().unwrap_or_default();
+        let outs = self.stored(tail);
+        let lengths = if warpgroups.is_some() || product.is_some() { lengths(matrix) } else { vec![] };
+        let layer = WideLayer { name, k, n, per_candidate: is_candidate, has_tail, outs, lengths, ways: vec![] };
+        Wide { kernel, warpgroups, product, layer }
+    }
+
+    /// The layer by products of warpgroups (`kernels/wide_hopper.cuh`).
+    fn wide_hopper(&mut self, x: &str, end: &str, matrix: &LayerMatrix) -> WideKernel {
+        let (k, n, is_candidate) = (matrix.k, matrix.n, self.is_candidate());
+        let weights = self.blob.add(&operand_matrices(matrix));
+        WideKernel {
+            run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
+            threads: 3 * 128,
+            rows: 128,
+            columns: n.div_ceil(128),
+            // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
+            shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
+        }
+    }
+
+    /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes.
+    fn product(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], activation: Activation) -> Option<Product> {
+        let relu = match activation {
+            Activation::None => false,
+            Activation::Relu => true,
+            Activation::Sigmoid => return None,
+        };
+        // Rows of candidates that are contexts' would have to be looked up.
+        let reads_own_rows = self.value(x).scope == self.out().scope;
+        if !cfg!(feature = "cublaslt") || !reads_own_rows || !self.places.has_memory(self.task.out) {
+            return None;
+        }
+        let (x, out) = (self.rows_at(x), self.rows_at(self.task.out));
+        let is_aligned = |rows: &RowsAt| (rows.first_byte(1) | rows.stride * rows.element_bytes()) % 16 == 0;
+        if !x.is_bf16 || !is_aligned(&x) || !is_aligned(&out) {
+            return None;
+        }
+        let (k, n, weights_stride) = (matrix.k, matrix.n, matrix.k.next_multiple_of(8));
+        let weights: Vec<u16> = (0..n * weights_stride).map(|at| operand(matrix, at % weights_stride, at / weights_stride)).collect();
+        let weights = self.product_blob.add(&weights);
+        let bias: Vec<f32> = (0..n).map(|n| bias.get(n).copied().unwrap_or(0.0)).collect();
+        let bias = match out.is_bf16 {
+            true => self.product_blob.add(&bias.iter().map(|&bias| bf16::from_f32(bias).to_bits()).collect::<Vec<u16>>()),
+            false => self.product_blob.add(&bias),
+        };
+        Some(Product { k, n, x, out, weights, weights_stride, bias, relu })
+    }
+
+    /// What the kernel of the layer with this tail leaves in memory.
+    fn stored(&self, tail: &[usize]) -> Vec<RowsAt> {
+        let lowered = self.lowered;
+        let steps = tail.iter().map(|&at| &lowered.tasks[at]).filter(|task| !is_in_place(task, lowered, self.places.homes()));
+        let values = std::iter::once(self.task.out).chain(steps.map(|task| task.out));
+        values.filter(|&value| self.places.has_memory(value)).map(|value| self.rows_at(value)).collect()
+    }
+
+    /// Where a value between kernels lies.
+    fn rows_at(&self, value: ValueIndex) -> RowsAt {
+        let is_bf16 = self.places.is_narrow(value);
+        let bytes = if is_bf16 { 2 } else { 4 };
+        let place = self.places.of(value, bytes);
+        let first = place.first * bytes;
+        match place.region {
+            Region::Kept => {
+                RowsAt { memory: RowsMemory::Kept { offset: place.offset + first }, stride: self.places.kept_bytes / bytes, is_bf16 }
+            }
+            // Nothing that wide layers read or write lies in a tile.
+            Region::Work | Region::Shared | Region::Scratch => {
+                RowsAt { memory: RowsMemory::Work { offset: place.offset, first }, stride: place.stride, is_bf16 }
+            }
         }
     }
 
@@ -198,6 +277,12 @@ fn operand_matrices(matrix: &LayerMatrix) -> Vec<u16> {
         }
     }
     weights
+}
+
+/// The Euclidean length of each column, as tensor cores see it.
+fn lengths(matrix: &LayerMatrix) -> Vec<f32> {
+    let square = |n| (0..matrix.k).map(|k| f64::from(bf16::from_f32(matrix.at(k, n)).to_f32()).powi(2)).sum::<f64>();
+    (0..matrix.n).map(|n| square(n).sqrt() as f32).collect()
 }
 
 /// A weight as tensor cores see it; zero where there is none.

@@ -30,6 +30,8 @@ pub struct Emitter<'e, 'a> {
     pub target: &'e Target,
     /// Numbers that kernels read.
     pub blob: &'e mut Blob,
+    /// Numbers that libraries read.
+    pub product_blob: &'e mut Blob,
     /// Tables that kernels read, in the order of `Job::tables`.
     pub tables: &'e mut Vec<DeviceTable>,
     /// Where types and tables of the task's own go, before the kernel.

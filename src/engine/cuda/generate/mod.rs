@@ -33,11 +33,11 @@ use crate::engine::cpu::{Hoist, Options, Simd, SimdLevel};
 use crate::engine::precision::{LayerPrecision, Precision};
 use crate::model::{Model, ValueScope};
 
-use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant};
+use super::compile::Arch;
+use super::program::{DeviceTable, Launch, Needs, Over, Program, Variant, Way};
 
 use self::blob::Blob;
-use self::dense_layers::WideLayer;
-use self::dense_layers::is_multiplied_in_bf16;
+use self::dense_layers::{Wide, WideKernel, is_multiplied_in_bf16};
 use self::emitter::Emitter;
 use self::place::Places;
 use self::segments::Segments;
@@ -68,12 +68,17 @@ pub struct Target {
     pub fuse: bool,
     /// Weights of a layer from which it is a kernel of its own.
     pub wide_from: usize,
-    /// Whether wide layers of large batches in bf16 are products of warpgroups: for sm_90a alone, and no device has confirmed them yet.
+    /// Whether the device has products of warpgroups: wide layers of large batches in bf16 then have a kernel of those beside the usual one.
     pub warpgroups: bool,
 }
 
 impl Target {
-    /// Everything on, for a device whose blocks may have so much shared memory.
+    /// Everything on, for devices of this architecture.
+    pub fn of(arch: Arch, numbers: Numbers) -> Target {
+        Target { warpgroups: arch.has_warpgroups(), ..Target::new(arch.shared_bytes_max(), numbers) }
+    }
+
+    /// The same for any device whose blocks may have so much shared memory.
     pub fn new(shared_limit: usize, numbers: Numbers) -> Target {
         Target { shared_limit, numbers, hoist: Hoist::WherePaying, fuse: true, wide_from: WIDE_FROM, warpgroups: false }
     }
@@ -91,11 +96,7 @@ impl Program {
     pub fn new(model: &Arc<Model>, target: &Target) -> Result<Program, EngineError> {
         let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
         let (lowered, segments) = cut(model, &layout, target)?;
-        let mut made = Made { source: String::from(PRELUDE), ..Made::default() };
-        if target.warpgroups {
-            made.source.push_str("#include \"wide_hopper.cuh\"\n");
-        }
-        let mut generator = Generator::new(model, &layout, &lowered, &segments, target, "", made);
+        let mut generator = Generator::new(model, &layout, &lowered, &segments, target, "", Made::default());
         let small = generator.variant(&[]);
         let large = generator.variant(&small);
         let differs = small.iter().zip(&large).filter(|(small, large)| small != large).map(|(_, large)| large.over);
@@ -119,9 +120,12 @@ impl Program {
         }
         variants.push(Variant { rows_from: if variants.is_empty() { 0 } else { whole::ROWS_MAX + 1 }, launches: small });
         variants.extend(rows_from.map(|rows_from| Variant { rows_from, launches: large }));
-        let Made { source, blob, tables, needs } = made;
+        let Made { source, blob, product_blob, tables, needs } = made;
+        let by_warpgroups = if source.contains("WideHopper<") { "#include \"wide_hopper.cuh\"\n" } else { "" };
+        let source = format!("{PRELUDE}{by_warpgroups}{source}");
         let layers = layers(&lowered, target.numbers);
-        Ok(Program { model: Arc::clone(model), layout, source, variants, weights: blob.into_bytes(), tables, needs, layers })
+        let (weights, product_weights) = (blob.into_bytes(), product_blob.into_bytes());
+        Ok(Program { model: Arc::clone(model), layout, source, variants, weights, product_weights, tables, needs, layers })
     }
 }
 
@@ -137,6 +141,8 @@ fn cut<'m>(model: &'m Model, layout: &'m Layout, target: &Target) -> Result<(Low
 struct Made {
     source: String,
     blob: Blob,
+    /// Weights of products that a library multiplies.
+    product_blob: Blob,
     tables: Vec<DeviceTable>,
     needs: Needs,
 }
@@ -241,12 +247,15 @@ impl<'g, 'a> Generator<'g, 'a> {
         self.places.tile = if large { LARGE_TILES[0] } else { SMALL_TILE };
         let (&task, tail) = self.segments.list[segment].tasks.split_first().expect("a wide segment is a layer");
         let mut definitions = String::new();
-        let layer = self.emitter(task, &mut definitions, &mut Vec::new()).wide(tail);
-        let WideLayer { run, threads, rows, columns, shared_bytes, has_tail } = layer;
-        let what = if has_tail { "_tail" } else { "" };
-        let kernel = format!("{}{what}_{}", self.name(segment), if large { "large" } else { "small" });
-        let text = format!("KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}\n");
-        let launch = Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0 };
+        let made = self.emitter(task, &mut definitions, &mut Vec::new()).wide(tail);
+        let Wide { kernel, warpgroups, product, mut layer } = made;
+        let what = if layer.has_tail { "_tail" } else { "" };
+        let name = format!("{}{what}_{}", self.name(segment), if large { "large" } else { "small" });
+        let mut text = String::new();
+        let mut launch = wide_launch(&mut text, name.clone(), kernel);
+        layer.ways.extend(warpgroups.map(|other| Way::Kernel(wide_launch(&mut text, format!("{name}_warpgroups"), other))));
+        layer.ways.extend(product.map(Way::Product));
+        launch.layer = (!layer.ways.is_empty()).then(|| Box::new(layer));
         Kernel { definitions, text, launch }
     }
 
@@ -274,6 +283,7 @@ impl<'g, 'a> Generator<'g, 'a> {
             threads: THREADS,
             shared_bytes: (head_bytes(tile) + self.places.block.shared_bytes) as u32,
             scratch_bytes: scratch,
+            layer: None,
         };
         Kernel { definitions: String::new(), text, launch }
     }
@@ -309,6 +319,7 @@ impl<'g, 'a> Generator<'g, 'a> {
             model: self.model,
             target: self.target,
             blob: &mut self.made.blob,
+            product_blob: &mut self.made.product_blob,
             tables: &mut self.made.tables,
             definitions,
             steps,
@@ -326,6 +337,13 @@ impl<'g, 'a> Generator<'g, 'a> {
         }
         text
     }
+}
+
+/// Adds the kernel of a wide layer to a source; gives its launch.
+fn wide_launch(source: &mut String, kernel: String, wide: WideKernel) -> Launch {
+    let WideKernel { run, threads, rows, columns, shared_bytes } = wide;
+    let _ = writeln!(source, "KERNEL({threads}) {kernel}(Job job) {{\n    DYN_SMEM(shared);\n    {run}\n}}");
+    Launch { kernel, over: Over::Grid { rows, columns }, threads, shared_bytes, scratch_bytes: 0, layer: None }
 }
 
 /// Bytes of shared memory before the values: `HEAD` of `run_tiles` in `kernels/tile.cuh`.

@@ -257,19 +257,3 @@ fn values_that_wide_layers_alone_read_are_narrow() {
         assert!(!source(Numbers::F32, shown).contains("<Bf16"));
     }
 }
-
-#[test]
-fn products_of_warpgroups_are_asked_for() {
-    let mut model = ModelBuilder::new(6);
-    let x = dense(&mut model, Scope::Candidate, 64);
-    let y = model.linear(x, 200);
-    let last = model.linear(y, 1);
-    let model = model.finish(&[last]);
-    let usual = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
-    for (warpgroups, numbers, expected) in [(false, Numbers::Bf16, false), (true, Numbers::F32, false), (true, Numbers::Bf16, true)] {
-        let program = Program::new(&model, &Target { warpgroups, numbers, ..usual }).expect("memory");
-        assert_eq!(program.source.contains("WideHopper<"), expected, "{warpgroups} {numbers:?}");
-        let large = &program.variants.last().expect("a variant").launches;
-        assert_eq!(large.iter().any(|launch| launch.threads == 384), expected, "{warpgroups} {numbers:?}");
-    }
-}

@@ -17,6 +17,7 @@ mod registers;
 mod sizes;
 mod tails;
 mod trees;
+mod wide_layers;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +33,7 @@ use crate::units::{Clock, Instant};
 
 use self::emulator::Cuda;
 use super::compile::{Arch, CompileOptions, Cubins};
-use super::{CudaEngine, Device, DeviceOptions, Loaded, Numbers, Program, Target};
+use super::{CudaEngine, Device, DeviceOptions, LayerChoice, Loaded, Numbers, Program, Target, Trial};
 
 /// Runs requests in f32, with and without passes, in tiles of every size, and compares each score with the oracle's.
 pub fn check(model: &Arc<Model>, requests: &[Request], tolerance: f64) {
@@ -129,14 +130,35 @@ fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]
 
 /// The same; `None` if the batch failed and the device goes on.
 fn run_batch(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Option<Vec<Vec<f32>>>, EngineError> {
-    let mut program = Program::new(model, target)?;
+    run_planned(only(Program::new(model, target)?, variant), requests, None, "").map(|(scores, _)| scores)
+}
+
+/// A program with one of its variants, for batches of all sizes.
+fn only(mut program: Program, variant: usize) -> Program {
     program.variants.swap(0, variant);
     program.variants.truncate(1);
     program.variants[0].rows_from = 0;
+    program
+}
+
+/// Scores per request, after a choice of how wide layers are computed where a trial is named.
+fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
+    let (scores, choices) = run_planned(program, requests, trial, "")?;
+    Ok((scores.expect("a batch that does not fail"), choices))
+}
+
+/// The same with errors that the emulator is told to make once the program is loaded; no scores if the batch failed and the device goes on.
+fn run_planned(
+    program: Program,
+    requests: &[Request],
+    trial: Option<&Trial>,
+    plan: &str,
+) -> Result<(Option<Vec<Vec<f32>>>, Vec<LayerChoice>), EngineError> {
     let code = compile(&program)?;
-    match run_code(program, &code, requests)? {
-        Ended::Done(scores) => Ok(Some(scores)),
-        Ended::Failed => Ok(None),
+    let (ended, choices) = run_code(program, &code, requests, trial, plan)?;
+    match ended {
+        Ended::Done(scores) => Ok((Some(scores), choices)),
+        Ended::Failed => Ok((None, choices)),
         Ended::Lost(fault) => panic!("{fault}"),
     }
 }
@@ -152,14 +174,28 @@ enum Ended {
 }
 
 /// One batch of a program whose code is there.
-fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Ended, EngineError> {
+fn run_code(
+    program: Program,
+    code: &[u8],
+    requests: &[Request],
+    trial: Option<&Trial>,
+    plan: &str,
+) -> Result<(Ended, Vec<LayerChoice>), EngineError> {
     let limits = batches::limits(requests);
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if emulator::cuda() == Some(Cuda::Emulated) {
         emulator::reset();
     }
     let device = Device::open(DeviceOptions::default()).expect("the emulator, or a GPU");
-    let prepared = Prepared::Cuda(Arc::new(Loaded::new(&device, Arc::new(program), code)?));
+    let loaded = Arc::new(Loaded::new(&device, Arc::new(program), code)?);
+    if !plan.is_empty() {
+        emulator::fail(plan);
+    }
+    if let Some(trial) = trial {
+        loaded.choose_wide_layers(trial)?;
+    }
+    let choices = loaded.wide_layers().to_vec();
+    let prepared = Prepared::Cuda(loaded);
     let mut engine = CudaEngine::new();
     let id = engine.attach(&prepared, 1, limits)?[0];
     let slot = engine.slot(id);
@@ -176,13 +212,13 @@ fn run_code(program: Program, code: &[u8], requests: &[Request]) -> Result<Ended
         match engine.step(&clock, Instant::NEVER) {
             Step::Pending => {}
             Step::Done(_) => break,
-            Step::Failed(_) if device.fault().is_none() => return Ok(Ended::Failed),
-            other => return Ok(Ended::Lost(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault()))),
+            Step::Failed(_) if device.fault().is_none() => return Ok((Ended::Failed, choices)),
+            other => return Ok((Ended::Lost(format!("{other:?}: {:?}: {}", device.fault(), emulator::fault())), choices)),
         }
     }
     let slot = engine.slot(id);
     let scores = |(at, request): (usize, &Request)| if request.dead { vec![] } else { slot.scores(at).to_vec() };
-    Ok(Ended::Done(requests.iter().enumerate().map(scores).collect()))
+    Ok((Ended::Done(requests.iter().enumerate().map(scores).collect()), choices))
 }
 
 /// A program's code, compiled once per content: it is kept in the target folder.

@@ -56,7 +56,7 @@ fn judge(model: &Arc<Model>, bug: Option<&Bug>) -> Result<(), String> {
         program.variants[0].rows_from = 0;
         let mut random = Random::new(variant as u64);
         let requests: Vec<Request> = vec![batches::request(model, &mut random, rows), batches::request(model, &mut random, 3)];
-        let scores = match run_code(program, &compiled.cubin, &requests).unwrap_or_else(|error| panic!("{error}")) {
+        let scores = match run_code(program, &compiled.cubin, &requests, None, "").unwrap_or_else(|error| panic!("{error}")).0 {
             Ended::Done(scores) => scores,
             Ended::Failed => return Err(format!("a batch of {rows} failed")),
             Ended::Lost(fault) => return Err(fault),

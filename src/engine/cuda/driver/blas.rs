@@ -1,0 +1,309 @@
+//! cuBLASLt, NVIDIA's library for products of matrices, opened at run time. It may be missing: [`Blas::open`] then says so and nothing panics.
+//!
+//! The library thinks in columns: our row-major OUT[rows][n] is its n x rows matrix, so that the weights are its A (n columns of k inputs each,
+//! transposed), X its B, and the bias belongs to its rows.
+
+use std::ffi::c_void;
+use std::panic::catch_unwind;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::cublaslt::sys;
+use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as Attribute;
+use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+
+use super::matmul_shape::MatmulShape;
+use super::{Context, DriverError, Stream};
+use crate::engine::cuda::DevicePointer;
+
+/// The library with a handle of its own.
+#[derive(Debug)]
+pub struct Blas {
+    context: Arc<Context>,
+    raw: sys::cublasLtHandle_t,
+}
+
+/// A product in one of the library's ways, for a number of rows.
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    parts: Arc<Parts>,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    workspace_bytes: usize,
+}
+
+/// What the library wants described.
+#[derive(Debug)]
+struct Parts {
+    blas: Arc<Blas>,
+    shape: MatmulShape,
+    operation: sys::cublasLtMatmulDesc_t,
+    a: sys::cublasLtMatrixLayout_t,
+    b: sys::cublasLtMatrixLayout_t,
+    d: sys::cublasLtMatrixLayout_t,
+}
+
+/// Why the library cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlasUnavailable {
+    /// It is not installed.
+    #[error("no libcublasLt.so.12 was found; the folder that holds it belongs on LD_LIBRARY_PATH")]
+    NoLibrary,
+    /// It lacks functions.
+    #[error("libcublasLt is unusable: it lacks functions, or crashed")]
+    Broken,
+    /// It makes no handle.
+    #[error("{0}")]
+    Refused(DriverError),
+}
+
+// SAFETY: the library's calls on a handle may come from any thread; it belongs to the device's primary context.
+unsafe impl Send for Blas {}
+// SAFETY: as above; nothing here is written after `open`.
+unsafe impl Sync for Blas {}
+// SAFETY: descriptions are not written after they were made, and the library only reads them then.
+unsafe impl Send for Parts {}
+// SAFETY: as above.
+unsafe impl Sync for Parts {}
+
+impl Blas {
+    /// Finds the library on the loader's search path and makes a handle. Never panics.
+    pub fn open(context: &Arc<Context>) -> Result<Arc<Blas>, BlasUnavailable> {
+        // SAFETY: opens a library by name; its initialisers are the vendor's.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(BlasUnavailable::NoLibrary);
+        }
+        let has_all = catch_unwind(|| {
+            // SAFETY: the library is there; `get` looks a name up and calls nothing.
+            NEEDED.iter().all(|name| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok())
+        });
+        if !has_all.unwrap_or(false) {
+            return Err(BlasUnavailable::Broken);
+        }
+        context.bind().map_err(BlasUnavailable::Refused)?;
+        let mut raw = ptr::null_mut();
+        // SAFETY: `raw` is a place for a handle; the context is the thread's.
+        check(unsafe { sys::cublasLtCreate(&mut raw) }, "opening cuBLASLt").map_err(BlasUnavailable::Refused)?;
+        Ok(Arc::new(Blas { context: Arc::clone(context), raw }))
+    }
+
+    /// 120904 for 12.9.4.
+    pub fn version(&self) -> usize {
+        // SAFETY: takes nothing and cannot fail.
+        unsafe { sys::cublasLtGetVersion() }
+    }
+
+    /// At most `most` ways to multiply, those first that the library thinks fastest. Error: it knows none for this shape.
+    pub fn matmuls(self: &Arc<Blas>, shape: &MatmulShape, most: usize) -> Result<Vec<Matmul>, DriverError> {
+        self.context.bind()?;
+        let parts = Arc::new(Parts::new(self, shape)?);
+        let most = most.min(RESULTS_MAX);
+        let found = Wishes::new()?.ask(&parts, most)?;
+        let known = found.iter().filter(|result| result.state == OK);
+        let made = known.map(|result| Matmul { parts: Arc::clone(&parts), algorithm: result.algo, workspace_bytes: result.workspaceSize });
+        Ok(made.collect())
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: made in `open`, destroyed once: every description holds this.
+            let _ = unsafe { sys::cublasLtDestroy(self.raw) };
+        }
+    }
+}
+
+impl Matmul {
+    /// The same for another number of rows; in another way if the library cannot multiply them in this one.
+    pub fn for_rows(&self, rows: usize) -> Result<Matmul, DriverError> {
+        let Parts { blas, shape, .. } = &*self.parts;
+        if rows == shape.rows {
+            return Ok(self.clone());
+        }
+        let shape = MatmulShape { rows, ..*shape };
+        let parts = Parts::new(blas, &shape)?;
+        let mut result = NO_RESULT;
+        let Parts { operation, a, b, d, .. } = parts;
+        // SAFETY: all descriptions live; `result` is a place for one.
+        let code = unsafe { sys::cublasLtMatmulAlgoCheck(blas.raw, operation, a, b, d, d, &self.algorithm, &mut result) };
+        if code == OK && result.state == OK && result.workspaceSize <= WORKSPACE_MAX {
+            return Ok(Matmul { parts: Arc::new(parts), algorithm: self.algorithm, workspace_bytes: result.workspaceSize });
+        }
+        blas.matmuls(&shape, 1)?.pop().ok_or(DriverError::of_library(NOT_SUPPORTED, ASKING))
+    }
+
+    /// Device memory that it wants while it runs.
+    pub fn workspace_bytes(&self) -> usize {
+        self.workspace_bytes
+    }
+
+    /// Puts the product into a stream, or into the graph that it records.
+    ///
+    /// # Safety
+    /// - `x` and `out` lead to as many rows as the shape has, `workspace` to `workspace_bytes` bytes, the shape's pointers to weights and bias,
+    ///   all of them until the stream is done with it, or the graph is launched no more.
+    pub unsafe fn put(&self, stream: &Stream, x: DevicePointer, out: DevicePointer, workspace: DevicePointer) -> Result<(), DriverError> {
+        let Parts { blas, shape, operation, a, b, d } = &*self.parts;
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        let pointer = |address: DevicePointer| address as *mut c_void;
+        // SAFETY: the descriptions live; factors are read before the call returns (the pointer mode is the host's); the rest is the caller's promise.
+        let code = unsafe {
+            sys::cublasLtMatmul(
+                blas.raw,
+                *operation,
+                ptr::from_ref(&one).cast(),
+                pointer(shape.weights),
+                *a,
+                pointer(x),
+                *b,
+                ptr::from_ref(&zero).cast(),
+                pointer(out),
+                *d,
+                pointer(out),
+                *d,
+                &self.algorithm,
+                pointer(workspace),
+                self.workspace_bytes,
+                stream.raw().cast(),
+            )
+        };
+        check(code, "multiplying by cuBLASLt")
+    }
+}
+
+impl Parts {
+    fn new(blas: &Arc<Blas>, shape: &MatmulShape) -> Result<Parts, DriverError> {
+        const DOING: &str = "describing a product to cuBLASLt";
+        let (operation, a, b, d) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        let mut parts = Parts { blas: Arc::clone(blas), shape: *shape, operation, a, b, d };
+        let (compute, f32_type) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
+        let bf16_type = sys::cudaDataType::CUDA_R_16BF;
+        let out_type = if shape.out_is_bf16 { bf16_type } else { f32_type };
+        let MatmulShape { rows, k, n, x_stride, weights_stride, out_stride, .. } = *shape;
+        let layouts = [
+            (&mut parts.a, bf16_type, k, n, weights_stride),
+            (&mut parts.b, bf16_type, k, rows, x_stride),
+            (&mut parts.d, out_type, n, rows, out_stride),
+        ];
+        for (layout, element, rows, columns, stride) in layouts {
+            // SAFETY: `layout` is a place for a handle, which `drop` gives back.
+            check(unsafe { sys::cublasLtMatrixLayoutCreate(layout, element, rows as u64, columns as u64, stride as i64) }, DOING)?;
+        }
+        // SAFETY: as above.
+        check(unsafe { sys::cublasLtMatmulDescCreate(&mut parts.operation, compute, f32_type) }, DOING)?;
+        let epilogue = match shape.relu {
+            true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
+            false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+        };
+        parts.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        parts.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+        parts.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &shape.bias)?;
+        Ok(parts)
+    }
+
+    fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), DriverError> {
+        // SAFETY: the description lives; the library copies as many bytes as it is told.
+        let code = unsafe { sys::cublasLtMatmulDescSetAttribute(self.operation, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        check(code, "describing a product to cuBLASLt")
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        for layout in [self.a, self.b, self.d].into_iter().filter(|layout| !layout.is_null()) {
+            // SAFETY: made in `new`, destroyed once.
+            let _ = unsafe { sys::cublasLtMatrixLayoutDestroy(layout) };
+        }
+        if !self.operation.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { sys::cublasLtMatmulDescDestroy(self.operation) };
+        }
+    }
+}
+
+/// What a way to multiply must keep to.
+struct Wishes(sys::cublasLtMatmulPreference_t);
+
+impl Wishes {
+    fn new() -> Result<Wishes, DriverError> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: `raw` is a place for a handle.
+        check(unsafe { sys::cublasLtMatmulPreferenceCreate(&mut raw) }, ASKING)?;
+        let wishes = Wishes(raw);
+        wishes.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE_MAX as u64))?;
+        // Weights lie on 256 bytes, which is what the library takes for granted; rows of values on 16.
+        for operand in [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            wishes.set(operand, &16_u32)?;
+        }
+        Ok(wishes)
+    }
+
+    fn set<T>(&self, attribute: Preference, value: &T) -> Result<(), DriverError> {
+        // SAFETY: the handle lives; the library copies as many bytes as it is told.
+        let code = unsafe { sys::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        check(code, ASKING)
+    }
+
+    fn ask(&self, parts: &Parts, most: usize) -> Result<Vec<sys::cublasLtMatmulHeuristicResult_t>, DriverError> {
+        let Parts { blas, operation, a, b, d, .. } = parts;
+        let mut results = vec![NO_RESULT; most];
+        let mut count = 0;
+        // SAFETY: all descriptions live; there is room for as many results as are asked for.
+        let code = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(blas.raw, *operation, *a, *b, *d, *d, self.0, most as i32, results.as_mut_ptr(), &mut count)
+        };
+        check(code, ASKING)?;
+        results.truncate(usize::try_from(count).unwrap_or(0));
+        Ok(results)
+    }
+}
+
+impl Drop for Wishes {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, destroyed once.
+        let _ = unsafe { sys::cublasLtMatmulPreferenceDestroy(self.0) };
+    }
+}
+
+fn check(status: sys::cublasStatus_t, doing: &'static str) -> Result<(), DriverError> {
+    if status == OK { Ok(()) } else { Err(DriverError::of_library(status as u32, doing)) }
+}
+
+const OK: sys::cublasStatus_t = sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+const NOT_SUPPORTED: u32 = sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32;
+/// CUBLAS_OP_T of cublas_api.h, which the binding of this library leaves out.
+const TRANSPOSED: u32 = 1;
+const ASKING: &str = "asking cuBLASLt for ways to multiply";
+/// As NVIDIA recommends for Hopper; parts of the inputs that are summed apart go there.
+const WORKSPACE_MAX: usize = 32 << 20;
+/// More are never asked for.
+const RESULTS_MAX: usize = 16;
+const NO_RESULT: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
+    algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+    workspaceSize: 0,
+    state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+    wavesCount: 0.0,
+    reserved: [0; 4],
+};
+
+/// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
+const NEEDED: [&str; 14] = [
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtGetVersion",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
