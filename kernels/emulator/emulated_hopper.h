@@ -97,7 +97,7 @@ DEV void barrier_expect(uint64_t* b, uint32_t bytes, EMU_SITE) {
 DEV void barrier_wait(uint64_t* b, uint32_t parity, EMU_SITE) {
     for (uint32_t turn = 0; ((emu::Barrier*)b)->phase == parity; turn++) {
         emu::Thread* t = emu::self();
-        if (turn == 10000000) {
+        if (turn == 200000) {
             t->services->fault(t, "deadlock: the phase of a barrier does not end", file, line);
         }
         t->services->pass(t);

@@ -46,7 +46,7 @@ pub struct CompileArgs {
     #[arg(long)]
     pub source: bool,
 
-    /// Fails if a kernel runs out of registers or keeps a stack, or if the compiler does not tell
+    /// Fails if a kernel runs out of registers or keeps a stack, if its products wait for each other, or if the compiler does not tell
     #[arg(long)]
     pub deny_spills: bool,
 }
@@ -68,7 +68,7 @@ pub fn run(args: &CompileArgs) -> Result<Exit, Failure> {
     report.faults.iter().for_each(|fault| eprintln!("warning: {fault}"));
     if args.deny_spills && !report.faults.is_empty() {
         return Err(Failure::new(format!(
-            "{} kernels do not do with their registers, or nothing is known of them (--deny-spills)",
+            "{} kernels do not do with their registers or have products that wait for each other, or nothing is known of them (--deny-spills)",
             report.faults.len()
         )));
     }
@@ -118,6 +118,8 @@ fn one(
 impl Report {
     fn add(&mut self, program: &Program, arch: Arch, numbers: Numbers, compiled: &Compiled, file: &Path) -> Result<(), Failure> {
         let precision = precision_name(numbers);
+        let remarks = compiled.losses().into_iter().map(|remark| format!("on {arch} in {precision}: {}", remark.trim()));
+        self.faults.extend(remarks);
         let launches: Vec<_> = program.kernels().collect();
         for kernel in &compiled.kernels {
             let launch = launches.iter().find(|launch| launch.kernel == kernel.function);

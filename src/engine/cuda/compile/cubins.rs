@@ -128,6 +128,9 @@ impl Cubins {
         for kernel in compiled.kernels.iter().filter(|kernel| kernel.spills()) {
             tracing::warn!(model, %arch, kernel = kernel.function, bytes = kernel.spill_store_bytes, "a kernel runs out of registers: it is slower than it should be");
         }
+        for remark in compiled.losses() {
+            tracing::warn!(model, %arch, remark, "a kernel's products wait for each other: it is slower than it should be");
+        }
         if let Some(cache) = &self.cache
             && let Err(error) = cache.store(key, &compiled.cubin, &nvrtc.version(), &compiled.kernels)
         {

@@ -39,6 +39,13 @@ pub struct Compiled {
     pub took: Duration,
 }
 
+impl Compiled {
+    /// What the assembler remarks on products of warpgroups that it could not leave under way: they are right, and as slow as one behind the other.
+    pub fn losses(&self) -> Vec<&str> {
+        self.log.lines().filter(|line| line.contains("Potential Performance Loss")).collect()
+    }
+}
+
 impl CompileOptions {
     /// As NVRTC takes them. No fast mathematics, and no product and sum become one rounding unless a kernel says so: f32 computes as the CPU
     /// engine does.
@@ -231,6 +238,16 @@ mod tests {
         let Some(refused) = compile(FLAT, "sm_999") else { return };
         let text = refused.expect_err("refused").to_string();
         assert!(text.contains(" fails for sm_999: it does not know an option; a newer NVRTC"), "{text}");
+    }
+
+    #[test]
+    fn products_one_behind_the_other_are_remarked() {
+        // As NVRTC 12.9 says it; the numbers and the reason vary.
+        let log = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to the presence of Extern \
+                   calls in the function 'wide'\nptxas info    : Used 90 registers\n";
+        let compiled = |log: &str| Compiled { cubin: vec![], log: log.into(), kernels: vec![], took: Duration::ZERO };
+        assert_eq!(compiled(log).losses().len(), 1);
+        assert!(compiled("ptxas info    : Used 90 registers\n").losses().is_empty());
     }
 
     #[test]

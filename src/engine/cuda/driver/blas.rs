@@ -86,7 +86,7 @@ impl Blas {
         Ok(Arc::new(Blas { context: Arc::clone(context), raw }))
     }
 
-    /// 120904 for 12.9.4.
+    /// 120901 for 12.9.1.
     pub fn version(&self) -> usize {
         // SAFETY: takes nothing and cannot fail.
         unsafe { sys::cublasLtGetVersion() }

@@ -31,7 +31,8 @@ fn archs() -> Vec<Arch> {
 /// What a program's kernels take, or why nothing is known of one.
 fn compile(nvrtc: &Nvrtc, program: &Program, arch: Arch) -> Vec<Resources> {
     let compiled = nvrtc.compile(&program.source, headers(), arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"));
-    for launch in program.variants.iter().flat_map(|variant| &variant.launches) {
+    assert!(compiled.losses().is_empty(), "{arch}: {:#?}", compiled.losses());
+    for launch in program.kernels() {
         assert!(compiled.kernels.iter().any(|kernel| kernel.function == launch.kernel), "nothing is known of {}", launch.kernel);
     }
     compiled.kernels

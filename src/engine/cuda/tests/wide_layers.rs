@@ -10,7 +10,8 @@ use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::tests::batches::{self, Request};
 use crate::engine::cpu::tests::builder::ModelBuilder;
 use crate::engine::cpu::tests::{Random, oracle};
-use crate::engine::cuda::program::Way;
+use crate::engine::cuda::compile::headers;
+use crate::engine::cuda::program::{Way, WideLayer};
 use crate::model::*;
 
 use super::super::{Numbers, Program, Target, Trial};
@@ -126,6 +127,36 @@ fn warpgroups_compute_layers_of_contexts() {
     assert_close(&scores, &oracle::scores(&model, &requests), 1e-2, "contexts");
 }
 
+/// A cross layer: elementwise ops at the end of the layer's kernel, of which cuBLASLt knows nothing.
+#[test]
+fn warpgroups_compute_tails_of_elementwise_ops() {
+    let Some(target) = target().filter(|target| target.warpgroups) else { return };
+    let _turn = turn();
+    let mut model = ModelBuilder::new(12);
+    let feature = model.dense(Scope::Candidate, 72);
+    let x0 = model.op(Op::Dense { features: vec![feature] });
+    let mut x = x0;
+    for _ in 0..2 {
+        let y = model.linear(x, 72);
+        let product = model.op(Op::Mul { a: Operand::Value(x0), b: Operand::Value(y) });
+        x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
+    }
+    let outputs: Vec<ValueId> = [0, 35, 71].map(|at| model.op(Op::Slice { x, axis: 0, start: at, end: at + 1, step: 1 })).to_vec();
+    let model = model.finish(&outputs);
+    let requests = requests(&model, &[130, 3]);
+    let program = large(&model, &target);
+    let tails: Vec<&WideLayer> = program.variants[0].launches.iter().filter_map(|launch| launch.layer.as_deref()).collect();
+    assert!(
+        !tails.is_empty() && tails.iter().all(|layer| layer.has_tail && matches!(layer.ways.as_slice(), [Way::Kernel(_)])),
+        "{tails:#?}"
+    );
+    let (scores, choices) = run_program(program, &requests, Some(&WGMMA)).expect("a run");
+    assert!(choices.iter().all(|choice| choice.taken().name == "wgmma"), "{choices:#?}");
+    let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
+    let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
+    assert_close(&scores, &by_warps, 1e-3, "against warps");
+}
+
 #[test]
 fn choices_tell_what_was_measured() {
     let Some(target) = target().filter(|target| target.warpgroups) else { return };
@@ -166,6 +197,43 @@ fn what_disagrees_is_never_taken() {
     assert!(refused.refused.as_ref().is_some_and(|reason| reason.contains(" is 0 instead of -")), "{refused:?}");
     assert!(choices[0].to_string().contains("wgmma refused"), "{}", choices[0]);
     assert_close(&scores, &oracle::scores(&model, &requests), 1e-2, "the judge");
+}
+
+/// Bugs of the ring and of the operands' places: each is found out by the comparison, or by the emulator.
+#[test]
+fn planted_bugs_of_warpgroups_are_found() {
+    let Some(target) = target() else { return };
+    if emulator::cuda() != Some(Cuda::Emulated) {
+        return;
+    }
+    let _turn = turn();
+    // Pieces of eight rings, so that each place of the ring is used again.
+    let model = chain(7, Scope::Candidate, [520, 136], Activation::None, false);
+    let requests = requests(&model, &[3]);
+    let file = headers().iter().find(|header| header.name == "wide_hopper.cuh").expect("the kernel's file");
+    for (what, from, to) in [
+        ("a piece is given free while products read it", "products_wait<1>();", "products_wait<2>();"),
+        (
+            "a piece is given free before the one before it",
+            "ring.empty + (turn - 1) % STAGES);\n            }",
+            "ring.empty + turn % STAGES);\n            }",
+        ),
+        ("pieces are brought into a ring that is full", "if (turn >= STAGES) {", "if (turn >= 2 * STAGES) {"),
+        ("a piece is told before its copies are there", "cp_async_wait<BEHIND>();", "cp_async_wait<BEHIND + 1>();"),
+        ("the next inputs are looked for too near", "w + step * 2 * (BN * 16)", "w + step * (BN * 16)"),
+        ("groups of rows overlap", "unswizzled(x + step * 2 * ALONG_K, ALONG_K, 128)", "unswizzled(x + step * 2 * ALONG_K, ALONG_K, 64)"),
+        ("fewer bytes are waited for", "barrier_expect(full, W_BYTES);", "barrier_expect(full, W_BYTES / 2);"),
+    ] {
+        assert_eq!(file.text.matches(from).count(), 1, "{what}: {from:?} in {}", file.name);
+        let mut program = large(&model, &target);
+        let planted = file.text.replace(from, to).replace("#pragma once", "");
+        program.source = program.source.replace("#include \"wide_hopper.cuh\"", &planted);
+        let found = match run_program(program, &requests, Some(&WGMMA)) {
+            Ok((_, choices)) => choices[0].taken().name != "wgmma",
+            Err(_) => true,
+        };
+        assert!(found, "{what}: nobody noticed");
+    }
 }
 
 /// What breaks the device while it is tried is named, with what to do.
