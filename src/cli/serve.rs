@@ -158,7 +158,7 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
 fn not_served(bundle: &Path, error: &PublishError) -> Failure {
     let message = format!("{}: {error}", bundle.display());
     match error {
-        PublishError::Engine { source: EngineError::Unavailable { .. }, .. } => Failure::environment(message),
+        PublishError::Engine { source, .. } if matches!(**source, EngineError::Unavailable { .. }) => Failure::environment(message),
         _ => Failure::new(message),
     }
 }

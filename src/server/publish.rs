@@ -25,7 +25,7 @@ pub enum PublishError {
         /// Version.
         version: u64,
         /// Why.
-        source: EngineError,
+        source: Box<EngineError>,
     },
     /// It does not compute what its bundle says.
     #[error("model {model}/{version}: {source}")]
@@ -35,7 +35,7 @@ pub enum PublishError {
         /// Version.
         version: u64,
         /// What came out.
-        source: SelftestError,
+        source: Box<SelftestError>,
     },
     /// Too many models.
     #[error("model {model}/{version}: {source}")]
@@ -93,8 +93,11 @@ pub fn prepare(
 ) -> Result<Published, PublishError> {
     let (name, version) = (model.name.clone(), model.version);
     let began = Instant::now();
-    let prepared =
-        engine::prepare_with(engine, model, options).map_err(|source| PublishError::Engine { model: name.clone(), version, source })?;
+    let prepared = engine::prepare_with(engine, model, options).map_err(|source| PublishError::Engine {
+        model: name.clone(),
+        version,
+        source: source.into(),
+    })?;
     let replay = || -> Result<Report, SelftestError> {
         let report = selftest::replay(&prepared, model)?;
         selftest::replay_large(&prepared, model, slot_limits(limits))?;
@@ -102,7 +105,9 @@ pub fn prepare(
     };
     let report = match engine {
         EngineKind::Null => None,
-        EngineKind::Cpu | EngineKind::Cuda => Some(replay().map_err(|source| PublishError::Selftest { model: name, version, source })?),
+        EngineKind::Cpu | EngineKind::Cuda => {
+            Some(replay().map_err(|source| PublishError::Selftest { model: name, version, source: source.into() })?)
+        }
     };
     if let Some(decided) = prepared.precision() {
         let (name, version, ms) = (&model.name, model.version, began.elapsed().as_millis() as u64);

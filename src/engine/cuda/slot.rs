@@ -6,6 +6,7 @@
 //!   graphs             one per bucket of candidates: (copies,) kernels
 //! ```
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, ptr};
@@ -28,7 +29,7 @@ pub struct CudaSlot {
     _device_memory: Vec<DeviceMemory>,
     control: Control,
     /// Shared with the slots that were made with it.
-    _registered: Arc<RegisteredMemory>,
+    _registered: Rc<RegisteredMemory>,
     slot: Slot,
     loaded: Arc<Loaded>,
 }
@@ -64,7 +65,7 @@ impl CudaSlot {
         // engine hands out only while the device does not work on them, and word by word through `Control`.
         let registered = unsafe { RegisteredMemory::new(device.context(), memory, bytes) }
             .map_err(device.error(format!("{count} slots of {} candidates: {bytes} bytes of host memory", limits.rows)))?;
-        let registered = Arc::new(registered);
+        let registered = Rc::new(registered);
         let made = controls.into_iter().zip(slots).map(|(control, slot)| {
             let control = Control { address: registered.address() + control.offset() as u64, memory: control, expected: 0 };
             CudaSlot::new(loaded, limits, &registered, control, slot)
@@ -75,7 +76,7 @@ impl CudaSlot {
     fn new(
         loaded: &Arc<Loaded>,
         limits: SlotLimits,
-        registered: &Arc<RegisteredMemory>,
+        registered: &Rc<RegisteredMemory>,
         control: Control,
         memory: Piece,
     ) -> Result<CudaSlot, EngineError> {
@@ -139,7 +140,7 @@ impl CudaSlot {
             buckets: captured,
             _device_memory: device_memory,
             control,
-            _registered: Arc::clone(registered),
+            _registered: Rc::clone(registered),
             slot,
             loaded: Arc::clone(loaded),
         };

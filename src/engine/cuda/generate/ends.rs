@@ -67,7 +67,7 @@ impl Emitter<'_, '_> {
         let arguments: Vec<String> = operands.iter().map(|source| self.pair(end, source, n)).collect();
         let out = self.task.out;
         let parameters: Vec<String> = (0..arguments.len()).map(|at| format!("float x{at}")).collect();
-        let _ = write!(end.functions, "    DEV static float value{out}({}) {{\n", parameters.join(", "));
+        let _ = writeln!(end.functions, "    DEV static float value{out}({}) {{", parameters.join(", "));
         lines.iter().for_each(|line| {
             let _ = writeln!(end.functions, "        {line}");
         });

@@ -123,7 +123,10 @@ fn wants_all() -> bool {
     std::env::var("GAVEL_ENGINE_TESTS").is_ok_and(|engine| engine == "cuda")
 }
 
-/// Scores per request, [rows][outputs]; empty for dead ones.
+/// Per request, [rows][outputs]; empty for dead ones.
+type Scores = Vec<Vec<f32>>;
+
+/// Scores of one batch.
 fn run(model: &Arc<Model>, target: &Target, variant: usize, requests: &[Request]) -> Result<Vec<Vec<f32>>, EngineError> {
     run_batch(model, target, variant, requests).map(|scores| scores.expect("a batch that does not fail"))
 }
@@ -153,7 +156,7 @@ fn run_planned(
     requests: &[Request],
     trial: Option<&Trial>,
     plan: &str,
-) -> Result<(Option<Vec<Vec<f32>>>, Vec<LayerChoice>), EngineError> {
+) -> Result<(Option<Scores>, Vec<LayerChoice>), EngineError> {
     let code = compile(&program)?;
     let (ended, choices) = run_code(program, &code, requests, trial, plan)?;
     match ended {
