@@ -142,10 +142,13 @@ fn only(mut program: Program, variant: usize) -> Program {
 }
 
 /// Scores per request, after a choice of how wide layers are computed where a trial is named.
-fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
+fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Scores, Vec<LayerChoice>), EngineError> {
     let (scores, choices) = run_planned(program, requests, trial, "")?;
     Ok((scores.expect("a batch that does not fail"), choices))
 }
+
+/// Per request, `[rows][outputs]`.
+type Scores = Vec<Vec<f32>>;
 
 /// The same with errors that the emulator is told to make once the program is loaded; no scores if the batch failed and the device goes on.
 fn run_planned(
@@ -153,7 +156,7 @@ fn run_planned(
     requests: &[Request],
     trial: Option<&Trial>,
     plan: &str,
-) -> Result<(Option<Vec<Vec<f32>>>, Vec<LayerChoice>), EngineError> {
+) -> Result<(Option<Scores>, Vec<LayerChoice>), EngineError> {
     let code = compile(&program)?;
     let (ended, choices) = run_code(program, &code, requests, trial, plan)?;
     match ended {
