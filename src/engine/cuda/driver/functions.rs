@@ -2,7 +2,7 @@
 //!
 //! The binding's own functions answer with an enum of the codes that were known when it was made. A newer driver answers with newer ones, and such
 //! an enum with another value is undefined behaviour; so the binding gives types and constants here, and opens the library.
-#![allow(non_snake_case, reason = "named as the driver names them")]
+#![allow(non_snake_case, clippy::too_many_arguments, reason = "as the driver has them")]
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::ptr;
@@ -115,8 +115,12 @@ static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
 
 /// Looks all functions up, once per process; whether the library has them. May panic inside the binding if there is no library.
 pub(super) fn find() -> bool {
-    // Whoever is first, all find the same.
-    FUNCTIONS.get().is_some() || look_up().map(|functions| FUNCTIONS.set(functions)).is_some()
+    if FUNCTIONS.get().is_none() {
+        let Some(functions) = look_up() else { return false };
+        // Whoever is first, all find the same.
+        FUNCTIONS.get_or_init(|| functions);
+    }
+    true
 }
 
 /// What the driver calls a code of its own; `None` for one that it does not know.
