@@ -133,7 +133,7 @@ impl Emitter<'_, '_> {
             return None;
         }
         let (x, out) = (self.rows_at(x), self.rows_at(self.task.out));
-        let is_aligned = |rows: &RowsAt| (rows.first_byte(1) | (rows.stride * rows.element_bytes())).is_multiple_of(16);
+        let is_aligned = |rows: &RowsAt| rows.first_byte(1).is_multiple_of(16) && (rows.stride * rows.element_bytes()).is_multiple_of(16);
         if !x.is_bf16 || !is_aligned(&x) || !is_aligned(&out) {
             return None;
         }

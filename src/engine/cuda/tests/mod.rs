@@ -145,7 +145,7 @@ fn only(mut program: Program, variant: usize) -> Program {
 }
 
 /// Scores per request, after a choice of how wide layers are computed where a trial is named.
-fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Vec<Vec<f32>>, Vec<LayerChoice>), EngineError> {
+fn run_program(program: Program, requests: &[Request], trial: Option<&Trial>) -> Result<(Scores, Vec<LayerChoice>), EngineError> {
     let (scores, choices) = run_planned(program, requests, trial, "")?;
     Ok((scores.expect("a batch that does not fail"), choices))
 }
