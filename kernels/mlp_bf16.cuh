@@ -8,7 +8,7 @@
 // Threads: a warp takes NPW strips of 8 columns for MPW tiles of 16 rows, so that a tile's weights are read once from the L2 (twice or four times
 // where there are few columns), straight into registers, some chunks ahead; X comes by loads of pairs. Products too small for eight warps have their inputs split among them, and their sums added up through the room.
 //
-// Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row, on tensor cores twice that. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen for
+// Bytes per tile: 2 K N of weights from the L2 at about 64 a clock; FLOPs: 2 K N per row, on tensor cores twice that. On an H200 (132 SMs, 1.75 GHz, 790 TFLOP/s seen elsewhere for
 // wgmma, about 500 for mma.sync) a tile of 16 rows is bound by the weights (K N / 32 clocks; 0.47 M weights: 8 us), a tile of 64 rows by the
 // operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
 // Registers (NVRTC 12.9, sm_90a, no spills): 40 to 124 at 16 rows, 128 to 202 at 64; a whole DLRM 168 and 236, so one block per SM at a time.
@@ -45,8 +45,8 @@ struct WarpTiles {
     static constexpr int SPLITS = input_parts(INNER * STRIPS, CHUNKS), SHARE = parts(CHUNKS, SPLITS);
     // Whether parts are computed by warps side by side, not by one warp in turn.
     static constexpr bool APART = TILE == 16 && SPLITS > 1;
-    // Chunks of weights under way.
-    static constexpr int AHEAD = at_most(8 / NPW, SHARE);
+    // Chunks of weights under way: one where a chunk's 64 products per warp take longer than the way from the L2, and registers are scarce.
+    static constexpr int AHEAD = MPW * NPW >= 16 ? 1 : at_most(8 / NPW, SHARE);
 };
 
 // The four registers of an operand's 16 rows and inputs, and those of what rounding left.

@@ -10,7 +10,7 @@
 // registers. W: packed by the host as a piece wants it, [column strips][pieces][8][128 columns][8 inputs] bf16, zeros beyond K and N: one
 // bulk copy of 16 KiB.
 //
-// FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 512 clocks of an SM's tensor cores (790 TFLOP/s seen on an H200) and 32 KiB from the
+// FLOPs and bytes are wide.cuh's: 128 x 128 x 64 takes 512 clocks of an SM's tensor cores (790 TFLOP/s were seen elsewhere) and 32 KiB from the
 // L2. Registers (NVRTC 12.9): 125 to 162 of 168 at 384 threads, no spills, with and without tails. Not run on a device yet: the engine compares
 // and times it against WideBf16 where it loads a model (src/engine/cuda/choice). Results differ only by the order of sums.
 #pragma once

@@ -47,6 +47,7 @@ fn exit_codes() {
         (&["compile", "tests/bundles/dlrm", "--nvrtc", "tests/bundles"], 78, "no libnvrtc.so.12 in tests/bundles; install it (pip install"),
         (&["check", "tests/bundles/dlrm", "--engine", "cpu", "--precision", "bf16"], 78, "no arithmetic in bf16"),
         (&["check", "tests/bundles/dlrm", "--engine", "null"], 2, "null engine"),
+        (&["check", "tests/bundles/dlrm", "--set", "cuda.nonsense=1"], 2, "cuda.nonsense: no such setting"),
         (&["synth", "dlrm-kaggle", "--rows-cap", "5", "--out", "tests"], 1, "exists already"),
         (&["synth", "dlrm-kaggle", "--rows-cap", "0", "--out", "x"], 2, "0 is not in"),
         (&["synth", "dlrm-dcnv2", "--out", "x", "--onnx-fused", "y"], 2, "bags of several ids"),

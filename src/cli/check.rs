@@ -9,14 +9,14 @@ use clap::builder::PossibleValuesParser;
 
 use super::exit::{Exit, Failure};
 use super::precision::{self, PrecisionArgs};
+use super::settings::{SettingArgs, key_value};
 use super::{loading, print};
-use crate::config::{EngineChoice, Limits};
-use crate::engine::cuda::DeviceOptions;
+use crate::config::EngineChoice;
 use crate::engine::precision::{PrecisionReport, Shift};
 use crate::engine::selftest::Report;
 use crate::engine::{self, EngineKind, selftest};
 use crate::model::LoadOptions;
-use crate::server::plan::choose_engine;
+use crate::server::plan::{choose_engine, with_settings};
 use crate::server::publish::slot_limits;
 
 /// Checks a bundle: digests, shapes, and its selftest on an engine
@@ -36,25 +36,33 @@ pub struct CheckArgs {
     /// Of dense layers
     #[command(flatten)]
     pub precision: PrecisionArgs,
+
+    /// Configuration file of the server that will serve: its [cuda] settings and its limits hold here, too
+    #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// One of those settings, over GAVEL_* in the environment over the file, for example cuda.device=1
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
 }
 
 /// Prints the report. Errors: the first fault of the bundle, or the first row that the engine computes differently.
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let choice: EngineChoice = args.engine.parse().map_err(Failure::usage)?;
+    let settings = SettingArgs { config: args.config.clone(), set: args.set.clone(), ..SettingArgs::default() }.load()?.config;
     let mut notes = Vec::new();
-    let engine =
-        choose_engine(choice, args.precision.choice()?, DeviceOptions::default(), None, &mut notes).map_err(Failure::environment)?;
+    let engine = choose_engine(choice, args.precision.choice()?, &settings.cuda, &mut notes).map_err(Failure::environment)?;
     if engine.kind == EngineKind::Null {
         return Err(Failure::usage("the null engine computes nothing that could be checked: name another one"));
     }
-    let options = args.precision.options(&engine)?;
+    let options = with_settings(args.precision.options(&engine)?, &settings.cuda);
     notes.iter().for_each(|(_, note)| eprintln!("note: {note}"));
     let model = loading::load(&args.bundle, &LoadOptions::default()).map_err(Failure::new)?;
     let began = Instant::now();
     let prepared = engine::prepare_with(engine.kind, &model, &options).map_err(Failure::new)?;
     let failed = |error| Failure::new(format!("{}: {error}", args.bundle.display()));
     let report = selftest::replay(&prepared, &model).map_err(failed)?;
-    let large = selftest::replay_large(&prepared, &model, slot_limits(&Limits::default())).map_err(failed)?;
+    let large = selftest::replay_large(&prepared, &model, slot_limits(&settings.limits)).map_err(failed)?;
     let mut text = String::new();
     let _ = writeln!(text, "{}: bundle is whole, digest {}", model.name, model.digest);
     for (output, error) in &report.outputs {
@@ -66,7 +74,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     }
     if !large.is_empty() {
         let sizes: Vec<String> = large.iter().map(usize::to_string).collect();
-        let _ = writeln!(text, "the same rows in batches of {} candidates, which other kernels compute: passed", sizes.join(" and "));
+        let _ = writeln!(text, "the same rows in batches of {} candidates, computed by other means: passed", sizes.join(" and "));
     }
     let _ = writeln!(text, "a row alone and in a batch: largest difference {:.2e}", report.alone);
     let _ = writeln!(text, "passed on {} in {:.0} ms", engine.kind.name(), began.elapsed().as_secs_f64() * 1e3);

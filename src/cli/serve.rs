@@ -158,7 +158,9 @@ fn publish_all(server: &mut Server, config: &Config, stops: &StopReceiver) -> Re
 fn not_served(bundle: &Path, error: &PublishError) -> Failure {
     let message = format!("{}: {error}", bundle.display());
     match error {
-        PublishError::Engine { source, .. } if matches!(**source, EngineError::Unavailable { .. }) => Failure::environment(message),
+        PublishError::Engine { source, .. } if matches!(**source, EngineError::Unavailable { .. } | EngineError::DeviceTooSmall { .. }) => {
+            Failure::environment(message)
+        }
         _ => Failure::new(message),
     }
 }
@@ -185,7 +187,8 @@ fn wait(server: &Server, stops: &StopReceiver) -> Stop {
 fn look(server: &Server, stops: &StopReceiver, timeout: Duration) -> Option<Stop> {
     stops.wait_timeout(timeout).or_else(|| {
         let reason = server.failure()?;
-        if server.device_fault().is_none() {
+        // A lost device was logged when it was lost.
+        if server.device_fault() != Some(&reason) {
             tracing::error!(reason, "the server cannot go on");
         }
         Some(Stop::Fault(reason))

@@ -121,7 +121,8 @@ impl SettingArgs {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// A setting as `--set` takes it.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, for example limits.batch_rows=4096")?;
     Ok((key.trim().into(), value.into()))
 }

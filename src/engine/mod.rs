@@ -198,9 +198,8 @@ impl Prepared {
         }
     }
 
-    /// Sizes of batches, in candidates, that are computed by other means than small ones: for each of them the smallest, ascending, among what slots
-    /// of `limits` hold.
-    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<usize> {
+    /// Batches that are computed by other means than smaller ones, ascending, among what slots of `limits` hold.
+    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<SizeApart> {
         match self {
             Prepared::Cpu(_) | Prepared::Null(_) => vec![],
             Prepared::Cuda(loaded) => loaded.sizes_apart(limits),
@@ -215,6 +214,15 @@ impl Prepared {
             Prepared::Null(program) => &program.model,
         }
     }
+}
+
+/// A size of batches from which on an engine does something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeApart {
+    /// Candidates of the smallest such batch.
+    pub rows: usize,
+    /// Candidates that a slot has to hold for that.
+    pub slot_rows: usize,
 }
 
 /// How a model is made ready.

@@ -7,7 +7,7 @@ use crate::model::{FeatureRows, Model, Output};
 
 use super::precision::{PrecisionReport, Shift};
 use super::replay::{BatchFailed, Replay};
-use super::{EngineError, Prepared};
+use super::{EngineError, Prepared, SizeApart};
 
 /// How far an engine is from the recorded outputs.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +80,7 @@ pub enum SelftestError {
         /// Alone.
         alone: f32,
     },
-    /// Wrong in a batch that the engine computes by other kernels.
+    /// Wrong in a batch that the engine computes by other means than small ones.
     #[error("in a batch of {size} candidates, all of them rows of the selftest: {source}")]
     Large {
         /// Candidates.
@@ -132,19 +132,38 @@ pub fn replay(prepared: &Prepared, model: &Model) -> Result<Report, SelftestErro
     Ok(Report { rows: selftest.rows(), outputs, shifts, alone })
 }
 
-/// The same rows, over and over, in batches of every size that the engine computes by other means than those of [`replay`], up to what slots of
-/// `limits` hold. Gives those sizes, in candidates.
+/// The same rows, over and over, in batches of every size that the engine computes by other means than those of [`replay`], as slots of `limits`
+/// hold them. Gives those sizes, in candidates.
 pub fn replay_large(prepared: &Prepared, model: &Model, limits: SlotLimits) -> Result<Vec<usize>, SelftestError> {
-    let sizes = prepared.sizes_apart(limits);
-    for &size in &sizes {
+    let mut sizes = Vec::new();
+    for SizeApart { rows: size, slot_rows } in prepared.sizes_apart(limits) {
         let replayed = || -> Result<(), SelftestError> {
-            let rows: Vec<usize> = (0..model.selftest.rows()).cycle().take(size).collect();
-            let mut replay = Replay::new(prepared, slot_limits(prepared, size))?;
-            let mut left = rows.iter();
-            let scores = replay.collect(|slot| left.try_for_each(|&row| put(slot, model, &model.selftest.inputs, row)))?;
+            let whole = slot_limits(prepared, slot_rows);
+            let within = SlotLimits { contexts: limits.contexts.min(slot_rows), rows: slot_rows, ids: whole.ids.min(limits.ids) };
+            // Where a slot has fewer requests than candidates, each brings its candidate several times.
+            let copies = size.div_ceil(within.contexts);
+            let mut replay = Replay::new(prepared, within)?;
+            let mut rows: Vec<usize> = Vec::with_capacity(size);
+            let mut next = (0..model.selftest.rows()).cycle();
+            let scores = replay.collect(|slot| {
+                while rows.len() < size {
+                    let (row, count) = (next.next().unwrap_or(0), copies.min(size - rows.len()));
+                    if !put(slot, model, &model.selftest.inputs, row, count)? {
+                        // Ids fill the slot, as they would while serving.
+                        if slot.rows() == 0 {
+                            return Err(no_room(row));
+                        }
+                        next = (row..model.selftest.rows()).cycle();
+                        break;
+                    }
+                    rows.extend(std::iter::repeat_n(row, count));
+                }
+                Ok::<(), SelftestError>(())
+            })?;
             judge(prepared, model, &rows, &scores).map(drop)
         };
         replayed().map_err(|source| SelftestError::Large { size, source: Box::new(source) })?;
+        sizes.push(size);
     }
     Ok(sizes)
 }
@@ -196,7 +215,9 @@ pub fn score_rows(prepared: &Prepared, model: &Model, rows: &FeatureRows) -> Res
     replay.collect(|slot| {
         let end = rows.rows().min(row + ROWS);
         while row < end {
-            put(slot, model, rows, row)?;
+            if !put(slot, model, rows, row, 1)? {
+                return Err(no_room(row));
+            }
             row += 1;
         }
         Ok::<(), SelftestError>(())
@@ -209,13 +230,17 @@ fn slot_limits(prepared: &Prepared, rows: usize) -> SlotLimits {
     SlotLimits { contexts: rows, rows, ids: ids(&prepared.layout().context).max(ids(&prepared.layout().candidate)).max(1) }
 }
 
-/// Writes one row, with its own context, into a slot.
-fn put(slot: &mut Slot, model: &Model, rows: &FeatureRows, row: usize) -> Result<(), SelftestError> {
-    let (context, candidate) = (rows.encode_context(row), rows.encode_candidates(&[row]));
+fn no_room(row: usize) -> SelftestError {
+    SelftestError::Illegal { row, reason: "more ids than a slot holds".into() }
+}
+
+/// Writes a request into a slot: a row's context, and its candidate so many times. False: it is full.
+fn put(slot: &mut Slot, model: &Model, rows: &FeatureRows, row: usize, candidates: usize) -> Result<bool, SelftestError> {
+    let (context, candidate) = (rows.encode_context(row), rows.encode_candidates(&vec![row; candidates]));
     let request = Request {
         context: Blocks { dense: &context.dense, ids: &context.ids, lengths: &context.lengths, weights: &context.weights },
         candidate: Blocks { dense: &candidate.dense, ids: &candidate.ids, lengths: &candidate.lengths, weights: &candidate.weights },
-        candidates: 1,
+        candidates,
         mask: None,
         bids: None,
     };
@@ -226,8 +251,8 @@ fn put(slot: &mut Slot, model: &Model, rows: &FeatureRows, row: usize) -> Result
     };
     let layout = slot.layout().clone();
     let need: Need = measure(&layout, &request).map_err(illegal)?;
-    let draft = slot.reserve(need).map_err(|_| SelftestError::Illegal { row, reason: "more ids than a slot holds".into() })?;
+    let Ok(draft) = slot.reserve(need) else { return Ok(false) };
     let counts = admit(&layout, &request, draft).map_err(illegal)?;
     slot.commit(0, counts);
-    Ok(())
+    Ok(true)
 }

@@ -37,13 +37,9 @@ impl Plan {
     pub fn for_machine(config: &Config) -> Result<Plan, Unfit> {
         let mut notes = Vec::new();
         let general = &config.general;
-        let engine = choose_engine(general.engine, general.precision, device_options(&config.cuda), config.cuda.nvrtc.path(), &mut notes)?;
+        let engine = choose_engine(general.engine, general.precision, &config.cuda, &mut notes)?;
         let limits = ShiftLimits { probability: general.precision_shift, auc: general.precision_auc };
-        let prepare = PrepareOptions {
-            cubins: cubins(&config.cuda),
-            wide_layers: wide_layers(&config.cuda),
-            ..prepare_options(&engine, general.precision, limits)?
-        };
+        let prepare = with_settings(prepare_options(&engine, general.precision, limits)?, &config.cuda);
         let io = preflight::choose(config.general.io).map_err(|refused| Unfit(refused.0))?;
         notes.push((io.warn, io.message));
         let cpus = Cpus::detect().map_err(|error| Unfit(format!("the process's CPU affinity cannot be read: {error}")))?;
@@ -100,10 +96,10 @@ pub fn cubins(settings: &CudaSettings) -> Cubins {
 pub fn choose_engine(
     choice: EngineChoice,
     precision: PrecisionChoice,
-    options: DeviceOptions,
-    nvrtc: Option<&Path>,
+    settings: &CudaSettings,
     notes: &mut Vec<(bool, String)>,
 ) -> Result<ChosenEngine, Unfit> {
+    let (options, nvrtc) = (device_options(settings), settings.nvrtc.path());
     Ok(match choice {
         EngineChoice::Cpu => EngineKind::Cpu.into(),
         EngineChoice::Auto => match usable_device(precision, options, nvrtc) {
@@ -165,7 +161,12 @@ fn told(device: &Device) -> String {
     format!("GPU {} ({}, {} MiB)", gpu.ordinal, gpu.name, gpu.memory_bytes >> 20)
 }
 
-/// How an engine makes models ready in this precision. Error: the engine has no such arithmetic.
+/// The same with what is configured for GPUs.
+pub fn with_settings(options: PrepareOptions, settings: &CudaSettings) -> PrepareOptions {
+    PrepareOptions { cubins: cubins(settings), wide_layers: wide_layers(settings), ..options }
+}
+
+/// How an engine makes models ready in this precision; [`with_settings`] adds what is configured. Error: the engine has no such arithmetic.
 pub fn prepare_options(engine: &ChosenEngine, choice: PrecisionChoice, limits: ShiftLimits) -> Result<PrepareOptions, Unfit> {
     let precision = match choice {
         PrecisionChoice::F32 => Precision::F32,
@@ -187,7 +188,7 @@ pub fn prepare_options(engine: &ChosenEngine, choice: PrecisionChoice, limits: S
     Ok(PrepareOptions {
         precision: PrecisionOptions { precision, limits, even_small: false },
         device: engine.device.clone(),
-        cubins: cubins(&CudaSettings::default()),
+        cubins: Cubins::default(),
         wide_layers: WideLayers::default(),
     })
 }
@@ -200,8 +201,8 @@ mod tests {
 
     fn decide(choice: EngineChoice, precision: PrecisionChoice, ordinal: usize) -> Result<(EngineKind, Vec<(bool, String)>), Unfit> {
         let mut notes = Vec::new();
-        let options = DeviceOptions { ordinal, ..DeviceOptions::default() };
-        choose_engine(choice, precision, options, None, &mut notes).map(|engine| (engine.kind, notes))
+        let settings = CudaSettings { device: ordinal, ..CudaSettings::default() };
+        choose_engine(choice, precision, &settings, &mut notes).map(|engine| (engine.kind, notes))
     }
 
     #[test]

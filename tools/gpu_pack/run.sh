@@ -153,29 +153,7 @@ if [ -z "$emulator" ]; then
     grep -q "^twins$(printf '\t')ok" "$steps" || export GAVEL_CUDA_WIDE_LAYERS=mma
 fi
 
-# Names of tests that are worth their time on a small run, and under tools that slow them down.
-few=every_size_is_scored
-for test in "$bin"/test-*; do
-    name=${test##*/}
-    filter=()
-    [ "$name" = test-lib ] && filter=(engine::cuda)
-    if [ -n "$emulator" ]; then
-        [ "$name" = test-cuda ] || continue
-        filter=("$few")
-    fi
-    step "$name" 100 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$test" "${filter[@]}"
-done
 step bundles 60 bash -c check_bundles
-
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
-for tool in memcheck racecheck; do
-    if [ -z "$sanitizer" ]; then
-        skip "$tool" "this machine has no compute-sanitizer"
-        continue
-    fi
-    step "$tool" 40 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
-    step "$tool-bundle" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
-done
 
 step kernels 130 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 110 --json "$OUT/kernels.json"
 
@@ -190,6 +168,30 @@ serve_with cuda-bf16 cuda bf16
 serve_with cpu cpu f32
 serve_with null null f32
 serve_with cuda-f32 cuda f32
+
+# Names of tests that are worth their time on a small run, and under tools that slow them down.
+few=every_size_is_scored
+for test in "$bin"/test-*; do
+    name=${test##*/}
+    filter=()
+    [ "$name" = test-lib ] && filter=(engine::cuda)
+    if [ -n "$emulator" ]; then
+        [ "$name" = test-cuda ] || continue
+        filter=("$few")
+    fi
+    step "$name" 100 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$test" "${filter[@]}"
+done
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
+for tool in memcheck racecheck; do
+    if [ -z "$sanitizer" ]; then
+        skip "$tool" "this machine has no compute-sanitizer"
+        continue
+    fi
+    step "$tool" 40 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
+    step "$tool-bundle" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
+    step "$tool-wide" 60 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-lib" engine::cuda::tests::wide_layers --test-threads 1
+done
 
 ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | head -1)
 if [ -n "$ncu" ]; then

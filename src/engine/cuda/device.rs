@@ -1,6 +1,6 @@
 //! A device as all shards of a process share it.
 
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use super::driver::{Blas, Context, DriverError, Gpu, GpuUnavailable, open};
 use super::permits::Permits;
@@ -34,7 +34,6 @@ pub struct Device {
     permits: Permits,
     fault: OnceLock<String>,
     blas: OnceLock<Option<Arc<Blas>>>,
-    unknown_ids: Once,
 }
 
 impl Device {
@@ -42,8 +41,8 @@ impl Device {
     pub fn open(options: DeviceOptions) -> Result<Arc<Device>, GpuUnavailable> {
         let (gpu, context) = open(options.ordinal)?;
         let permits = Permits::new(options.in_flight_per_device.max(1));
-        let (fault, unknown_ids, blas) = (OnceLock::new(), Once::new(), OnceLock::new());
-        Ok(Arc::new(Device { gpu, options, context, permits, fault, unknown_ids, blas }))
+        let (fault, blas) = (OnceLock::new(), OnceLock::new());
+        Ok(Arc::new(Device { gpu, options, context, permits, fault, blas }))
     }
 
     /// What it is.
@@ -104,18 +103,6 @@ impl Device {
                 tracing::error!("{text}");
             }
         }
-    }
-
-    /// Logs that a batch held an id that is no row of its table, the first time.
-    pub(super) fn report_unknown_ids(&self, model: &str) {
-        self.unknown_ids.call_once(|| {
-            let Gpu { ordinal, name, .. } = &self.gpu;
-            tracing::error!(
-                model,
-                "GPU {ordinal} ({name}): kernels met an id that its table does not have, although ids are checked before they come into a batch: \
-                 memory went wrong, or gavel did; such batches are answered with engine_failed (this is logged once)"
-            );
-        });
     }
 
     /// An error on the control path.

@@ -127,7 +127,7 @@ impl CudaEngine {
     /// What a batch whose kernels are through came to.
     fn end(slot: &CudaSlot, id: SlotId) -> Step {
         if slot.takes_unknown_ids() {
-            slot.loaded().device().report_unknown_ids(&slot.loaded().program().model.name);
+            slot.loaded().report_unknown_ids();
             return Step::Failed(id);
         }
         Step::Done(id)

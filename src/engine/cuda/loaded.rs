@@ -1,20 +1,20 @@
 //! A program on a device: kernels, weights and tables, once for all shards.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use super::DevicePointer;
 use super::buckets::buckets;
 use super::choice::{Chosen, LayerChoice, Trial};
 use super::device::Device;
-use super::driver::{Context, DeviceMemory, DriverError, Function, Matmul, Module};
+use super::driver::{Context, DeviceMemory, DriverError, Function, Gpu, Matmul, Module};
 use super::image::Image;
 use super::inputs::copied_bytes;
 use super::program::{DeviceTable, Launch, Product, Program, Way};
 use crate::batch::SlotLimits;
 use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
 use crate::engine::selftest::score_rows;
-use crate::engine::{EngineError, Prepared};
+use crate::engine::{EngineError, Prepared, SizeApart};
 use crate::model::Table;
 
 /// What shards launch. Freed when the last of them lets go.
@@ -31,6 +31,7 @@ pub struct Loaded {
     chosen: OnceLock<Chosen>,
     /// How far reduced precision moves answers, once it was measured.
     precision: OnceLock<PrecisionReport>,
+    unknown_ids: Once,
 }
 
 /// A kernel with what its launches need.
@@ -129,6 +130,7 @@ impl Loaded {
             table_addresses,
             chosen: OnceLock::new(),
             precision: OnceLock::new(),
+            unknown_ids: Once::new(),
         })
     }
 
@@ -198,12 +200,28 @@ impl Loaded {
         &self.program
     }
 
-    /// Sizes of batches from which on other kernels run, or inputs are copied before they do, ascending.
-    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<usize> {
+    /// Batches from which on other kernels run, or inputs are copied before they do, ascending.
+    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<SizeApart> {
         let (layout, copy_from) = (&self.program.layout, self.device.options().copy_from_bytes);
         let buckets = buckets(limits.rows, &self.program.variants);
         let means = |rows: usize| (self.program.variant(rows).rows_from, copied_bytes(layout, rows) >= copy_from);
-        buckets.windows(2).filter(|pair| means(pair[0]) != means(pair[1])).map(|pair| pair[0] + 1).collect()
+        buckets
+            .windows(2)
+            .filter(|pair| means(pair[0]) != means(pair[1]))
+            .map(|pair| SizeApart { rows: pair[0] + 1, slot_rows: pair[1] })
+            .collect()
+    }
+
+    /// Logs that a batch held an id that is no row of its table, the first time.
+    pub(super) fn report_unknown_ids(&self) {
+        self.unknown_ids.call_once(|| {
+            let Gpu { ordinal, name, .. } = self.device.gpu();
+            tracing::error!(
+                model = self.program.model.name,
+                "GPU {ordinal} ({name}): kernels met an id that its table does not have, although ids are checked before they come into a batch: \
+                 memory went wrong, or gavel did; such batches are answered with engine_failed (this is logged once for a model)"
+            );
+        });
     }
 
     /// Each kernel, by name.

@@ -54,7 +54,7 @@ impl CudaSlot {
     /// Makes so many slots, with memory on the device and graphs. Their host memory is one arena, registered as a whole.
     pub fn make(loaded: &Arc<Loaded>, limits: SlotLimits, count: usize) -> Result<Vec<CudaSlot>, EngineError> {
         let (device, layout) = (loaded.device(), &loaded.program().layout);
-        // Headers and words lie together, apart from what huge pages hold of rows.
+        // Headers and words lie side by side, before the rows.
         let controls = iter::repeat_n(CONTROL_BYTES, count);
         let sizes = controls.chain(iter::repeat_n(Slot::bytes(layout, limits), count));
         let (arena, mut controls) = Arena::share_out(sizes).map_err(no_memory(layout, limits, count))?;

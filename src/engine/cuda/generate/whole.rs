@@ -11,14 +11,15 @@ use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::model::{Model, ValueScope};
 
+use super::place::Places;
 use super::segments::Segments;
 use super::works::is_product;
-use super::{Numbers, SMALL_TILE, Target, cut};
+use super::{Numbers, SMALL_TILE, Target, cut, head_bytes};
 
 /// Candidates up to which it pays: 32 blocks, a quarter of an H100.
 pub const ROWS_MAX: usize = 512;
 
-/// The plan, if it takes one launch where the hoisted one takes two, and little more work.
+/// The plan, if it takes one launch where the hoisted one takes two, little more work, and no memory beside a block's own.
 pub fn plan<'m>(
     model: &'m Model,
     layout: &'m Layout,
@@ -31,8 +32,13 @@ pub fn plan<'m>(
         return Ok(None);
     }
     let (whole, segments) = cut(model, layout, &Target { hoist: Hoist::Nothing, ..*target })?;
+    let mut places = Places::new(&whole, &segments, target.numbers);
+    places.plan_tile(0, SMALL_TILE, target.shared_limit - head_bytes(SMALL_TILE));
+    if segments.list.len() != 1 || places.block.scratch_bytes > 0 {
+        return Ok(None);
+    }
     let more = clocks(model, &whole, target).saturating_sub(clocks(model, hoisted, target));
-    Ok((segments.list.len() == 1 && more <= CLOCKS_MORE).then_some((whole, segments)))
+    Ok((more <= CLOCKS_MORE).then_some((whole, segments)))
 }
 
 /// About how many clocks a block is busy with what its candidates need, beside waiting.

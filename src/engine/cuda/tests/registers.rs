@@ -85,6 +85,29 @@ fn a_kernel_without_registers_is_noticed() {
     assert!(faults.iter().any(|fault| fault.contains("runs out of its 40 registers")), "{faults:?}");
 }
 
+/// Sources that are no model's: what a device is measured with, and what wrappers and the host layer are tested with.
+#[test]
+fn facts_and_tests() {
+    let sources = [
+        ("facts", include_str!("../../../../kernels/facts.cu")),
+        ("selftest", include_str!("../../../../kernels/selftest.cu")),
+        ("tiny_model", include_str!("../../../../kernels/tiny_model.cu")),
+    ];
+    let mut faults = Vec::new();
+    for arch in archs() {
+        let nvrtc = Nvrtc::open(None).unwrap_or_else(|missing| panic!("{missing}"));
+        for (name, source) in sources {
+            let compiled =
+                nvrtc.compile(source, headers(), arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for kernel in &compiled.kernels {
+                println!("{:28} {arch:7} {name:13} {:>9}", kernel.function, kernel.registers, arch = arch.to_string());
+                faults.extend(kernel.fault().map(|fault| format!("{} of {name} on {arch} {fault}", kernel.function)));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 fn model(seed: u64, make: impl FnOnce(&mut ModelBuilder) -> Vec<ValueId>) -> Arc<Model> {
     let mut model = ModelBuilder::new(seed);
     let outputs: Vec<ValueId> = make(&mut model).into_iter().flat_map(|x| mixed(&mut model, x)).collect();

@@ -7,6 +7,7 @@ use super::{SHARED_BYTES, TURN, compile, emulator};
 use crate::batch::SlotLimits;
 use crate::engine::Prepared;
 use crate::engine::cuda::generate::{Numbers, Target};
+use crate::engine::cuda::inputs::copied_bytes;
 use crate::engine::cuda::{Device, DeviceOptions, Loaded, Program};
 use crate::engine::selftest::{self, SelftestError};
 use crate::model::{LoadOptions, load};
@@ -39,6 +40,11 @@ fn the_selftest_reaches_every_kernel() {
     let copied = ready(&|_| {}, 600 * 4);
     let sizes = selftest::replay_large(&copied, &model, LIMITS).expect("as recorded");
     assert!(sizes.contains(&300) && sizes.len() == 2, "{sizes:?}");
+    // What is said to be copied is copied, and a slot of fewer requests holds such batches as well.
+    let copying = copied.sizes_apart(LIMITS).into_iter().filter(|size| copied_bytes(copied.layout(), size.slot_rows) >= 600 * 4).count();
+    assert!(copying > 0, "{:?}", copied.sizes_apart(LIMITS));
+    let few = SlotLimits { contexts: 7, ids: 300 * 40, ..LIMITS };
+    assert_eq!(selftest::replay_large(&copied, &model, few).expect("as recorded"), sizes);
 
     let bad = ready(
         &|program| {
