@@ -19,7 +19,7 @@ pub struct Piece {
 }
 
 impl Arena {
-    /// Reserves address space for pieces of these sizes, each on a boundary of [`ALIGN`] bytes.
+    /// Reserves address space for pieces of these sizes, each on a boundary of two cache lines, which are fetched together.
     pub fn share_out(sizes: impl IntoIterator<Item = usize>) -> io::Result<(Arc<Arena>, Vec<Piece>)> {
         let mut end = 0usize;
         let mut place = |bytes: usize| {
@@ -73,8 +73,8 @@ impl DerefMut for Piece {
     }
 }
 
-/// Of pieces: two cache lines, which are fetched together.
-pub const ALIGN: usize = 128;
+/// Of pieces.
+const ALIGN: usize = 128;
 
 #[cfg(test)]
 mod tests {
