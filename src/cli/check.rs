@@ -37,7 +37,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub precision: PrecisionArgs,
 
-    /// Configuration file of the server that will serve: its [cuda] settings and its limits hold here, too
+    /// Configuration file of the server that will serve: its settings for GPUs and its limits hold here, too
     #[arg(long, value_name = "FILE", env = "GAVEL_CONFIG")]
     pub config: Option<PathBuf>,
 
