@@ -23,7 +23,7 @@ pub struct Arguments {
     pub bundle: Option<PathBuf>,
     /// What `facts` found out on this device.
     pub facts: Option<PathBuf>,
-    /// What `collect` reads.
+    /// What `collect` reads; `work` takes measured shares from there.
     pub folder: Option<PathBuf>,
     /// Only batches of so many candidates, of the first model.
     pub rows: Option<usize>,

@@ -1,33 +1,96 @@
-//! The published models at their full size: tables of many gigabytes that exist on the device alone.
+//! What is timed: the published models at their full size, their lookups alone, and each family of kernels in a small model that is little else.
+//! Tables of many gigabytes exist on the device alone.
 
 use std::sync::Arc;
 
 use gavel::engine::cuda::compile::Arch;
 use gavel::engine::cuda::driver::{Context, DeviceMemory};
 use gavel::engine::cuda::{Numbers, Program, Target};
-use gavel::model::{FeatureKind, LoadOptions, Model, TableArena, TableDType, load};
+use gavel::model::{
+    DType, FeatureKind, Graph, LoadOptions, Model, Node, Op, Output, OutputKind, TableArena, TableDType, Value, ValueId, ValueScope, load,
+};
 use gavel::synth::{ContextShare, Family, Recipe, Shape, TableFormat, write_bundle};
 
+use crate::patterns::{Given, Pattern, patterns};
 use crate::rig::{Probe, Rig, text};
 
 /// A model to be timed, and in what numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Case {
-    pub family: Family,
-    pub tables: TableFormat,
+    pub source: Source,
     pub numbers: Numbers,
 }
 
-/// In the order of importance.
-pub const CASES: [Case; 4] = [
-    Case { family: Family::DlrmKaggle, tables: TableFormat::F32, numbers: Numbers::Bf16 },
-    Case { family: Family::DlrmDcnv2, tables: TableFormat::Bf16, numbers: Numbers::Bf16 },
-    Case { family: Family::DlrmKaggle, tables: TableFormat::F32, numbers: Numbers::F32 },
-    Case { family: Family::DlrmDcnv2, tables: TableFormat::Bf16, numbers: Numbers::F32 },
-];
+/// What a model is made of.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A published one.
+    Whole(Family, TableFormat),
+    /// The lookups of a published one, whose results are added up to one number a row.
+    Lookups(Family, TableFormat),
+    /// A pattern over rows of so many elements out of a table far larger than the caches; over dense inputs if 0.
+    Pattern(Pattern, usize),
+}
 
 /// No table of the brief runs has more rows.
 pub const BRIEF_ROWS: u32 = 100;
+/// Rows of a pattern's table: 256 MB of 16 elements each.
+const PATTERN_ROWS: u32 = 4_000_000;
+
+/// Patterns, elements of their table's rows, and numbers. Families without tensor cores are the same in both.
+const PATTERNS: [(&str, usize, Numbers); 20] = [
+    ("factorisation machine", 16, Numbers::F32),
+    ("mlp 367-512-256-1", 0, Numbers::Bf16),
+    ("mlp 367-512-256-1", 0, Numbers::F32),
+    ("dot interaction, below the diagonal", 16, Numbers::Bf16),
+    ("dot interaction, below the diagonal", 16, Numbers::F32),
+    ("cross, vector", 16, Numbers::F32),
+    ("cross, matrix", 16, Numbers::Bf16),
+    ("cross, low rank", 16, Numbers::Bf16),
+    ("gated experts, 4 of 64", 16, Numbers::Bf16),
+    ("attention over 20 of 32", 32, Numbers::F32),
+    ("self-attention, 4 heads of 16 over 21", 64, Numbers::Bf16),
+    ("gru of 64 over 20 of 32", 32, Numbers::Bf16),
+    ("layer and dice over 20 of 64", 32, Numbers::Bf16),
+    ("compressed interaction, 20 fields of 16, 64 maps", 16, Numbers::Bf16),
+    ("co-action, 20 of 16 through 8 and 4", 16, Numbers::F32),
+    ("convolution of 3 over 50 of 32", 32, Numbers::F32),
+    ("layer norm and softmax over 20 of 64", 64, Numbers::F32),
+    ("running sums and the largest of 50 of 32", 32, Numbers::F32),
+    ("the best 5 of 50 of 32", 32, Numbers::F32),
+    ("boosted trees, 200 of depth 8", 0, Numbers::F32),
+];
+
+/// In the order of importance; two published models, one's lookups and one pattern if `brief`.
+pub fn cases(brief: bool) -> Vec<Case> {
+    use Family::{DlrmDcnv2, DlrmKaggle};
+    use TableFormat::{Bf16, F32, Int8Rowwise};
+    let case = |source, numbers| Case { source, numbers };
+    let mut whole = vec![
+        case(Source::Whole(DlrmKaggle, F32), Numbers::Bf16),
+        case(Source::Whole(DlrmDcnv2, Bf16), Numbers::Bf16),
+        case(Source::Whole(DlrmKaggle, F32), Numbers::F32),
+        case(Source::Whole(DlrmDcnv2, Bf16), Numbers::F32),
+    ];
+    // Numbers change nothing of lookups.
+    let mut lookups: Vec<Case> = [(DlrmKaggle, F32), (DlrmKaggle, Bf16), (DlrmDcnv2, Bf16), (DlrmDcnv2, Int8Rowwise), (DlrmDcnv2, F32)]
+        .map(|(family, tables)| case(Source::Lookups(family, tables), Numbers::F32))
+        .into();
+    let known = patterns();
+    let mut alone: Vec<Case> = PATTERNS
+        .iter()
+        .map(|&(name, dim, numbers)| {
+            let pattern = known.iter().find(|pattern| pattern.name == name).expect("a pattern of that name");
+            case(Source::Pattern(pattern.clone(), dim), numbers)
+        })
+        .collect();
+    if brief {
+        whole.truncate(2);
+        lookups.truncate(1);
+        alone.truncate(1);
+    }
+    [whole, lookups, alone].concat()
+}
 
 impl Case {
     pub fn name(&self) -> String {
@@ -35,34 +98,44 @@ impl Case {
             Numbers::F32 => "f32",
             Numbers::Bf16 => "bf16",
         };
-        format!("{} in {numbers}", self.family.name())
+        match &self.source {
+            Source::Whole(family, _) => format!("{} in {numbers}", family.name()),
+            Source::Lookups(family, tables) => format!("lookups of {}, {}", family.name(), tables.name()),
+            Source::Pattern(pattern, _) => format!("{} in {numbers}", pattern.name),
+        }
+    }
+
+    /// Bytes of its tables with at most `rows_cap` rows each.
+    pub fn table_bytes(&self, rows_cap: u32) -> f64 {
+        match &self.source {
+            Source::Whole(family, tables) | Source::Lookups(family, tables) => {
+                let shape = Shape::new(*family, rows_cap);
+                shape.table_rows() as f64 * tables.row_bytes(shape.dim) as f64
+            }
+            Source::Pattern(_, dim) => f64::from(PATTERN_ROWS.min(rows_cap)) * (4 * dim) as f64,
+        }
     }
 
     /// The model with tables of at most `rows_cap` rows, whose numbers are nowhere: rows are zeros that take no memory.
     pub fn model(&self, rows_cap: u32) -> Result<Arc<Model>, String> {
-        let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
-        let bundle = folder.path().join(self.family.name());
-        let small = Recipe {
-            shape: Shape::new(self.family, BRIEF_ROWS),
-            seed: 1,
-            context: ContextShare::None,
-            tables: self.tables,
-            selftest_rows: 1,
+        let (family, tables) = match &self.source {
+            Source::Whole(family, tables) | Source::Lookups(family, tables) => (*family, *tables),
+            Source::Pattern(pattern, 0) => return Ok(Arc::new(pattern.model(Given::Dense))),
+            Source::Pattern(pattern, dim) => {
+                let mut model = pattern.model(Given::Rows { dim: *dim, rows: BRIEF_ROWS as usize });
+                enlarge(&mut model, &[PATTERN_ROWS.min(rows_cap)])?;
+                return Ok(Arc::new(model));
+            }
         };
+        let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
+        let bundle = folder.path().join(family.name());
+        let small = Recipe { shape: Shape::new(family, BRIEF_ROWS), seed: 1, context: ContextShare::None, tables, selftest_rows: 1 };
         write_bundle(&small, &bundle, &mut |_, _| {}).map_err(|error| error.to_string())?;
         let mut model = load(&bundle, &LoadOptions::default(), &mut |_| {}).map_err(|error| error.to_string())?;
-        let rows = Shape::new(self.family, rows_cap).rows;
-        for feature in &mut model.features {
-            if let FeatureKind::Sparse { table, rows: known, .. } = &mut feature.kind {
-                *known = rows[table.0 as usize];
-            }
+        if let Source::Lookups(..) = self.source {
+            keep_lookups(&mut model.graph);
         }
-        let sizes: Vec<usize> = model.weights.tables.iter().zip(&rows).map(|(table, rows)| table.row_bytes() * *rows as usize).collect();
-        let memory = TableArena::unwritten(sizes).map_err(|error| format!("room for tables: {error}"))?;
-        for ((table, rows), data) in model.weights.tables.iter_mut().zip(rows).zip(memory.into_tables()) {
-            (table.rows, table.data) = (rows, data);
-        }
-        model.folder = None;
+        enlarge(&mut model, &Shape::new(family, rows_cap).rows)?;
         Ok(Arc::new(model))
     }
 
@@ -76,6 +149,37 @@ impl Case {
     }
 }
 
+/// Gives tables so many rows: zeros that take no memory.
+fn enlarge(model: &mut Model, rows: &[u32]) -> Result<(), String> {
+    for feature in &mut model.features {
+        if let FeatureKind::Sparse { table, rows: known, .. } = &mut feature.kind {
+            *known = rows[table.0 as usize];
+        }
+    }
+    let sizes: Vec<usize> = model.weights.tables.iter().zip(rows).map(|(table, rows)| table.row_bytes() * *rows as usize).collect();
+    let memory = TableArena::unwritten(sizes).map_err(|error| format!("room for tables: {error}"))?;
+    for ((table, rows), data) in model.weights.tables.iter_mut().zip(rows).zip(memory.into_tables()) {
+        (table.rows, table.data) = (*rows, data);
+    }
+    model.folder = None;
+    Ok(())
+}
+
+/// Makes the sum of all pooled rows the only output; what else there was is dead code.
+fn keep_lookups(graph: &mut Graph) {
+    let pooled: Vec<ValueId> = graph.nodes.iter().filter(|node| matches!(node.op, Op::Lookup { .. })).map(|node| node.out).collect();
+    let mut add = |shape: Vec<usize>, op| {
+        let out = ValueId(graph.values.len() as u32);
+        graph.values.push(Value { name: format!("lookups.{}", out.0), shape, dtype: DType::F32, scope: ValueScope::Candidate });
+        graph.nodes.push(Node { out, op });
+        out
+    };
+    let sums = pooled.into_iter().map(|x| add(vec![1], Op::ReduceSum { x, axes: vec![0], keep: true })).collect::<Vec<_>>();
+    let sums = add(vec![sums.len()], Op::Concat { xs: sums, axis: 0 });
+    let value = add(vec![1], Op::ReduceSum { x: sums, axes: vec![0], keep: true });
+    graph.outputs = vec![Output { name: "sum".into(), kind: OutputKind::Value, value }];
+}
+
 /// Tables of a program, made on the device of a seed: small numbers, each row another.
 pub fn generate(rig: &Rig, context: &Arc<Context>, program: &Program, seed: u32) -> Result<Vec<DeviceMemory>, String> {
     let mut made = Vec::with_capacity(program.tables.len());
@@ -84,7 +188,8 @@ pub fn generate(rig: &Rig, context: &Arc<Context>, program: &Program, seed: u32)
         let format = match table.dtype {
             TableDType::F32 => 0,
             TableDType::Bf16 => 1,
-            TableDType::F16 => 2,
+            // Any byte is a code; two small numbers in f16 are a small f32, so that scale and bias are finite.
+            TableDType::F16 | TableDType::Int8Rowwise => 2,
             coded => return Err(format!("table {}: no numbers are generated in {}", table.name, coded.name())),
         };
         let bytes = placed.bytes(table);
