@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::arguments::Arguments;
 use crate::report::{Report, Spread};
 use crate::rig::{Rig, text};
-use crate::shapes::{BRIEF_ROWS, Case, Source, cases, generate};
+use crate::shapes::{BRIEF_ROWS, Case, Source, generate, wanted};
 
 /// Candidates of a batch.
 const BATCHES: [usize; 7] = [16, 64, 256, 1024, 4096, 16_384, 65_536];
@@ -43,9 +43,11 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
     let rig = Rig::new(arguments)?;
     report.say("device", rig.gpu.name.as_str());
     report.say("peaks", peaks.as_ref().map_or(Value::Null, Peaks::to_json));
-    let cases = cases(!rig.measuring);
-    let asked = if arguments.rows.is_some() { 1 } else { cases.len() };
-    for case in &cases[..asked] {
+    let mut cases = wanted(arguments);
+    if arguments.rows.is_some() {
+        cases.truncate(1);
+    }
+    for case in &cases {
         if began.elapsed().as_secs() >= arguments.seconds {
             report.note(&case.name(), "not begun: no time left");
         } else if let Err(error) = one(arguments, &rig, case, peaks.as_ref(), began, &mut report) {

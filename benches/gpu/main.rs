@@ -83,7 +83,7 @@ fn compile(arguments: &Arguments) -> Result<(), String> {
     println!("facts for {arch}: {} bytes", code.len());
     let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
     let rows_cap = if arguments.measuring { u32::MAX } else { shapes::BRIEF_ROWS };
-    for case in shapes::cases(!arguments.measuring) {
+    for case in shapes::wanted(arguments) {
         let model = case.model(rows_cap)?;
         let program = case.program(&model, arch)?;
         let cubin = cubins.find_or_compile(&program, arch, &Default::default()).map_err(|error| error.to_string())?;

@@ -7,10 +7,11 @@ use gavel::engine::cuda::compile::Arch;
 use gavel::engine::cuda::driver::{Context, DeviceMemory};
 use gavel::engine::cuda::{Numbers, Program, Target};
 use gavel::model::{
-    DType, FeatureKind, Graph, LoadOptions, Model, Node, Op, Output, OutputKind, TableArena, TableDType, Value, ValueId, ValueScope, load,
+    DType, FeatureKind, LoadOptions, Model, Node, Op, Output, OutputKind, TableArena, TableDType, Value, ValueId, ValueScope, load,
 };
 use gavel::synth::{ContextShare, Family, Recipe, Shape, TableFormat, write_bundle};
 
+use crate::arguments::Arguments;
 use crate::patterns::{Given, Pattern, patterns};
 use crate::rig::{Probe, Rig, text};
 
@@ -26,14 +27,16 @@ pub struct Case {
 pub enum Source {
     /// A published one.
     Whole(Family, TableFormat),
-    /// The lookups of a published one, whose results are added up to one number a row.
-    Lookups(Family, TableFormat),
+    /// The lookups of a published one, whose results are added up to one number a row: of features with at least so many ids.
+    Lookups(Family, TableFormat, u32),
     /// A pattern over rows of so many elements out of a table far larger than the caches; over dense inputs if 0.
     Pattern(Pattern, usize),
 }
 
 /// No table of the brief runs has more rows.
 pub const BRIEF_ROWS: u32 = 100;
+/// Ids of a bag that is called long.
+const LONG_BAG: u32 = 6;
 /// Rows of a pattern's table: 256 MB of 16 elements each.
 const PATTERN_ROWS: u32 = 4_000_000;
 
@@ -61,6 +64,14 @@ const PATTERNS: [(&str, usize, Numbers); 20] = [
     ("boosted trees, 200 of depth 8", 0, Numbers::F32),
 ];
 
+/// Those that a run is about: the ones asked for, else all, of which brief runs take a few.
+pub fn wanted(arguments: &Arguments) -> Vec<Case> {
+    match &arguments.case {
+        Some(text) => cases(false).into_iter().filter(|case| case.name().contains(text.as_str())).collect(),
+        None => cases(!arguments.measuring),
+    }
+}
+
 /// In the order of importance; two published models, one's lookups and one pattern if `brief`.
 pub fn cases(brief: bool) -> Vec<Case> {
     use Family::{DlrmDcnv2, DlrmKaggle};
@@ -72,10 +83,18 @@ pub fn cases(brief: bool) -> Vec<Case> {
         case(Source::Whole(DlrmKaggle, F32), Numbers::F32),
         case(Source::Whole(DlrmDcnv2, Bf16), Numbers::F32),
     ];
-    // Numbers change nothing of lookups.
-    let mut lookups: Vec<Case> = [(DlrmKaggle, F32), (DlrmKaggle, Bf16), (DlrmDcnv2, Bf16), (DlrmDcnv2, Int8Rowwise), (DlrmDcnv2, F32)]
-        .map(|(family, tables)| case(Source::Lookups(family, tables), Numbers::F32))
-        .into();
+    // Numbers change nothing of lookups. The nine long bags are 185 of the 214 ids, and leave shared memory for
+    // tiles of 32 rows; sums of all bags fill it with 16.
+    let mut lookups: Vec<Case> = [
+        (DlrmKaggle, F32, 1),
+        (DlrmDcnv2, Bf16, LONG_BAG),
+        (DlrmDcnv2, Int8Rowwise, LONG_BAG),
+        (DlrmDcnv2, F32, LONG_BAG),
+        (DlrmDcnv2, Bf16, 1),
+        (DlrmKaggle, Bf16, 1),
+    ]
+    .map(|(family, tables, ids)| case(Source::Lookups(family, tables, ids), Numbers::F32))
+    .into();
     let known = patterns();
     let mut alone: Vec<Case> = PATTERNS
         .iter()
@@ -100,7 +119,8 @@ impl Case {
         };
         match &self.source {
             Source::Whole(family, _) => format!("{} in {numbers}", family.name()),
-            Source::Lookups(family, tables) => format!("lookups of {}, {}", family.name(), tables.name()),
+            Source::Lookups(family, tables, 1) => format!("lookups of {}, {}", family.name(), tables.name()),
+            Source::Lookups(family, tables, ids) => format!("bags of {ids} and more of {}, {}", family.name(), tables.name()),
             Source::Pattern(pattern, _) => format!("{} in {numbers}", pattern.name),
         }
     }
@@ -108,7 +128,7 @@ impl Case {
     /// Bytes of its tables with at most `rows_cap` rows each.
     pub fn table_bytes(&self, rows_cap: u32) -> f64 {
         match &self.source {
-            Source::Whole(family, tables) | Source::Lookups(family, tables) => {
+            Source::Whole(family, tables) | Source::Lookups(family, tables, _) => {
                 let shape = Shape::new(*family, rows_cap);
                 shape.table_rows() as f64 * tables.row_bytes(shape.dim) as f64
             }
@@ -119,7 +139,7 @@ impl Case {
     /// The model with tables of at most `rows_cap` rows, whose numbers are nowhere: rows are zeros that take no memory.
     pub fn model(&self, rows_cap: u32) -> Result<Arc<Model>, String> {
         let (family, tables) = match &self.source {
-            Source::Whole(family, tables) | Source::Lookups(family, tables) => (*family, *tables),
+            Source::Whole(family, tables) | Source::Lookups(family, tables, _) => (*family, *tables),
             Source::Pattern(pattern, 0) => return Ok(Arc::new(pattern.model(Given::Dense))),
             Source::Pattern(pattern, dim) => {
                 let mut model = pattern.model(Given::Rows { dim: *dim, rows: BRIEF_ROWS as usize });
@@ -132,8 +152,8 @@ impl Case {
         let small = Recipe { shape: Shape::new(family, BRIEF_ROWS), seed: 1, context: ContextShare::None, tables, selftest_rows: 1 };
         write_bundle(&small, &bundle, &mut |_, _| {}).map_err(|error| error.to_string())?;
         let mut model = load(&bundle, &LoadOptions::default(), &mut |_| {}).map_err(|error| error.to_string())?;
-        if let Source::Lookups(..) = self.source {
-            keep_lookups(&mut model.graph);
+        if let Source::Lookups(_, _, ids) = self.source {
+            keep_lookups(&mut model, ids);
         }
         enlarge(&mut model, &Shape::new(family, rows_cap).rows)?;
         Ok(Arc::new(model))
@@ -165,9 +185,11 @@ fn enlarge(model: &mut Model, rows: &[u32]) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes the sum of all pooled rows the only output; what else there was is dead code.
-fn keep_lookups(graph: &mut Graph) {
-    let pooled: Vec<ValueId> = graph.nodes.iter().filter(|node| matches!(node.op, Op::Lookup { .. })).map(|node| node.out).collect();
+/// Makes the sum of what is looked up by features of at least `ids` ids the only output; what else there was is dead code.
+fn keep_lookups(model: &mut Model, ids: u32) {
+    let Model { features, graph, .. } = model;
+    let kept = |op: &Op| matches!(op, Op::Lookup { feature, .. } if features[*feature].width >= ids);
+    let pooled: Vec<ValueId> = graph.nodes.iter().filter(|node| kept(&node.op)).map(|node| node.out).collect();
     let mut add = |shape: Vec<usize>, op| {
         let out = ValueId(graph.values.len() as u32);
         graph.values.push(Value { name: format!("lookups.{}", out.0), shape, dtype: DType::F32, scope: ValueScope::Candidate });
