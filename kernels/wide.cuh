@@ -89,6 +89,7 @@ template <class END, int N, int COUNT, class SUMS>
 DEV void end_layer(const Block& b, const SUMS& sums) {
     constexpr int MOST = END::OPERANDS <= 2 ? 8 : END::OPERANDS <= 4 ? 4 : 2, TOGETHER = COUNT < MOST ? COUNT : MOST;
     static_assert(COUNT % TOGETHER == 0, "pairs are taken in whole groups");
+    static_assert(END::OPERANDS <= 8, "registers hold no more (OPERANDS_MAX of src/engine/cuda/generate/tails.rs)");
 #pragma unroll
     for (int first = 0; first < COUNT; first += TOGETHER) {
         typename END::Held held[TOGETHER];

@@ -51,9 +51,10 @@ pub struct SettingArgs {
 
     /// In what numbers dense layers are computed [default: f32]
     ///
-    /// bf16 is for GPUs: products on tensor cores. The others are for CPUs: int8 is several times as fast where the CPU has VNNI, f16 halves the bytes of weights (for small batches of large models). Layers that would
-    /// move answers further than precision_shift and precision_auc allow, measured on the selftest, stay in f32; `gavel check --precision int8`
-    /// shows which.
+    /// bf16 is for GPUs: products on tensor cores. The others are for CPUs: int8 is several times as fast where the CPU has VNNI, f16 halves the
+    /// bytes of weights (for small batches of large models). How far answers move is measured on the selftest. Where that is more than
+    /// precision_shift and precision_auc allow, layers stay in f32 on CPUs (`gavel check --precision int8` shows which), and GPUs refuse the
+    /// model.
     #[arg(long, value_name = "PRECISION", value_parser = PossibleValuesParser::new(PrecisionChoice::NAMES))]
     pub precision: Option<String>,
 

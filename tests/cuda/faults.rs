@@ -280,6 +280,24 @@ fn what_is_no_whole_image_is_not_loaded() {
     }
 }
 
+/// However large the tables are: code is looked at first.
+#[test]
+fn code_that_is_refused_uploads_nothing() {
+    let Some(rig) = Rig::emulated(OPTIONS) else { return };
+    let elsewhere = cubins_in(tempfile::tempdir().unwrap().path()).compile(
+        &rig.program(Ids::Two),
+        "sm_90a".parse().unwrap(),
+        &CompileOptions::default(),
+    );
+    let (_, context) = open(0).unwrap();
+    for (code, said) in [(elsewhere.unwrap().code, "kernels"), (vec![0; 64], "the compiled kernels of deepfm_scoped are")] {
+        emulator::fail(&format!("cuMemAlloc_v2:1:{OUT_OF_MEMORY}"));
+        let error = rig.load_code(Ids::Two, &code).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(said), "{error}");
+        assert!(DeviceMemory::new(&context, 16).is_err(), "nobody asked for memory before");
+    }
+}
+
 /// Said before anything is uploaded, and with what takes how much.
 #[test]
 fn what_does_not_fit_is_told() {

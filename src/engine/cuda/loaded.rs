@@ -7,15 +7,15 @@ use super::DevicePointer;
 use super::buckets::buckets;
 use super::choice::{Chosen, LayerChoice, Trial};
 use super::device::Device;
-use super::driver::{Context, DeviceMemory, DriverError, Function, Gpu, Matmul, Module};
-use super::image::Image;
+use super::driver::{DeviceMemory, Gpu, Matmul};
 use super::inputs::copied_bytes;
-use super::program::{DeviceTable, Launch, Product, Program, Way};
+use super::kernels::{Kernel, KernelFacts, load_kernels};
+use super::program::{Launch, Product, Program, Way};
+use super::tables::upload_tables;
 use crate::batch::SlotLimits;
 use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
 use crate::engine::selftest::score_rows;
 use crate::engine::{EngineError, Prepared, SizeApart};
-use crate::model::Table;
 
 /// What shards launch. Freed when the last of them lets go.
 #[derive(Debug)]
@@ -34,15 +34,6 @@ pub struct Loaded {
     unknown_ids: Once,
 }
 
-/// A kernel with what its launches need.
-#[derive(Debug)]
-pub(super) struct Kernel {
-    pub(super) function: Function,
-    /// Blocks that the device runs at once; `None` if the kernel has no scratch memory and nobody needs to know.
-    pub(super) blocks_max: Option<usize>,
-    facts: KernelFacts,
-}
-
 /// What computes one of the program's launches.
 #[derive(Debug)]
 pub(super) enum Taken<'l> {
@@ -59,39 +50,15 @@ pub(super) enum Taken<'l> {
     },
 }
 
-/// What the compiler made of a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelFacts {
-    /// Its name.
-    pub name: String,
-    /// Registers of a thread.
-    pub registers: usize,
-    /// Bytes of a thread that did not fit into registers.
-    pub local_bytes: usize,
-    /// Dynamic shared memory of a block, the most of its launches.
-    pub shared_bytes: u32,
-}
-
 impl Loaded {
-    /// Loads compiled kernels and uploads weights and tables. Start-up and reload only.
+    /// Loads compiled kernels, then weights and tables. Start-up and reload only.
     ///
-    /// Errors: the driver's; tables and weights that do not fit into the memory that is free, before anything is uploaded.
+    /// Errors: the driver's; kernels that are none, or none for this device; tables and weights that do not fit into the memory that is free. All
+    /// that before anything is uploaded.
     pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
-        let room = Room::ask(device, &program)?;
-        if room.needed() > room.free_bytes as u64 {
-            return Err(room.too_little(device));
-        }
-        let mut tables = Vec::with_capacity(program.tables.len());
-        for placed in &program.tables {
-            let table = program.model.weights.table(placed.id);
-            let what = format!("table {} of {} bytes", table.name, placed.bytes(table));
-            // Free memory in pieces that are too small, or taken by somebody else meanwhile.
-            tables.push(upload(device.context(), placed, table).map_err(|source| match source.is_out_of_memory() {
-                true => room.too_little(device),
-                false => device.error(what)(source),
-            })?);
-        }
-        Loaded::with_tables(device, program, image, tables)
+        let kernels = load_kernels(device, &program, image)?;
+        let tables = upload_tables(device, &program)?;
+        Loaded::of_parts(device, program, kernels, tables)
     }
 
     /// The same with tables that are on the device already, in the order of [`Program::tables`]: benches make them there. Panics if they are not as
@@ -104,18 +71,17 @@ impl Loaded {
     ) -> Result<Loaded, EngineError> {
         let bytes = program.tables.iter().map(|placed| placed.bytes(program.model.weights.table(placed.id)));
         assert!(tables.iter().map(DeviceMemory::bytes).eq(bytes), "the program's tables");
+        let kernels = load_kernels(device, &program, image)?;
+        Loaded::of_parts(device, program, kernels, tables)
+    }
+
+    fn of_parts(
+        device: &Arc<Device>,
+        program: Arc<Program>,
+        kernels: HashMap<String, Kernel>,
+        tables: Vec<DeviceMemory>,
+    ) -> Result<Loaded, EngineError> {
         let context = device.context();
-        let image = Image::new(image).map_err(|reason| EngineError::Unavailable {
-            engine: "cuda",
-            reason: format!("the compiled kernels of {} are {reason}", program.model.name),
-            remedy: "compile them again with `gavel compile`".into(),
-        })?;
-        let module = Module::load(context, image).map_err(device.error("kernels"))?;
-        let mut kernels = HashMap::new();
-        for (name, launches) in launches_by_kernel(&program) {
-            let kernel = Kernel::new(device, &module, name, &launches)?;
-            kernels.insert(name.to_owned(), kernel);
-        }
         let bytes = program.weights.len();
         let weights = DeviceMemory::copy_of(context, &program.weights).map_err(device.error(format!("{bytes} bytes of weights")))?;
         let addresses: Vec<DevicePointer> = tables.iter().map(DeviceMemory::address).collect();
@@ -243,99 +209,3 @@ impl Loaded {
         self.table_addresses.address()
     }
 }
-
-/// What a program's tables and weights take of a device, and what there is.
-struct Room {
-    model: String,
-    tables: usize,
-    table_bytes: u64,
-    /// Name and size.
-    largest: Option<(String, usize)>,
-    weight_bytes: usize,
-    free_bytes: usize,
-}
-
-impl Room {
-    fn ask(device: &Device, program: &Program) -> Result<Room, EngineError> {
-        let sizes = || {
-            program.tables.iter().map(|placed| {
-                let table = program.model.weights.table(placed.id);
-                (&table.name, placed.bytes(table))
-            })
-        };
-        Ok(Room {
-            model: program.model.name.clone(),
-            tables: program.tables.len(),
-            table_bytes: sizes().map(|(_, bytes)| bytes as u64).sum(),
-            largest: sizes().max_by_key(|(_, bytes)| *bytes).map(|(name, bytes)| (name.clone(), bytes)),
-            weight_bytes: program.weights.len(),
-            free_bytes: device.context().free_bytes().map_err(device.error("its free memory"))?,
-        })
-    }
-
-    fn needed(&self) -> u64 {
-        self.table_bytes + self.weight_bytes as u64
-    }
-
-    fn too_little(&self, device: &Device) -> EngineError {
-        let Room { model, tables, table_bytes, weight_bytes, free_bytes, .. } = self;
-        let largest = self.largest.as_ref().map(|(name, bytes)| format!(", the largest {name} with {bytes}")).unwrap_or_default();
-        EngineError::DeviceTooSmall {
-            device: device.name(),
-            what: format!(
-                "{model} takes {} bytes of device memory ({table_bytes} in {tables} tables{largest}; {weight_bytes} of weights), and {free_bytes} are free",
-                self.needed()
-            ),
-        }
-    }
-}
-
-/// A table on the device, its rows as far apart as kernels expect them: packed piece by piece.
-fn upload(context: &Arc<Context>, placed: &DeviceTable, table: &Table) -> Result<DeviceMemory, DriverError> {
-    let mut memory = DeviceMemory::new(context, placed.bytes(table))?;
-    let rows_at_once = (PIECE_BYTES / placed.row_stride).clamp(1, table.rows as usize);
-    let mut piece = vec![0; rows_at_once * placed.row_stride];
-    let mut row = 0;
-    while row < table.rows {
-        let rows = placed.pack(table, row, &mut piece);
-        memory.write(row as usize * placed.row_stride, &piece[..rows as usize * placed.row_stride])?;
-        row += rows;
-    }
-    Ok(memory)
-}
-
-/// Bytes of a table that are copied at once.
-const PIECE_BYTES: usize = 8 << 20;
-
-impl Kernel {
-    fn new(device: &Device, module: &Arc<Module>, name: &str, launches: &[&Launch]) -> Result<Kernel, EngineError> {
-        let what = || format!("kernel {name}");
-        let function = module.function(name).map_err(device.error(what()))?;
-        let shared_bytes = launches.iter().map(|launch| launch.shared_bytes).max().unwrap_or(0);
-        if shared_bytes > SHARED_BYTES_UNASKED {
-            function
-                .allow_shared(shared_bytes)
-                .map_err(device.error(format!("kernel {name} with {shared_bytes} bytes of shared memory")))?;
-        }
-        let mut blocks_max = None;
-        for launch in launches.iter().filter(|launch| launch.scratch_bytes > 0) {
-            let resident = function.resident_blocks(launch.threads, launch.shared_bytes).map_err(device.error(what()))?;
-            let blocks = (resident * device.gpu().multiprocessors).max(1);
-            blocks_max = Some(blocks_max.map_or(blocks, |known: usize| known.min(blocks)));
-        }
-        let registers = function.registers().map_err(device.error(what()))?;
-        let local_bytes = function.local_bytes().map_err(device.error(what()))?;
-        Ok(Kernel { function, blocks_max, facts: KernelFacts { name: name.to_owned(), registers, local_bytes, shared_bytes } })
-    }
-}
-
-fn launches_by_kernel(program: &Program) -> HashMap<&str, Vec<&Launch>> {
-    let mut kernels: HashMap<&str, Vec<&Launch>> = HashMap::new();
-    for launch in program.kernels() {
-        kernels.entry(&launch.kernel).or_default().push(launch);
-    }
-    kernels
-}
-
-/// Dynamic shared memory that any kernel may have without asking.
-const SHARED_BYTES_UNASKED: u32 = 48 << 10;

@@ -15,12 +15,14 @@ mod generate;
 mod image;
 mod inputs;
 mod job;
+mod kernels;
 mod loaded;
 mod measure;
 mod permits;
 mod prepare;
 mod program;
 mod slot;
+mod tables;
 #[cfg(test)]
 pub(in crate::engine) mod tests;
 
@@ -31,7 +33,8 @@ pub use engine::CudaEngine;
 pub use generate::{LaunchWork, Numbers, Target, works};
 pub use image::{Image, ImageError};
 pub use job::{DevicePointer, Header, InputRows, Job};
-pub use loaded::{KernelFacts, Loaded};
+pub use kernels::KernelFacts;
+pub use loaded::Loaded;
 pub use measure::{Batches, LaunchShape};
 pub use prepare::{load, prepare};
 pub use program::{DeviceTable, Launch, Needs, Over, Product, Program, RowsAt, RowsMemory, Variant, Way, WideLayer};

@@ -11,9 +11,13 @@ use crate::model::{DType, ValueScope};
 use super::dense_layers::is_multiplied_in_bf16;
 use super::segments::{Segments, is_wide};
 use super::traffic::{is_in_place, makers};
+use super::{Numbers, Target};
 
-/// Roots of homes whose elements can be bf16.
-pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<ValueIndex> {
+/// Roots of homes whose elements can be bf16; none where arithmetic is that of f32.
+pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments, numbers: Numbers) -> HashSet<ValueIndex> {
+    if numbers == Numbers::F32 {
+        return HashSet::new();
+    }
     let root = |value: ValueIndex| homes.of(value).0;
     let makers = makers(lowered);
     let is_f32 = |value: ValueIndex| lowered.values[value].dtype == DType::F32 && lowered.values[value].scope != ValueScope::Constant;
@@ -51,9 +55,13 @@ pub fn narrow(lowered: &Lowered, homes: &Homes, segments: &Segments) -> HashSet<
 
 /// Gives wide layers that multiply in bf16 narrow copies of what they read, where others read the same in f32: each element is rounded once, not
 /// for every strip of columns, and comes in half the bytes. A copy is made by the kernel that makes the value.
-pub fn add_copies(lowered: &mut Lowered, wide_from: usize) {
+pub fn add_copies(lowered: &mut Lowered, target: &Target) {
+    if target.numbers == Numbers::F32 {
+        return;
+    }
+    let wide_from = target.wide_from;
     let (homes, segments) = (Homes::new(lowered), Segments::new(lowered, wide_from, &HashSet::new()));
-    let narrow = narrow(lowered, &homes, &segments);
+    let narrow = narrow(lowered, &homes, &segments, target.numbers);
     let mut originals: Vec<ValueIndex> = Vec::new();
     for task in lowered.tasks.iter().filter(|task| is_wide(task, lowered, wide_from)) {
         let Work::Linear { x, matrix, .. } = &task.work else { continue };

@@ -101,7 +101,7 @@ impl Places {
     /// Plans the memory between kernels: a value that several segments touch lies in device memory, a row for each row of the batch.
     pub fn new(lowered: &Lowered, segments: &Segments, numbers: Numbers) -> Places {
         let homes = Homes::new(lowered);
-        let narrow = if numbers == Numbers::Bf16 { narrow(lowered, &homes, segments) } else { HashSet::new() };
+        let narrow = narrow(lowered, &homes, segments, numbers);
         let bytes_of = |root: &ValueIndex, bytes: usize| if narrow.contains(root) { bytes / 2 } else { bytes };
         let mut lives = lives(lowered, &homes);
         // Rooms are for the CPU's kernels.

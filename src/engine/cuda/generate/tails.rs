@@ -11,18 +11,16 @@ use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::{Task, ValueIndex, Work};
 use crate::model::{DType, ValueScope};
 
-use super::narrow::{self, narrow};
+use super::Target;
+use super::narrow::{add_copies, narrow};
 use super::segments::{Segments, is_wide};
 use super::traffic::{is_in_place, passed};
-use super::{Numbers, Target};
 
 /// Puts tasks into the order in which kernels run them: contexts before candidates, tails behind their layers. Gives the cut into kernels.
 pub fn arrange(lowered: &mut Lowered, target: &Target) -> Segments {
     let values = &lowered.values;
     lowered.tasks.sort_by_key(|task| values[task.out].scope == ValueScope::Candidate);
-    if target.numbers == Numbers::Bf16 {
-        narrow::add_copies(lowered, target.wide_from);
-    }
+    add_copies(lowered, target);
     let mut tails = HashSet::new();
     let mut at = 0;
     while at < lowered.tasks.len() {
@@ -56,7 +54,7 @@ fn attach(lowered: &mut Lowered, target: &Target, tails: &mut HashSet<ValueIndex
 /// Bytes per row that pass between kernels, and some more for each kernel.
 fn cost(lowered: &Lowered, target: &Target, tails: &HashSet<ValueIndex>) -> u64 {
     let (homes, segments) = (Homes::new(lowered), Segments::new(lowered, target.wide_from, tails));
-    let narrow = if target.numbers == Numbers::Bf16 { narrow(lowered, &homes, &segments) } else { HashSet::new() };
+    let narrow = narrow(lowered, &homes, &segments, target.numbers);
     passed(lowered, &homes, &segments, &narrow).iter().sum::<u64>() + segments.list.len() as u64 * LAUNCH_BYTES
 }
 
@@ -68,7 +66,7 @@ fn possible(lowered: &Lowered, at: usize) -> Vec<usize> {
     let mut made: HashSet<ValueIndex> = lowered.tasks[..=at].iter().map(|task| task.out).collect();
     // What registers hold, and what is a part of that or holds it.
     let (mut held, mut related) = (HashSet::from([out]), HashSet::from([out]));
-    let mut operands: HashSet<ValueIndex> = HashSet::new();
+    let mut operands = Operands::of_layer(&lowered.tasks[at]);
     let mut found = Vec::new();
     // Pieces lie in the first of the values that are made of them, so that these keep their order.
     let mut left_behind = false;
@@ -81,7 +79,7 @@ fn possible(lowered: &Lowered, at: usize) -> Vec<usize> {
             if inputs.iter().all(|input| held.contains(input)) && !joins && values[task.out].len() == values[out].len() {
                 held.insert(task.out);
             }
-        } else if is_ready && is_of_each_column(task, lowered, out) && takes(&inputs, &held, &related, &mut operands) {
+        } else if is_ready && is_of_each_column(task, lowered, out) && operands.take(task, &held, &related) {
             held.insert(task.out);
         } else {
             left_behind |= joins;
@@ -105,19 +103,40 @@ fn is_of_each_column(task: &Task, lowered: &Lowered, layer: ValueIndex) -> bool 
     is_elementwise && is_f32(task.out) && task.work.inputs().into_iter().all(is_f32) && values[task.out].len() == values[layer].len()
 }
 
-/// Whether a tail can have these inputs: some from registers, others from memory as earlier kernels left it, no more than there are registers for.
-fn takes(inputs: &[ValueIndex], held: &HashSet<ValueIndex>, related: &HashSet<ValueIndex>, operands: &mut HashSet<ValueIndex>) -> bool {
-    let (own, others): (Vec<ValueIndex>, Vec<ValueIndex>) = inputs.iter().partition(|input| held.contains(input));
-    let mut all = operands.clone();
-    all.extend(&others);
-    let fits = !own.is_empty() && !others.iter().any(|input| related.contains(input)) && all.len() <= OPERANDS_MAX;
-    if fits {
-        *operands = all;
+/// What a tail loads beside its layer's sums, a pair of numbers each.
+#[derive(Clone, Default)]
+struct Operands {
+    values: HashSet<ValueIndex>,
+    /// Of normalizations.
+    constants: usize,
+}
+
+impl Operands {
+    /// Those of the layer itself.
+    fn of_layer(layer: &Task) -> Operands {
+        let addend = if let Work::Linear { addend, .. } = &layer.work { *addend } else { None };
+        Operands { values: addend.into_iter().collect(), constants: 0 }
     }
-    fits
+
+    /// Adds those of a task, if the tail can have it: some of its inputs come from registers, the others from memory as earlier kernels left it, and
+    /// registers are there for all of them.
+    fn take(&mut self, task: &Task, held: &HashSet<ValueIndex>, related: &HashSet<ValueIndex>) -> bool {
+        let (own, others): (Vec<ValueIndex>, Vec<ValueIndex>) = task.work.inputs().iter().partition(|input| held.contains(input));
+        let mut all = self.clone();
+        all.values.extend(&others);
+        all.constants += if matches!(task.work, Work::BatchNorm { .. }) { NORM_CONSTANTS } else { 0 };
+        let fits =
+            !own.is_empty() && !others.iter().any(|input| related.contains(input)) && all.values.len() + all.constants <= OPERANDS_MAX;
+        if fits {
+            *self = all;
+        }
+        fits
+    }
 }
 
 /// Bytes per row that a kernel more is worth: it takes about 2 us, in which an H100 passes on so many for each of 4096 rows.
 const LAUNCH_BYTES: u64 = 1024;
 /// Operands of a tail from memory. `end_layer` of `kernels/wide.cuh` holds 8 bytes of each for 2 to 8 pairs.
 const OPERANDS_MAX: usize = 8;
+/// Constants of a normalization: means, scales and biases, of each column.
+const NORM_CONSTANTS: usize = 3;

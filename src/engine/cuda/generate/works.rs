@@ -1,20 +1,17 @@
 //! What each kernel of a program has to do, counted from shapes: for tables of floors, and for measurements against them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::narrow::narrow;
-use super::tails::arrange;
 use super::traffic::passed;
-use super::{Numbers, Target};
+use super::{Numbers, Target, cut};
 use crate::batch::Layout;
 use crate::engine::EngineError;
 use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::place::Homes;
 use crate::engine::cpu::plan::task::Work;
-use crate::engine::cpu::plan::tasks;
 use crate::model::{Model, ValueScope};
 
 /// Work of one launch, for one row.
@@ -41,12 +38,10 @@ pub struct LaunchWork {
 /// The work of every launch of a model's program, in order. Variants differ in tiles, not in work; that of short batches in one launch does what
 /// a target without hoisting does.
 pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, EngineError> {
-    let options = target.options();
-    let layout = Arc::new(Layout::new(&model.features, model.graph.outputs.len()));
-    let mut lowered = tasks(model, &layout, &options, &mut |_| Ok(()))?;
-    let segments = arrange(&mut lowered, target);
+    let layout = Layout::new(&model.features, model.graph.outputs.len());
+    let (lowered, segments) = cut(model, &layout, target)?;
     let homes = Homes::new(&lowered);
-    let narrow = if target.numbers == Numbers::Bf16 { narrow(&lowered, &homes, &segments) } else { HashSet::new() };
+    let narrow = narrow(&lowered, &homes, &segments, target.numbers);
     let passed = passed(&lowered, &homes, &segments, &narrow);
     let mut works: Vec<LaunchWork> = Vec::new();
     for (launch, segment) in segments.list.iter().enumerate() {

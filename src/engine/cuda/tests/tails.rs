@@ -187,6 +187,39 @@ fn tails_pass_on_no_more_than_their_layers() {
     assert_eq!(kernels(&model, Numbers::F32, 1024), "twt");
 }
 
+/// Three numbers of each normalization, and the layer's addend: of the third one registers hold no more.
+#[test]
+fn tails_hold_what_registers_can() {
+    let operands = |normalizations: usize, has_addend: bool| {
+        let mut model = ModelBuilder::new(6);
+        let x = dense(&mut model, Scope::Candidate, 32);
+        let mut y = model.linear(x, 64);
+        if has_addend {
+            // The part of a request's values is added by the layer.
+            let context = dense(&mut model, Scope::Context, 32);
+            let both = model.op(Op::Concat { xs: vec![x, context], axis: 0 });
+            y = model.linear(both, 64);
+        }
+        for _ in 0..normalizations {
+            y = model.op(Op::Unary { function: UnaryFn::Tanh, x: y });
+            let [mean, weight, bias] = [(); 3].map(|()| model.tensor(&[64], 0.5));
+            let var = model.tensor_of(&[64], TensorData::F32((0..64).map(|at| 0.5 + at as f32 / 64.0).collect()));
+            y = model.op(Op::BatchNorm { x: y, axis: 0, mean, var, weight: Some(weight), bias: Some(bias), eps: 1e-3 });
+        }
+        let outputs = sums(&mut model, y);
+        let model = model.finish(&outputs);
+        check(&model, 2000, &[&[65]]);
+        let source = Program::new(&model, &target(Numbers::F32, 2000)).expect("memory").source;
+        let counts =
+            source.lines().filter_map(|line| line.trim().strip_prefix("static constexpr int OPERANDS = ")?.strip_suffix(';')?.parse().ok());
+        counts.max().unwrap_or(0)
+    };
+    let cases = [(1, false, 3), (2, false, 6), (3, false, 6), (1, true, 4), (2, true, 7), (3, true, 7)];
+    for (normalizations, has_addend, expected) in cases {
+        assert_eq!(operands(normalizations, has_addend), expected, "{normalizations} {has_addend}");
+    }
+}
+
 /// What a wide layer and others read is written in both formats, by the kernel that makes it.
 #[test]
 fn wide_layers_read_narrow_copies() {
