@@ -27,23 +27,22 @@ pub fn run(results: Option<&Path>) -> Result<(), String> {
     let measured = results.map(|folder| read(&folder.join("kernels.json"))).transpose()?;
     let [h100, h200] = MEMORY.map(hopper);
     println!(
-        "| model, launch | FLOPs a row | of these products | inputs, bytes a row | table bytes a row | passed on, bytes a row | weights, bytes \
+        "| kernels | model: launches | FLOPs a row | of these products | inputs, bytes a row | table bytes a row | passed on, bytes a row | weights, bytes \
          | floor, ns a row: H100 | H200 | bound by | share |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
     for case in cases(false) {
         let model = case.model(BRIEF_ROWS)?;
         let layout = Layout::new(&model.features, model.graph.outputs.len());
         let works = works(&model, &case.target(arch)).map_err(|error| error.to_string())?;
+        // Launches that do the same are one line.
+        let mut lines: Vec<(String, String)> = Vec::new();
         for (number, work) in works.iter().enumerate() {
             let inputs = input_bytes(&layout, &works, number);
             let [slow, fast] = [&h100, &h200].map(|peaks| peaks.floor(work, inputs, case.numbers, ROWS, ROWS / 64));
             let bound = if slow.bound == fast.bound { fast.bound.into() } else { format!("{}; {}", slow.bound, fast.bound) };
-            println!(
-                "| {}{}{} | {} | {} | {} | {} | {} | {} | {:.3} | {:.3} | {} | {} |",
-                case.name(),
-                if works.len() > 1 { format!(", {number}") } else { String::new() },
-                if work.per_request { " (requests)" } else { "" },
+            let figures = format!(
+                "{} | {} | {} | {} | {} | {} | {:.3} | {:.3} | {} | {}",
                 thousands(work.flops),
                 thousands(work.product_flops),
                 thousands(inputs),
@@ -55,6 +54,15 @@ pub fn run(results: Option<&Path>) -> Result<(), String> {
                 bound,
                 share(measured.as_ref(), &case.name(), number),
             );
+            let name = format!("{number}{}", if work.per_request { " (requests)" } else { "" });
+            match lines.iter_mut().find(|(_, known)| *known == figures) {
+                Some((launches, _)) => *launches += &format!(", {name}"),
+                None => lines.push((name, figures)),
+            }
+        }
+        for (launches, figures) in lines {
+            let launches = if works.len() > 1 { format!(": {launches}") } else { String::new() };
+            println!("| {} | {}{launches} | {figures} |", case.family(), case.name());
         }
     }
     Ok(())

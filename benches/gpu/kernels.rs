@@ -85,7 +85,7 @@ fn one(arguments: &Arguments, rig: &Rig, case: &Case, peaks: Option<&Peaks>, beg
         (_, Some(rows)) => vec![rows],
         _ if !rig.measuring => vec![16],
         (Source::Whole(..), None) => BATCHES.to_vec(),
-        (Source::Lookups(..) | Source::Pattern(..), None) => FEW_BATCHES.to_vec(),
+        (Source::Lookups(..) | Source::Pattern { .. }, None) => FEW_BATCHES.to_vec(),
     };
     for rows in batches {
         if began.elapsed().as_secs() >= arguments.seconds {

@@ -29,8 +29,8 @@ pub enum Source {
     Whole(Family, TableFormat),
     /// The lookups of a published one, whose results are added up to one number a row: of features with at least so many ids.
     Lookups(Family, TableFormat, u32),
-    /// A pattern over rows of so many elements out of a table far larger than the caches; over dense inputs if 0.
-    Pattern(Pattern, usize),
+    /// A family of `kernels/` in a pattern over rows of so many elements out of a table far larger than the caches; over dense inputs if 0.
+    Pattern { family: &'static str, pattern: Pattern, dim: usize },
 }
 
 /// No table of the brief runs has more rows.
@@ -40,28 +40,28 @@ const LONG_BAG: u32 = 6;
 /// Rows of a pattern's table: 256 MB of 16 elements each.
 const PATTERN_ROWS: u32 = 4_000_000;
 
-/// Patterns, elements of their table's rows, and numbers. Families without tensor cores are the same in both.
-const PATTERNS: [(&str, usize, Numbers); 20] = [
-    ("factorisation machine", 16, Numbers::F32),
-    ("mlp 367-512-256-1", 0, Numbers::Bf16),
-    ("mlp 367-512-256-1", 0, Numbers::F32),
-    ("dot interaction, below the diagonal", 16, Numbers::Bf16),
-    ("dot interaction, below the diagonal", 16, Numbers::F32),
-    ("cross, vector", 16, Numbers::F32),
-    ("cross, matrix", 16, Numbers::Bf16),
-    ("cross, low rank", 16, Numbers::Bf16),
-    ("gated experts, 4 of 64", 16, Numbers::Bf16),
-    ("attention over 20 of 32", 32, Numbers::F32),
-    ("self-attention, 4 heads of 16 over 21", 64, Numbers::Bf16),
-    ("gru of 64 over 20 of 32", 32, Numbers::Bf16),
-    ("layer and dice over 20 of 64", 32, Numbers::Bf16),
-    ("compressed interaction, 20 fields of 16, 64 maps", 16, Numbers::Bf16),
-    ("co-action, 20 of 16 through 8 and 4", 16, Numbers::F32),
-    ("convolution of 3 over 50 of 32", 32, Numbers::F32),
-    ("layer norm and softmax over 20 of 64", 64, Numbers::F32),
-    ("running sums and the largest of 50 of 32", 32, Numbers::F32),
-    ("the best 5 of 50 of 32", 32, Numbers::F32),
-    ("boosted trees, 200 of depth 8", 0, Numbers::F32),
+/// What of `kernels/` does most of the work; patterns, elements of their table's rows, and numbers. Families without tensor cores are the same in both.
+const PATTERNS: [(&str, &str, usize, Numbers); 20] = [
+    ("fm", "factorisation machine", 16, Numbers::F32),
+    ("mlp_bf16", "mlp 367-512-256-1", 0, Numbers::Bf16),
+    ("mlp", "mlp 367-512-256-1", 0, Numbers::F32),
+    ("dot_interaction", "dot interaction, below the diagonal", 16, Numbers::Bf16),
+    ("dot_interaction", "dot interaction, below the diagonal", 16, Numbers::F32),
+    ("elementwise", "cross, vector", 16, Numbers::F32),
+    ("mlp_bf16, elementwise", "cross, matrix", 16, Numbers::Bf16),
+    ("mlp_bf16, elementwise", "cross, low rank", 16, Numbers::Bf16),
+    ("experts, mlp_bf16", "gated experts, 4 of 64", 16, Numbers::Bf16),
+    ("attention", "attention over 20 of 32", 32, Numbers::F32),
+    ("attention, mlp_bf16", "self-attention, 4 heads of 16 over 21", 64, Numbers::Bf16),
+    ("recurrent, mlp_bf16", "gru of 64 over 20 of 32", 32, Numbers::Bf16),
+    ("elementwise, mlp_bf16", "layer and dice over 20 of 64", 32, Numbers::Bf16),
+    ("elementwise, mlp_bf16", "compressed interaction, 20 fields of 16, 64 maps", 16, Numbers::Bf16),
+    ("products", "co-action, 20 of 16 through 8 and 4", 16, Numbers::F32),
+    ("window", "convolution of 3 over 50 of 32", 32, Numbers::F32),
+    ("normalize", "layer norm and softmax over 20 of 64", 64, Numbers::F32),
+    ("reduce", "running sums and the largest of 50 of 32", 32, Numbers::F32),
+    ("picks", "the best 5 of 50 of 32", 32, Numbers::F32),
+    ("trees", "boosted trees, 200 of depth 8", 0, Numbers::F32),
 ];
 
 /// Those that a run is about: the ones asked for, else all, of which brief runs take a few.
@@ -98,9 +98,9 @@ pub fn cases(brief: bool) -> Vec<Case> {
     let known = patterns();
     let mut alone: Vec<Case> = PATTERNS
         .iter()
-        .map(|&(name, dim, numbers)| {
+        .map(|&(family, name, dim, numbers)| {
             let pattern = known.iter().find(|pattern| pattern.name == name).expect("a pattern of that name");
-            case(Source::Pattern(pattern.clone(), dim), numbers)
+            case(Source::Pattern { family, pattern: pattern.clone(), dim }, numbers)
         })
         .collect();
     if brief {
@@ -121,7 +121,17 @@ impl Case {
             Source::Whole(family, _) => format!("{} in {numbers}", family.name()),
             Source::Lookups(family, tables, 1) => format!("lookups of {}, {}", family.name(), tables.name()),
             Source::Lookups(family, tables, ids) => format!("bags of {ids} and more of {}, {}", family.name(), tables.name()),
-            Source::Pattern(pattern, _) => format!("{} in {numbers}", pattern.name),
+            Source::Pattern { pattern, .. } => format!("{} in {numbers}", pattern.name),
+        }
+    }
+
+    /// Families of `kernels/` that do most of the work; all that a published model asks for.
+    pub fn family(&self) -> &'static str {
+        match &self.source {
+            Source::Whole(Family::DlrmKaggle, _) => "lookup_pool, mlp, dot_interaction",
+            Source::Whole(Family::DlrmDcnv2, _) => "lookup_pool, mlp, wide",
+            Source::Lookups(..) => "lookup_pool",
+            Source::Pattern { family, .. } => family,
         }
     }
 
@@ -132,7 +142,7 @@ impl Case {
                 let shape = Shape::new(*family, rows_cap);
                 shape.table_rows() as f64 * tables.row_bytes(shape.dim) as f64
             }
-            Source::Pattern(_, dim) => f64::from(PATTERN_ROWS.min(rows_cap)) * (4 * dim) as f64,
+            Source::Pattern { dim, .. } => f64::from(PATTERN_ROWS.min(rows_cap)) * (4 * dim) as f64,
         }
     }
 
@@ -140,8 +150,8 @@ impl Case {
     pub fn model(&self, rows_cap: u32) -> Result<Arc<Model>, String> {
         let (family, tables) = match &self.source {
             Source::Whole(family, tables) | Source::Lookups(family, tables, _) => (*family, *tables),
-            Source::Pattern(pattern, 0) => return Ok(Arc::new(pattern.model(Given::Dense))),
-            Source::Pattern(pattern, dim) => {
+            Source::Pattern { pattern, dim: 0, .. } => return Ok(Arc::new(pattern.model(Given::Dense))),
+            Source::Pattern { pattern, dim, .. } => {
                 let mut model = pattern.model(Given::Rows { dim: *dim, rows: BRIEF_ROWS as usize });
                 enlarge(&mut model, &[PATTERN_ROWS.min(rows_cap)])?;
                 return Ok(Arc::new(model));
