@@ -8,6 +8,7 @@
 // Softmax: the lanes together, the largest score first. Sums: a lane per column of V and part of the keys; the parts are added at the end.
 // Keys of weight 0 take no part, whatever their values are, unless NAN_WITHOUT_KEYS; then a query without keys gives NaN, else zeros.
 // FLOPs: 2 * KEYS * (WIDTH + VALUES) per query and head, and an exponential per score; bytes: keys and values ceil(queries / QUERIES) times.
+// 4 heads of 16 over 21: 644,951 FLOPs with the layer before, 5.5 KB a row, 1.9 ns on an H200, bound by arithmetic in f32; not yet run on hardware.
 #pragma once
 #include "operands.cuh"
 

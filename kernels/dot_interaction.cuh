@@ -2,6 +2,7 @@
 //
 // f32: a thread per pair and row. VECTORS::at gives where vector v of row r lies, of whichever value it is a part.
 // Pairs: [PAIRS] of two u8 or u16 indices packed as a | b << 16, in the weights. FLOPs: 2 * DIM per pair; bytes: shared memory alone.
+// 27 vectors of 16: 11,232 FLOPs and 1.7 KB of vectors a row, 0.38 ns on an H200, bound by tables; not yet run on hardware.
 #pragma once
 #include "operands.cuh"
 

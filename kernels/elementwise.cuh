@@ -1,4 +1,5 @@
 // Functions of single elements, for the loops that the generator writes. NaN, infinities and integers behave as in the CPU engine.
+// A cross layer of 416 by a vector: 2,496 FLOPs and 1.8 KB a row, 0.37 ns on an H200, bound by its input from tables; not yet run on hardware.
 #pragma once
 #include "tile.cuh"
 

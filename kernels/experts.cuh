@@ -5,6 +5,7 @@
 // row r: COUNT is at most 64, and the loop over it is unrolled, so that each place is known when compiling.
 // Thread mapping: a group of LANES (8 to 32) takes COLUMNS columns a lane; it holds the gate a weight a lane, and hands each round by shuffles.
 // Bytes per row: COUNT * DIM * 4 of the tile's memory; FLOPs: 2 * COUNT * DIM, and an exponential per weight for each strip of LANES * COLUMNS.
+// 4 of 64 with their layers: 134,231 FLOPs and 1.1 KB a row, 0.23 ns on an H200 by memory, 0.38 by weights from the L2; not yet run on hardware.
 #pragma once
 #include "lines.cuh"
 

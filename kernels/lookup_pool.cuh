@@ -16,6 +16,7 @@
 // Rows lie STRIDE bytes apart, a multiple of 4 (`DeviceTable` in src/engine/cuda/program.rs); offsets are 64 bits.
 // Bytes per row of the tile: Σ over ids of the row's bytes, in sectors of 32; FLOPs: 1 to 2 per number. Bound by memory: a 16-bit row of 16
 // numbers is one sector, so 26 such lookups are 832 bytes.
+// On an H200 (4.8 TB/s) dlrm-dcnv2's 214 bf16 rows of 256 bytes take 11.6 ns or more, dlrm-kaggle's 26 of 64 bytes 0.38 ns; not yet run on hardware.
 #pragma once
 #include "tile.cuh"
 

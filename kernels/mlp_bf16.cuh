@@ -13,6 +13,7 @@
 // operands' way through shared memory (2 K bytes per row and 32 columns) and by the tensor cores alike.
 // Registers (NVRTC 12.9, sm_90a, no spills): 40 to 124 at 16 rows, 128 to 202 at 64; a whole DLRM 168 and 236, so one block per SM at a time.
 // Results do not depend on a row's place, on the other rows, or on the size of the tile.
+// 367-512-256-1: 640,004 FLOPs and 1.5 KB a row, 0.65 ns on an H200; its weights from the L2 for 64 rows a tile 1.8 ns; not yet run on hardware.
 #pragma once
 #include "mlp.cuh"
 #include "operands.cuh"

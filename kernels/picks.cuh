@@ -5,6 +5,7 @@
 // comes first. Elements are compared by keys whose order as integers is that order, so that all keys of a line differ. Thread mapping: `lines.cuh`.
 //   top_by_rank    a lane counts the keys before its element's: COUNT² comparisons per line, whatever K is
 //   top_by_rounds  the lanes of a line find its largest key below the last one found, K times: K * COUNT comparisons per line
+// The best 5 of 50 x 32: 3,594 FLOPs with the scores, 6.7 KB a row, 1.4 ns on an H200, bound by reading tables; not yet run on hardware.
 #pragma once
 #include "lines.cuh"
 

@@ -2,6 +2,7 @@
 //
 // f32 and i64 (wrapping). Thread mapping: `lines.cuh`. Running sums: a line per thread, or, where its elements are neighbours, 32 or fewer of them
 // at a time are summed up by as many lanes, in log2 steps. Reads each element once; FLOPs: COUNT per line (running sums by lanes: log2 times).
+// Running sums and the largest of 50 x 32: 3,199 FLOPs and 6.6 KB a row, 1.4 ns on an H200, bound by reading tables; not yet run on hardware.
 #pragma once
 #include "elementwise.cuh"
 #include "lines.cuh"

@@ -7,6 +7,7 @@
 // leaf), f32 threshold, u32 the next node otherwise, u32 the next node; at a leaf the third is its first number. Children lie behind their parents.
 // ROOTS: [TREES] u32. LEAVES: [leaves][TARGETS] f32. ROOM: [PARTS][TILE][TARGETS] f64.
 // Bytes per row: 16 per level and tree, from the L1 or L2: latency of dependent loads bounds it, not bytes.
+// 200 trees of depth 8: 1,800 FLOPs, 400 bytes of inputs and 26 KB of nodes a row, 4.7 ns if all are from the L2 (5.5 TB/s); not yet run on hardware.
 #pragma once
 #include "tile.cuh"
 

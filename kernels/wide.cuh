@@ -20,6 +20,7 @@
 // Registers (NVRTC 12.9, sm_90a, no spills): bf16 82 (64 x 64) and 181 (128 x 128), f32 71 and 143; with the tail of a cross layer bf16 88 and
 //   200, f32 79 and 167 (at most on sm_80 to sm_100: 234).
 // Weights: bf16 as linear_bf16's; f32 [K][N padded to 4]. Bias padded to a multiple of 8.
+// 3456 x 512 in bf16: 3,539,456 FLOPs and 7.9 KB a row, 3.6 ns on an H200 (989 TFLOP/s), bound by products; not yet run on hardware.
 #pragma once
 #include "mlp_bf16.cuh"
 

@@ -23,10 +23,12 @@ pub struct Arguments {
     pub bundle: Option<PathBuf>,
     /// What `facts` found out on this device.
     pub facts: Option<PathBuf>,
-    /// What `collect` reads.
+    /// What `collect` reads; `work` takes measured shares from there.
     pub folder: Option<PathBuf>,
-    /// Only batches of so many candidates, of the first model.
+    /// Only batches of so many candidates, of the first case.
     pub rows: Option<usize>,
+    /// Only the cases in whose names this stands.
+    pub case: Option<String>,
     /// A server that is running.
     pub address: Option<String>,
     /// What the server's engine is called in the report.
@@ -53,6 +55,7 @@ impl Arguments {
                 "--facts" => read.facts = Some(value()?.into()),
                 "--folder" => read.folder = Some(value()?.into()),
                 "--rows" => read.rows = Some(value()?.parse().map_err(|_| "--rows: a whole number")?),
+                "--case" => read.case = Some(value()?),
                 "--address" => read.address = Some(value()?),
                 "--name" => read.name = Some(value()?),
                 mode if !mode.starts_with('-') && read.mode.is_empty() => read.mode = mode.into(),
@@ -66,4 +69,4 @@ impl Arguments {
 
 /// The modes.
 pub const USAGE: &str = "gpu facts|kernels|work|compile|serve|collect [--brief] [--json FILE] [--cubins DIR] [--nvrtc PATH] [--arch ARCH] [--seconds N] \
-                         [--facts FILE] [--folder DIR] [--rows N] [--bundle DIR] [--address ADDRESS] [--name NAME]";
+                         [--facts FILE] [--folder DIR] [--rows N] [--case TEXT] [--bundle DIR] [--address ADDRESS] [--name NAME]";

@@ -1,43 +1,91 @@
-//! The table of what each kernel of the published models must do for a row, and how fast that can be at best: needs no device.
+//! The table of what each kernel must do for a row, and how fast that can be at best: needs no device.
 
+use std::path::Path;
+
+use gavel::batch::Layout;
 use gavel::engine::cuda::compile::Arch;
 use gavel::engine::cuda::works;
+use serde_json::Value;
 
-use crate::kernels::Peaks;
-use crate::shapes::{BRIEF_ROWS, CASES};
+use crate::kernels::{Peaks, input_bytes};
+use crate::shapes::{BRIEF_ROWS, cases};
 
-/// An H100 SXM by its data sheet: 3.35 TB/s, 989 TFLOP/s in bf16 without sparsity, 67 TFLOP/s in f32. L2 has no published figure.
-const H100: Peaks = Peaks { memory: 3.35e12, l2: f64::NAN, bf16: 989e12, f32: 67e12 };
+/// Bytes a second of an H100 SXM and of an H200, by their data sheets; the rest is the same of both.
+const MEMORY: [f64; 2] = [3.35e12, 4.8e12];
 
 /// Rows of a batch large enough that weights count little.
 const ROWS: usize = 65_536;
 
-/// Prints it as Markdown.
-pub fn run() -> Result<(), String> {
-    let h100 = Arch::of_device(9, 0).map_err(|error| error.to_string())?;
+/// By the data sheet: 989 TFLOP/s in bf16 without sparsity, 67 TFLOP/s in f32. L2 has no published figure.
+fn hopper(memory: f64) -> Peaks {
+    Peaks { memory, l2: f64::NAN, bf16: 989e12, f32: 67e12, random_rows: vec![] }
+}
+
+/// Prints it as Markdown, with the shares that a run of the pack found, if its folder is given.
+pub fn run(results: Option<&Path>) -> Result<(), String> {
+    let arch = Arch::of_device(9, 0).map_err(|error| error.to_string())?;
+    let measured = results.map(|folder| read(&folder.join("kernels.json"))).transpose()?;
+    let [h100, h200] = MEMORY.map(hopper);
     println!(
-        "| model | launch | tasks | FLOPs a row | of these products | table bytes a row | passed on, bytes a row | weights, bytes | floor, ns a row | bound by |"
+        "| kernels | model: launches | FLOPs a row | of these products | inputs, bytes a row | table bytes a row | passed on, bytes a row | weights, bytes \
+         | floor, ns a row: H100 | H200 | bound by | share |"
     );
-    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |");
-    for case in CASES {
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
+    for case in cases(false) {
         let model = case.model(BRIEF_ROWS)?;
-        for work in works(&model, &case.target(h100)).map_err(|error| error.to_string())? {
-            let floor = H100.floor(&work, case.numbers, ROWS, ROWS / 64);
-            println!(
-                "| {} | {}{} | {} | {} | {} | {} | {} | {} | {:.3} | {} |",
-                case.name(),
-                work.launch,
-                if work.per_request { " (requests)" } else { "" },
-                work.tasks,
-                work.flops,
-                work.product_flops,
-                work.table_bytes,
-                work.passed_bytes,
-                work.weight_bytes,
-                floor.microseconds * 1e3 / ROWS as f64,
-                floor.bound
+        let layout = Layout::new(&model.features, model.graph.outputs.len());
+        let works = works(&model, &case.target(arch)).map_err(|error| error.to_string())?;
+        // Launches that do the same are one line.
+        let mut lines: Vec<(String, String)> = Vec::new();
+        for (number, work) in works.iter().enumerate() {
+            let inputs = input_bytes(&layout, &works, number);
+            let [slow, fast] = [&h100, &h200].map(|peaks| peaks.floor(work, inputs, case.numbers, ROWS, ROWS / 64));
+            let bound = if slow.bound == fast.bound { fast.bound.into() } else { format!("{}; {}", slow.bound, fast.bound) };
+            let figures = format!(
+                "{} | {} | {} | {} | {} | {} | {:.3} | {:.3} | {} | {}",
+                thousands(work.flops),
+                thousands(work.product_flops),
+                thousands(inputs),
+                thousands(work.table_bytes),
+                thousands(work.passed_bytes),
+                thousands(work.weight_bytes),
+                slow.microseconds * 1e3 / ROWS as f64,
+                fast.microseconds * 1e3 / ROWS as f64,
+                bound,
+                share(measured.as_ref(), &case.name(), number),
             );
+            let name = format!("{number}{}", if work.per_request { " (requests)" } else { "" });
+            match lines.iter_mut().find(|(_, known)| *known == figures) {
+                Some((launches, _)) => *launches += &format!(", {name}"),
+                None => lines.push((name, figures)),
+            }
+        }
+        for (launches, figures) in lines {
+            let launches = if works.len() > 1 { format!(": {launches}") } else { String::new() };
+            println!("| {} | {}{launches} | {figures} |", case.family(), case.name());
         }
     }
     Ok(())
+}
+
+fn read(file: &Path) -> Result<Value, String> {
+    let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// What was measured of a launch, as a share of the floor by the peaks of the same run.
+fn share(measured: Option<&Value>, case: &str, launch: usize) -> String {
+    let figures = measured.and_then(|measured| measured["figures"].as_array());
+    let same = |row: &&Value| row["case"] == case && row["rows"] == ROWS && row["launch"] == launch;
+    match figures.and_then(|figures| figures.iter().find(same)?["share of the floor"].as_f64()) {
+        Some(share) => format!("{:.0} %", share * 100.0),
+        None => "not yet run on hardware".into(),
+    }
+}
+
+/// With commas between groups of three digits.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
+    groups.join(",")
 }

@@ -2,26 +2,30 @@
 //!
 //! Fresh random requests of 64 candidates with ids drawn evenly from whole tables (the worst case for every cache), several slots in turns. A launch
 //! is timed alone, many of it one behind the other between two events: gaps between the launches of a graph are the difference between their
-//! sum and the whole batch. The floor of a launch is the longer of its bytes at the bandwidth and its operations at the peaks that `facts` measured.
+//! sum and the whole batch. The floor of a launch is the longer of its bytes at the bandwidth and its operations at the peaks that `facts` measured;
+//! what it reads of tables is also compared with the rate of random rows of that size.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gavel::batch::{Counts, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
+use gavel::batch::{Counts, Layout, Need, RowsMut, ScopeLayout, Slot, SlotLimits};
 use gavel::engine::EngineError;
 use gavel::engine::cpu::Hoist;
 use gavel::engine::cuda::compile::{Arch, Cubins};
 use gavel::engine::cuda::{Batches, Device, DeviceOptions, LaunchWork, Loaded, Numbers, Target, Trial, works};
+use gavel::model::Scope;
 use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::report::{Report, Spread};
 use crate::rig::{Rig, text};
-use crate::shapes::{BRIEF_ROWS, CASES, Case, generate};
+use crate::shapes::{BRIEF_ROWS, Case, Source, generate, wanted};
 
 /// Candidates of a batch.
 const BATCHES: [usize; 7] = [16, 64, 256, 1024, 4096, 16_384, 65_536];
+/// The same for parts of models.
+const FEW_BATCHES: [usize; 3] = [64, 4096, 65_536];
 /// Candidates of a request.
 const REQUEST: usize = 64;
 /// Of all tables, and slots beside them, so much of the free memory may be taken.
@@ -38,15 +42,15 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
     let peaks = Peaks::read(arguments.facts.as_deref())?;
     let rig = Rig::new(arguments)?;
     report.say("device", rig.gpu.name.as_str());
-    report.say("peaks", peaks.map_or(Value::Null, |peaks| peaks.to_json()));
-    let cases = match arguments.rows {
-        Some(_) => &CASES[..1],
-        None => &CASES[..rig.size(CASES.len(), 2)],
-    };
-    for &case in cases {
+    report.say("peaks", peaks.as_ref().map_or(Value::Null, Peaks::to_json));
+    let mut cases = wanted(arguments);
+    if arguments.rows.is_some() {
+        cases.truncate(1);
+    }
+    for case in &cases {
         if began.elapsed().as_secs() >= arguments.seconds {
             report.note(&case.name(), "not begun: no time left");
-        } else if let Err(error) = one(arguments, &rig, case, peaks, began, &mut report) {
+        } else if let Err(error) = one(arguments, &rig, case, peaks.as_ref(), began, &mut report) {
             println!("FAILED: {}: {error}", case.name());
             report.note(&format!("{} failed", case.name()), &error);
         }
@@ -54,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
     Ok(report)
 }
 
-fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began: Instant, report: &mut Report) -> Result<(), String> {
+fn one(arguments: &Arguments, rig: &Rig, case: &Case, peaks: Option<&Peaks>, began: Instant, report: &mut Report) -> Result<(), String> {
     let failed = |error: EngineError| error.to_string();
     let device = Device::open(DeviceOptions::default()).map_err(|error| error.to_string())?;
     let arch = Arch::of_device(rig.gpu.capability.0, rig.gpu.capability.1).map_err(|error| error.to_string())?;
@@ -77,9 +81,11 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
         }));
     }
     choose(rig, case, &loaded, report).map_err(failed)?;
-    let batches: Vec<usize> = match arguments.rows {
-        Some(rows) => vec![rows],
-        None => BATCHES.into_iter().filter(|rows| rig.measuring || *rows <= 16).collect(),
+    let batches = match (&case.source, arguments.rows) {
+        (_, Some(rows)) => vec![rows],
+        _ if !rig.measuring => vec![16],
+        (Source::Whole(..), None) => BATCHES.to_vec(),
+        (Source::Lookups(..) | Source::Pattern { .. }, None) => FEW_BATCHES.to_vec(),
     };
     for rows in batches {
         if began.elapsed().as_secs() >= arguments.seconds {
@@ -93,7 +99,7 @@ fn one(arguments: &Arguments, rig: &Rig, case: Case, peaks: Option<Peaks>, began
 
 /// How wide layers are computed: all ways, so that NVIDIA's library measures ours. Small runs take the kernels by mma.sync,
 /// and so does every run where the server's setting says so: a kernel that breaks the device leaves no figures at all.
-fn choose(rig: &Rig, case: Case, loaded: &Loaded, report: &mut Report) -> Result<(), EngineError> {
+fn choose(rig: &Rig, case: &Case, loaded: &Loaded, report: &mut Report) -> Result<(), EngineError> {
     let by_mma = std::env::var("GAVEL_CUDA_WIDE_LAYERS").is_ok_and(|ways| ways == "mma");
     if !rig.measuring || by_mma {
         return Ok(());
@@ -109,10 +115,10 @@ fn choose(rig: &Rig, case: Case, loaded: &Loaded, report: &mut Report) -> Result
 /// Batches of one size.
 fn batch(
     rig: &Rig,
-    case: Case,
+    case: &Case,
     loaded: &Arc<Loaded>,
     plans: &[Vec<LaunchWork>],
-    peaks: Option<Peaks>,
+    peaks: Option<&Peaks>,
     rows: usize,
     report: &mut Report,
 ) -> Result<(), String> {
@@ -136,21 +142,37 @@ fn batch(
     for (number, launch) in launches.iter().enumerate() {
         let spread = times(rig, |turns| batches.time_launch(number, turns))?;
         sum += spread.p50;
-        let floor = peaks.zip(works).map(|(peaks, works)| peaks.floor(&works[number], case.numbers, rows, contexts));
+        let inputs = works.map_or(0, |works| input_bytes(&layout, works, number));
+        let floor = peaks.zip(works).map(|(peaks, works)| peaks.floor(&works[number], inputs, case.numbers, rows, contexts));
         let share = floor.as_ref().map(|floor| floor.microseconds / spread.p50);
-        let told = floor.as_ref().map_or(String::new(), |floor| {
+        let mut told = floor.as_ref().map_or(String::new(), |floor| {
             format!("floor {:.2} ({}), {:.0} %", floor.microseconds, floor.bound, share.unwrap_or(0.0) * 100.0)
         });
+        // What it reads of tables, bytes a second; small tables come from the L2.
+        let read = works.map(|works| &works[number]).filter(|work| work.table_bytes > 0).map(|work| {
+            let times = if work.per_request { contexts } else { rows };
+            (times as u64 * work.table_bytes) as f64 / spread.p50 * 1e6
+        });
+        let row_bytes = loaded.program().model.weights.tables.iter().map(|table| table.row_bytes()).min().unwrap_or(0);
+        let of_memory = read.zip(peaks).map(|(read, peaks)| read / peaks.memory);
+        let of_gathers = read.zip(peaks.and_then(|peaks| peaks.gathers(row_bytes))).map(|(read, gathers)| read / gathers);
+        if let Some(read) = read {
+            told += &format!("  {:.0} GB/s of tables", read / 1e9);
+        }
+        if let (Some(of_memory), Some(of_gathers)) = (of_memory, of_gathers) {
+            told += &format!(", {:.0} % of reading, {:.0} % of random rows", of_memory * 100.0, of_gathers * 100.0);
+        }
         println!("    {:34} {:>6} blocks {:>10.2} µs  {told}", launch.kernel, launch.blocks, spread.p50);
         report.row(json!({
             "case": case.name(), "rows": rows, "launch": number, "kernel": launch.kernel, "blocks": launch.blocks,
             "threads": launch.threads, "shared bytes": launch.shared_bytes, "µs": spread.p50, "least µs": spread.least,
-            "work of a row": works.map(|works| &works[number]), "floor µs": floor.as_ref().map(|floor| floor.microseconds),
+            "work of a row": works.map(|works| &works[number]), "input bytes": inputs, "floor µs": floor.as_ref().map(|floor| floor.microseconds),
             "bound": floor.as_ref().map(|floor| floor.bound), "share of the floor": share,
+            "lookups alone": matches!(case.source, Source::Lookups(..)), "table bytes/s": read, "share of reading": of_memory, "share of random rows": of_gathers,
         }));
     }
     report.row(json!({
-        "case": case.name(), "rows": rows, "whole batch, µs": whole.p50, "least µs": whole.least, "copies, µs": copies.p50,
+        "case": case.name(), "published": matches!(case.source, Source::Whole(..)), "rows": rows, "whole batch, µs": whole.p50, "least µs": whole.least, "copies, µs": copies.p50,
         "launches alone, summed, µs": sum, "candidates per second": rows as f64 / whole.p50 * 1e6,
         "input bytes": rows * (layout.candidate.dense_width * 4 + layout.candidate.fixed_ids * 4),
     }));
@@ -166,16 +188,14 @@ fn times(rig: &Rig, mut time: impl FnMut(usize) -> Result<Duration, gavel::engin
 }
 
 /// The most rows of a table so that all tables fit on the device: all, or a half of that, and so on.
-fn fitting(rig: &Rig, case: Case) -> Result<u32, String> {
+fn fitting(rig: &Rig, case: &Case) -> Result<u32, String> {
     if !rig.measuring {
         return Ok(BRIEF_ROWS);
     }
     let free = rig.context.free_bytes().map_err(text)?;
     let mut cap = u32::MAX;
     loop {
-        let shape = gavel::synth::Shape::new(case.family, cap);
-        let bytes = shape.table_rows() as f64 * case.tables.row_bytes(shape.dim) as f64;
-        if bytes <= free as f64 * TABLES_SHARE {
+        if case.table_bytes(cap) <= free as f64 * TABLES_SHARE {
             return Ok(cap);
         }
         cap = if cap > 64 << 20 { 32 << 20 } else { cap / 2 };
@@ -232,7 +252,7 @@ impl Random {
 }
 
 /// What the device does at best, in units of a second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
     /// Bytes of device memory, read one after the other.
     pub memory: f64,
@@ -242,6 +262,18 @@ pub struct Peaks {
     pub bf16: f64,
     /// Operations in f32.
     pub f32: f64,
+    /// Bytes of random rows of device memory, by the bytes of a row, in ascending order.
+    pub random_rows: Vec<(usize, f64)>,
+}
+
+/// Bytes of a row that a request brings, for the first launch over its scope; 0 for later ones, which read what that left.
+pub fn input_bytes(layout: &Layout, works: &[LaunchWork], number: usize) -> u64 {
+    let per_request = works[number].per_request;
+    if works[..number].iter().any(|work| work.per_request == per_request) {
+        return 0;
+    }
+    let scope = layout.scope(if per_request { Scope::Context } else { Scope::Candidate });
+    (scope.dense_width * 4 + scope.fixed_ids * scope.id_bytes) as u64
 }
 
 /// What a launch cannot be faster than.
@@ -270,17 +302,31 @@ impl Peaks {
             l2: needed("reading half of what L2 holds")? * 1e9,
             bf16: by_warps.max(by_warpgroups) * 1e12,
             f32: needed("multiply-adds in f32")? * 1e12,
+            random_rows: [32, 64, 128, 256]
+                .into_iter()
+                .filter_map(|bytes| Some((bytes, figure(&format!("random rows of {bytes} bytes, device memory, rate"))? * 1e9)))
+                .collect(),
         }))
     }
 
-    fn to_json(self) -> Value {
-        json!({ "device memory, B/s": self.memory, "L2, B/s": self.l2, "bf16, FLOP/s": self.bf16, "f32, FLOP/s": self.f32 })
+    fn to_json(&self) -> Value {
+        json!({
+            "device memory, B/s": self.memory, "L2, B/s": self.l2, "bf16, FLOP/s": self.bf16, "f32, FLOP/s": self.f32,
+            "random rows, B/s": self.random_rows,
+        })
+    }
+
+    /// Bytes a second of random rows: of the largest rows measured that are no larger than these, or of the smallest.
+    pub fn gathers(&self, row_bytes: usize) -> Option<f64> {
+        let known = self.random_rows.iter().rev().find(|(bytes, _)| *bytes <= row_bytes).or(self.random_rows.first());
+        known.map(|(_, rate)| *rate)
     }
 
     /// Of a launch: its bytes at the memory's rate, weights once; or its products and the rest of its arithmetic, one beside the other.
-    pub fn floor(&self, work: &LaunchWork, numbers: Numbers, rows: usize, contexts: usize) -> Floor {
+    /// `inputs`: [`input_bytes`].
+    pub fn floor(&self, work: &LaunchWork, inputs: u64, numbers: Numbers, rows: usize, contexts: usize) -> Floor {
         let rows = if work.per_request { contexts } else { rows } as f64;
-        let bytes = rows * (work.table_bytes + work.passed_bytes) as f64 + work.weight_bytes as f64;
+        let bytes = rows * (inputs + work.table_bytes + work.passed_bytes) as f64 + work.weight_bytes as f64;
         let products = rows * work.product_flops as f64 / if numbers == Numbers::Bf16 { self.bf16 } else { self.f32 };
         let others = rows * (work.flops - work.product_flops) as f64 / self.f32;
         let all = [(bytes / self.memory, "device memory"), (products, "products"), (others, "other arithmetic")];

@@ -6,12 +6,18 @@
 #![allow(unsafe_code, missing_docs)]
 
 mod arguments;
+#[path = "../../tests/bundle_writer/mod.rs"]
+mod bundle_writer;
 mod collect;
 #[path = "../../tests/support/emulator.rs"]
 mod emulator;
 mod facts;
 mod floors;
 mod kernels;
+#[path = "../support/patterns.rs"]
+mod patterns;
+#[path = "../support/random.rs"]
+mod random;
 mod report;
 mod rig;
 mod serve;
@@ -21,6 +27,7 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, USAGE};
 use gavel::engine::cuda::compile::{Arch, Cubins};
+use random::Random;
 
 fn main() -> ExitCode {
     let done = Arguments::read().and_then(|arguments| run(&arguments));
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), String> {
     match arguments.mode.as_str() {
         "compile" => return compile(arguments),
-        "work" => return floors::run(),
+        "work" => return floors::run(arguments.folder.as_deref()),
         "collect" => {
             let folder = arguments.folder.as_deref().ok_or("collect needs --folder DIR")?;
             return collect::run(folder, arguments.json.as_deref());
@@ -60,7 +67,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         "" if !arguments.measuring => {
             facts::run(&arguments)?;
             kernels::run(&arguments)?;
-            floors::run()
+            floors::run(None)
         }
         _ => Err(USAGE.into()),
     }
@@ -76,7 +83,7 @@ fn compile(arguments: &Arguments) -> Result<(), String> {
     println!("facts for {arch}: {} bytes", code.len());
     let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
     let rows_cap = if arguments.measuring { u32::MAX } else { shapes::BRIEF_ROWS };
-    for case in shapes::CASES {
+    for case in shapes::wanted(arguments) {
         let model = case.model(rows_cap)?;
         let program = case.program(&model, arch)?;
         let cubin = cubins.find_or_compile(&program, arch, &Default::default()).map_err(|error| error.to_string())?;

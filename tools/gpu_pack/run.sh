@@ -155,7 +155,7 @@ fi
 
 step bundles 60 bash -c check_bundles
 
-step kernels 130 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 110 --json "$OUT/kernels.json"
+step kernels 165 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 140 --json "$OUT/kernels.json"
 
 model=dlrm-kaggle
 mkdir -p "$work/models"
