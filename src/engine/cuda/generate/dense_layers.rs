@@ -110,13 +110,16 @@ impl Emitter<'_, '_> {
     fn wide_hopper(&mut self, x: &str, end: &str, matrix: &LayerMatrix) -> WideKernel {
         let (k, n, is_candidate) = (matrix.k, matrix.n, self.is_candidate());
         let weights = self.blob.add(&operand_matrices(matrix));
+        // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
+        let shared_bytes = (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32;
+        let layer = format!("using Layer = WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>;");
+        let check = format!("static_assert(Layer::SHARED_BYTES == {shared_bytes}, \"the launch's shared memory\");");
         WideKernel {
-            run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
+            run: format!("{layer}\n    {check}\n    Layer::run(job, shared);"),
             threads: 3 * 128,
             rows: 128,
             columns: n.div_ceil(128),
-            // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
-            shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
+            shared_bytes,
         }
     }
 
