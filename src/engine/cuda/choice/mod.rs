@@ -5,6 +5,7 @@
 
 mod agreement;
 mod bench;
+mod contestant;
 
 use std::collections::HashMap;
 use std::fmt;

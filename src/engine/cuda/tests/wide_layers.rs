@@ -127,11 +127,8 @@ fn warpgroups_compute_layers_of_contexts() {
     assert_close(&scores, &oracle::scores(&model, &requests), 1e-2, "contexts");
 }
 
-/// A cross layer: elementwise ops at the end of the layer's kernel, of which cuBLASLt knows nothing.
-#[test]
-fn warpgroups_compute_tails_of_elementwise_ops() {
-    let Some(target) = target().filter(|target| target.warpgroups) else { return };
-    let _turn = turn();
+/// Two cross layers of 72 columns: elementwise ops at the ends of the layers' kernels.
+fn crosses() -> Arc<Model> {
     let mut model = ModelBuilder::new(12);
     let feature = model.dense(Scope::Candidate, 72);
     let x0 = model.op(Op::Dense { features: vec![feature] });
@@ -142,7 +139,15 @@ fn warpgroups_compute_tails_of_elementwise_ops() {
         x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
     }
     let outputs: Vec<ValueId> = [0, 35, 71].map(|at| model.op(Op::Slice { x, axis: 0, start: at, end: at + 1, step: 1 })).to_vec();
-    let model = model.finish(&outputs);
+    model.finish(&outputs)
+}
+
+/// The tails of cross layers, of which cuBLASLt knows nothing.
+#[test]
+fn warpgroups_compute_tails_of_elementwise_ops() {
+    let Some(target) = target().filter(|target| target.warpgroups) else { return };
+    let _turn = turn();
+    let model = crosses();
     let requests = requests(&model, &[130, 3]);
     let program = large(&model, &target);
     let tails: Vec<&WideLayer> = program.variants[0].launches.iter().filter_map(|launch| launch.layer.as_deref()).collect();
@@ -155,6 +160,23 @@ fn warpgroups_compute_tails_of_elementwise_ops() {
     let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
     let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
     assert_close(&scores, &by_warps, 1e-3, "against warps");
+}
+
+/// A kernel that writes nothing at all: with a tail, too, results are no numbers before.
+#[test]
+fn what_writes_nothing_is_never_taken() {
+    let Some(target) = target().filter(|target| target.warpgroups) else { return };
+    let _turn = turn();
+    for model in [chain(3, Scope::Candidate, [64, 100], Activation::None, false), crosses()] {
+        let mut program = large(&model, &target);
+        program.source = program.source.replace("Layer::run(job, shared);", "(void)job, (void)shared;");
+        let (_, choices) = run_program(program, &requests(&model, &[3]), Some(&WGMMA)).expect("a run");
+        for choice in &choices {
+            let refused = choice.ways[1].refused.as_deref().unwrap_or_default();
+            assert!(choice.taken().name != "wgmma" && refused.starts_with("row 0, column 0 is NaN instead of "), "{choice:?}");
+        }
+        assert!(!choices.is_empty());
+    }
 }
 
 #[test]
