@@ -303,14 +303,20 @@ fn large_batches_in_bf16_alone_have_ways() {
 
 #[cfg(feature = "cublaslt")]
 mod cublaslt {
-    use super::super::super::LayerChoice;
-    use super::super::run_planned;
+    use crate::engine::cuda::driver::{Blas, BlasUnavailable};
+    use crate::engine::cuda::{Device, DeviceOptions, LayerChoice};
+
+    use super::super::{TURN, run_planned};
     use super::*;
 
     const LIBRARY: Trial = Trial { prefer: Some("cuBLASLt"), ..TRIAL };
 
     fn taken(choices: &[LayerChoice]) -> Vec<&'static str> {
         choices.iter().map(|choice| choice.taken().name).collect()
+    }
+
+    fn ways(choices: &[LayerChoice]) -> Vec<Vec<&'static str>> {
+        choices.iter().map(|choice| choice.ways.iter().map(|way| way.name).collect()).collect()
     }
 
     #[test]
@@ -383,6 +389,47 @@ mod cublaslt {
         assert_eq!(taken(&choices), ["cuBLASLt", "cuBLASLt"], "another proposal agrees");
     }
 
+    /// Of another version neither the interface nor the codes are known.
+    #[test]
+    fn libraries_of_another_version_are_not_called() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        for (version, named) in [(130_100, "13.1"), (110_205, "11.2")] {
+            let plan = format!("cublasLtGetVersion:1:{version}");
+            let opened = {
+                let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+                emulator::reset();
+                let device = Device::open(DeviceOptions::default()).expect("the emulator");
+                emulator::fail(&plan);
+                Blas::open(device.context()).map(|_| ())
+            };
+            assert_eq!(opened, Err(BlasUnavailable::WrongVersion { found: version }));
+            let reason = opened.expect_err("another version").to_string();
+            assert!(reason.contains(&format!("has version {named}, and version 12 is needed")), "{reason}");
+            let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+            let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY), &plan).expect("a run");
+            assert_eq!(ways(&choices), [["mma.sync", "wgmma"]; 2], "{choices:#?}");
+        }
+    }
+
+    /// A code that the binding does not know is a number like others.
+    #[test]
+    fn unknown_answers_of_the_library_are_refusals() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+        // The first question is for the first layer.
+        let plan = format!("rows:{}:1:4321", LIBRARY.rows);
+        let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY), &plan).expect("a run");
+        assert_eq!(ways(&choices), [vec!["mma.sync", "wgmma"], vec!["mma.sync", "wgmma", "cuBLASLt"]], "{choices:#?}");
+    }
+
     /// In a process of its own, since this one has the library open.
     #[test]
     fn a_missing_library_leaves_our_kernels() {
@@ -403,6 +450,6 @@ mod cublaslt {
         let Some(target) = target() else { return };
         let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
         let (_, choices) = run_program(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY)).expect("a run");
-        assert_eq!(choices.iter().map(|choice| choice.ways.len()).collect::<Vec<_>>(), [2, 2], "mma.sync and wgmma alone: {choices:#?}");
+        assert_eq!(ways(&choices), [["mma.sync", "wgmma"]; 2], "{choices:#?}");
     }
 }
