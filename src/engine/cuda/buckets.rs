@@ -45,10 +45,9 @@ pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Result<Shape<'
                 scratch_bytes = scratch_bytes.max(launch.scratch_bytes * grid.blocks as usize * grid.columns as usize);
                 Call::Kernel { name: launch.kernel.clone(), function: kernel.function.clone(), grid }
             }
-            // A product has no blocks that could take several tiles: it is for all contexts that there may be.
-            Taken::Product { product, matmul, per_candidate } => Call::Product {
+            Taken::Product { product, matmul } => Call::Product {
                 instead_of: launch.kernel.clone(),
-                matmul: matmul.for_rows(if per_candidate { rows } else { limits.contexts })?,
+                matmul: matmul.for_rows(rows)?,
                 x: product.x,
                 out: product.out,
             },

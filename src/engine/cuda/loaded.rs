@@ -43,10 +43,8 @@ pub(super) enum Taken<'l> {
     Product {
         /// What the program says of it.
         product: &'l Product,
-        /// For some number of rows.
+        /// For some number of candidates.
         matmul: &'l Matmul,
-        /// Whether rows are candidates; else contexts.
-        per_candidate: bool,
     },
 }
 
@@ -123,7 +121,7 @@ impl Loaded {
         match choice.way.map(|way| &layer.ways[way]) {
             Some(Way::Kernel(launch)) => Taken::Kernel(launch),
             Some(Way::Product(product)) => match &choice.matmul {
-                Some(matmul) => Taken::Product { product, matmul, per_candidate: layer.per_candidate },
+                Some(matmul) => Taken::Product { product, matmul },
                 None => Taken::Kernel(launch),
             },
             None => Taken::Kernel(launch),

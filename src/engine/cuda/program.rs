@@ -124,7 +124,7 @@ pub enum Way {
     Product(Product),
 }
 
-/// `OUT[rows][n] = activation(X[rows][k] · W[n][k]ᵀ + bias)`, inputs in bf16, sums in f32.
+/// `OUT[rows][n] = activation(X[rows][k] · W[n][k]ᵀ + bias)` of candidates, inputs in bf16, sums in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
     /// Inputs.

@@ -123,7 +123,8 @@ impl Emitter<'_, '_> {
         }
     }
 
-    /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes.
+    /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes. It computes
+    /// all rows that a graph is for, so that contexts, which a batch seldom has as many of as it may, are left to kernels.
     fn product(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], activation: Activation) -> Option<Product> {
         let relu = match activation {
             Activation::None => false,
@@ -131,8 +132,8 @@ impl Emitter<'_, '_> {
             Activation::Sigmoid => return None,
         };
         // Rows of candidates that are contexts' would have to be looked up.
-        let reads_own_rows = self.value(x).scope == self.out().scope;
-        if !cfg!(feature = "cublaslt") || !reads_own_rows || !self.places.has_memory(self.task.out) {
+        let has_own_rows = self.is_candidate() && self.value(x).scope == self.out().scope;
+        if !cfg!(feature = "cublaslt") || !has_own_rows || !self.places.has_memory(self.task.out) {
             return None;
         }
         let (x, out) = (self.rows_at(x), self.rows_at(self.task.out));
