@@ -6,7 +6,7 @@ use crate::engine::cuda::calls::Call;
 use crate::engine::cuda::program::{Launch, WideLayer};
 
 use super::agreement::{Difference, Rounding};
-use super::{Choice, LayerChoice, WayFound};
+use super::{Choice, LayerChoice, Matmuls, WayFound};
 
 /// A way that is tried.
 pub struct Contestant {
@@ -97,6 +97,9 @@ pub fn decide(
     }
     let told = LayerChoice { kernel: launch.kernel.clone(), layer: layer.name.clone(), k: layer.k, n: layer.n, rows, ways };
     let taken = contestants.into_iter().nth(fastest).expect("the judge, if no other");
-    let matmul = if let Call::Product { matmul, .. } = taken.call { Some(matmul) } else { None };
-    (Choice { way: taken.way, matmul }, told)
+    let matmuls = match taken.call {
+        Call::Product { matmul, .. } => Some(Matmuls::new(&launch.kernel, &layer.name, matmul)),
+        Call::Kernel { .. } => None,
+    };
+    (Choice { way: taken.way, matmuls }, told)
 }

@@ -6,18 +6,21 @@
 mod agreement;
 mod bench;
 mod contestant;
+mod matmuls;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::driver::{DeviceMemory, Matmul};
+use super::driver::DeviceMemory;
 use super::loaded::Loaded;
 use super::program::{Launch, Way, WideLayer};
 use crate::engine::EngineError;
 
 use self::bench::Bench;
+
+pub(super) use self::matmuls::Matmuls;
 
 /// Whether wide layers may be computed in other ways than by mma.sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +126,7 @@ pub(super) struct Choice {
     /// Which of the layer's ways; `None` for the kernel itself.
     pub(super) way: Option<usize>,
     /// Where that is a product.
-    pub(super) matmul: Option<Matmul>,
+    pub(super) matmuls: Option<Matmuls>,
 }
 
 impl Chosen {
@@ -143,7 +146,7 @@ impl Chosen {
             chosen.layers.push(told);
             chosen.by_kernel.insert(launch.kernel.clone(), choice);
         }
-        if chosen.by_kernel.values().any(|choice| choice.matmul.is_some()) {
+        if chosen.by_kernel.values().any(|choice| choice.matmuls.is_some()) {
             chosen._product_weights = bench.into_product_weights();
         }
         Ok(chosen)

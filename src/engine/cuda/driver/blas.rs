@@ -109,7 +109,8 @@ impl Blas {
         let most = most.min(RESULTS_MAX);
         let found = Wishes::new()?.ask(&parts, most)?;
         let known = found.iter().filter(|proposal| proposal.state == functions::SUCCESS);
-        let made = known.map(|&Proposal { algorithm, workspace_bytes, .. }| Matmul { parts: Arc::clone(&parts), algorithm, workspace_bytes });
+        let made =
+            known.map(|&Proposal { algorithm, workspace_bytes, .. }| Matmul { parts: Arc::clone(&parts), algorithm, workspace_bytes });
         Ok(made.collect())
     }
 }
@@ -215,7 +216,8 @@ impl Parts {
 
     fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), DriverError> {
         // SAFETY: the description lives; the library copies as many bytes as it is told.
-        let code = unsafe { functions::cublasLtMatmulDescSetAttribute(self.operation, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        let code =
+            unsafe { functions::cublasLtMatmulDescSetAttribute(self.operation, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         check(code, "describing a product to cuBLASLt")
     }
 }
@@ -256,7 +258,8 @@ impl Wishes {
 
     fn set<T>(&self, attribute: Preference, value: &T) -> Result<(), DriverError> {
         // SAFETY: the handle lives; the library copies as many bytes as it is told.
-        let code = unsafe { functions::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        let code =
+            unsafe { functions::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         check(code, ASKING)
     }
 

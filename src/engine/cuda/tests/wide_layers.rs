@@ -303,10 +303,13 @@ fn large_batches_in_bf16_alone_have_ways() {
 
 #[cfg(feature = "cublaslt")]
 mod cublaslt {
-    use crate::engine::cuda::driver::{Blas, BlasUnavailable};
-    use crate::engine::cuda::{Device, DeviceOptions, LayerChoice};
+    use crate::batch::SlotLimits;
+    use crate::engine::cuda::buckets::shape;
+    use crate::engine::cuda::calls::Call;
+    use crate::engine::cuda::driver::{Blas, BlasUnavailable, DriverError};
+    use crate::engine::cuda::{Device, DeviceOptions, LayerChoice, Loaded};
 
-    use super::super::{TURN, run_planned};
+    use super::super::{TURN, compile, run_planned};
     use super::*;
 
     const LIBRARY: Trial = Trial { prefer: Some("cuBLASLt"), ..TRIAL };
@@ -389,6 +392,80 @@ mod cublaslt {
         }
         let (_, choices) = run_planned(large(&model, &target), &requests, Some(&LIBRARY), "result:cublasLtMatmul:1:1").expect("a run");
         assert_eq!(taken(&choices), ["cuBLASLt", "cuBLASLt"], "another proposal agrees");
+    }
+
+    /// Our kernel computes such batches, the library the others; told once, whatever the number of slots.
+    #[test]
+    fn rows_that_the_library_refuses_are_ours() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+        let requests = requests(&model, &[20]);
+        // A question whether the chosen way can, and one for another way.
+        let refusal = "rows:20:1:15,rows:20:2:15";
+        let (scores, choices) = run_planned(large(&model, &target), &requests, Some(&LIBRARY), refusal).expect("a run");
+        assert_eq!(taken(&choices), ["cuBLASLt", "cuBLASLt"]);
+        assert_close(&scores.expect("scores"), &oracle::scores(&model, &requests), 1e-2, "20 rows");
+
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        emulator::reset();
+        let program = large(&model, &target);
+        let code = compile(&program).expect("code");
+        let device = Device::open(DeviceOptions::default()).expect("the emulator");
+        let loaded = Loaded::new(&device, Arc::new(program), &code).expect("memory");
+        loaded.choose_wide_layers(&LIBRARY).expect("a choice");
+        let limits = SlotLimits { contexts: 1, rows: 20, ids: 1 };
+        let products = |rows: usize| {
+            let shape = shape(&loaded, rows, limits)?;
+            let layers = shape.variant.launches.iter().zip(&shape.calls).filter(|(launch, _)| launch.layer.is_some());
+            Ok::<Vec<bool>, DriverError>(layers.map(|(_, call)| matches!(call, Call::Product { .. })).collect())
+        };
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.subscriber(), || {
+            emulator::fail(refusal);
+            let found = [20, 20, 16].map(|rows| products(rows).expect("a shape"));
+            assert_eq!(found, [[false, true], [false, true], [true, true]]);
+        });
+        let text = lines.text();
+        let name = &choices[0].layer;
+        let expected = format!(
+            "layer {name} is computed by mma.sync in batches of up to 20 candidates, not by cuBLASLt: \
+             asking cuBLASLt for ways to multiply: cuBLASLt answers status 15"
+        );
+        assert!(text.lines().count() == 1 && text.contains(&expected), "{text}");
+
+        emulator::fail("rows:19:1:15,cuCtxSetCurrent:1:2");
+        assert!(products(19).is_err_and(|error| !error.is_of_library()), "the device's errors are errors");
+        assert_eq!(products(19).expect("a shape"), [true, true], "and not remembered");
+    }
+
+    /// Warnings of a test.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+            let writer = self.clone();
+            tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish()
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        }
+    }
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     /// Of another version neither the interface nor the codes are known.
