@@ -11,11 +11,11 @@ use crate::engine::cuda::device::Device;
 use crate::engine::cuda::driver::{DeviceMemory, DriverError, Event, Matmul, MatmulShape, Stream};
 use crate::engine::cuda::job::{Header, Job};
 use crate::engine::cuda::loaded::Loaded;
-use crate::engine::cuda::program::{Launch, Product, RowsAt, RowsMemory, Way, WideLayer};
+use crate::engine::cuda::program::{Launch, Product, RowsAt, RowsMemory, Way, WideLayer, Yardstick};
 use crate::engine::cuda::slot::WORK_ROWS_ALIGN;
 
 use super::contestant::{Contestant, decide};
-use super::{Choice, LayerChoice, Trial, name_of};
+use super::{BY_LIBRARY, Choice, LayerChoice, Trial, name_of};
 
 /// Memory of a slot as wide layers see it: no inputs, no scores.
 pub struct Bench<'l> {
@@ -105,6 +105,7 @@ impl<'l> Bench<'l> {
                 Err(error) => return Err(broken(self.loaded.device(), layer, name)(error)),
             };
             match &judged {
+                _ if contestant.leaves_out.is_some() => {}
                 None => judged = Some(results),
                 Some(expected) => contestant.judge(&launch.kernel, layer, expected, &results),
             }
@@ -112,7 +113,7 @@ impl<'l> Bench<'l> {
         Ok(())
     }
 
-    /// Times the ways that agree, in turns.
+    /// Times the ways that agree, and yardsticks, in turns.
     fn measure(&self, layer: &WideLayer, contestants: &mut [Contestant]) -> Result<(), EngineError> {
         for _ in 0..self.trial.turns {
             for contestant in contestants.iter_mut().filter(|contestant| contestant.refused.is_none()) {
@@ -123,23 +124,34 @@ impl<'l> Bench<'l> {
         Ok(())
     }
 
-    /// The judge first, then every other way; of a library, as many as it proposes.
+    /// The judge first, then every other way; of a library, as many as it proposes, for a yardstick as well.
     fn contestants(&self, launch: &Launch, layer: &WideLayer, rows: usize) -> Result<Vec<Contestant>, EngineError> {
         let mut contestants = vec![Contestant::new("mma.sync", None, self.kernel(launch))];
         for (number, way) in layer.ways.iter().enumerate() {
             match way {
                 Way::Kernel(launch) => contestants.push(Contestant::new(name_of(way), Some(number), self.kernel(launch))),
                 Way::Product(product) => {
-                    for matmul in self.matmuls(product, rows, layer)? {
-                        let (x, out) = (product.x, product.out);
-                        let call = Call::Product { instead_of: launch.kernel.clone(), matmul, x, out };
+                    let biases = self.rounded_biases(product);
+                    for call in self.products(launch, product, rows, layer)? {
                         let contestant = Contestant::new(name_of(way), Some(number), call);
-                        contestants.push(Contestant { biases: self.rounded_biases(product), ..contestant });
+                        contestants.push(Contestant { biases: biases.clone(), ..contestant });
                     }
                 }
             }
         }
+        if let Some(Yardstick { product, leaves_out }) = &layer.yardstick {
+            let calls = self.products(launch, product, rows, layer)?.into_iter();
+            let yardstick = |call| Contestant { leaves_out: Some(leaves_out), ..Contestant::new(BY_LIBRARY, None, call) };
+            contestants.extend(calls.map(yardstick));
+        }
         Ok(contestants)
+    }
+
+    /// What the library proposes in place of a launch.
+    fn products(&self, launch: &Launch, product: &Product, rows: usize, layer: &WideLayer) -> Result<Vec<Call>, EngineError> {
+        let matmuls = self.matmuls(product, rows, layer)?.into_iter();
+        let call = |matmul| Call::Product { instead_of: launch.kernel.clone(), matmul, x: product.x, out: product.out };
+        Ok(matmuls.map(call).collect())
     }
 
     fn kernel(&self, launch: &Launch) -> Call {

@@ -12,8 +12,10 @@ use super::{Choice, LayerChoice, Matmuls, WayFound};
 pub struct Contestant {
     /// As reports name it.
     pub name: &'static str,
-    /// Which of the layer's ways; `None` for the judge.
+    /// Which of the layer's ways; `None` for the judge, and for what is none.
     pub way: Option<usize>,
+    /// What it leaves out, if it is no way but a yardstick, which is timed alone.
+    pub leaves_out: Option<&'static str>,
     /// What is launched.
     pub call: Call,
     /// What it rounds of each column's bias.
@@ -29,13 +31,17 @@ pub struct Contestant {
 impl Contestant {
     /// Not tried yet.
     pub fn new(name: &'static str, way: Option<usize>, call: Call) -> Contestant {
-        Contestant { name, way, call, biases: vec![], difference: None, refused: None, times: vec![] }
+        Contestant { name, way, leaves_out: None, call, biases: vec![], difference: None, refused: None, times: vec![] }
     }
 
     /// Puts it out of question.
     pub fn refuse(&mut self, kernel: &str, layer: &WideLayer, reason: String) {
         tracing::warn!(kernel, "layer {} is not computed by {}: {reason}", layer.name, self.name);
         self.refused = Some(reason);
+    }
+
+    fn can_serve(&self) -> bool {
+        self.refused.is_none() && self.leaves_out.is_none()
     }
 
     /// Compares what it left in the layer's memory with what the judge did; refuses it if rounding does not explain the difference.
@@ -68,7 +74,7 @@ impl Contestant {
             microseconds: seconds.map(|seconds| seconds * 1e6),
             teraflops: seconds.map(|seconds| 2.0 * (rows * layer.k * layer.n) as f64 / seconds.max(1e-9) / 1e12),
             difference: self.difference.map(|difference| difference.share),
-            refused: self.refused.clone(),
+            refused: self.refused.clone().or_else(|| self.leaves_out.map(|what| format!("yardstick: leaves out {what}"))),
             taken,
         }
     }
@@ -83,7 +89,7 @@ pub fn decide(
     prefer: Option<&str>,
 ) -> (Choice, LayerChoice) {
     let time = |contestant: &Contestant| (prefer != Some(contestant.name), contestant.median().unwrap_or(Duration::MAX));
-    let fastest = contestants.iter().enumerate().filter(|(_, contestant)| contestant.refused.is_none());
+    let fastest = contestants.iter().enumerate().filter(|(_, contestant)| contestant.can_serve());
     // At equal times the first, which is the judge.
     let fastest = fastest.min_by_key(|(_, contestant)| time(contestant)).map_or(0, |(at, _)| at);
     let mut ways: Vec<WayFound> = Vec::new();

@@ -80,7 +80,7 @@ pub struct WayFound {
     pub teraflops: Option<f64>,
     /// The largest difference from the judge, as a share of what rounding explains; none if it could not be run.
     pub difference: Option<f64>,
-    /// Why it is out of question.
+    /// Why it is out of question. A yardstick, which leaves out a part of the layer, is timed all the same.
     pub refused: Option<String>,
     /// Whether it is the one that serves.
     pub taken: bool,
@@ -104,6 +104,9 @@ impl fmt::Display for LayerChoice {
             }
             if let Some(difference) = way.difference.filter(|_| at > 0) {
                 write!(f, ", differs by {difference:.2} of what rounding explains")?;
+            }
+            if let Some(reason) = way.refused.as_ref().filter(|_| way.microseconds.is_some()) {
+                write!(f, ", {reason}")?;
             }
         }
         write!(f, "; {} is taken", self.taken().name)
@@ -162,6 +165,8 @@ impl Chosen {
 fn name_of(way: &Way) -> &'static str {
     match way {
         Way::Kernel(_) => "wgmma",
-        Way::Product(_) => "cuBLASLt",
+        Way::Product(_) => BY_LIBRARY,
     }
 }
+
+const BY_LIBRARY: &str = "cuBLASLt";

@@ -92,6 +92,10 @@ fn assert_close(scores: &[Vec<f32>], expected: &[Vec<f64>], tolerance: f64, what
     }
 }
 
+fn widened(scores: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    scores.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect()
+}
+
 /// Tails of rows, columns and inputs around a tile of 128 x 128 and a piece of 64, in strips of several blocks.
 #[test]
 fn warpgroups_compute_tails_as_warps_do() {
@@ -110,8 +114,7 @@ fn warpgroups_compute_tails_as_warps_do() {
         let expected = oracle::scores(&model, &requests);
         // What lies between the layers is rounded to bf16.
         assert_close(&scores, &expected, 1e-2, &format!("{shape:?} by warpgroups"));
-        let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
-        assert_close(&scores, &by_warps, 2e-3, &format!("{shape:?} against warps"));
+        assert_close(&scores, &widened(&by_warps), 2e-3, &format!("{shape:?} against warps"));
     }
 }
 
@@ -158,8 +161,7 @@ fn warpgroups_compute_tails_of_elementwise_ops() {
     let (scores, choices) = run_program(program, &requests, Some(&WGMMA)).expect("a run");
     assert!(choices.iter().all(|choice| choice.taken().name == "wgmma"), "{choices:#?}");
     let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
-    let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
-    assert_close(&scores, &by_warps, 1e-3, "against warps");
+    assert_close(&scores, &widened(&by_warps), 1e-3, "against warps");
 }
 
 /// A kernel that writes nothing at all: with a tail, too, results are no numbers before.
@@ -354,18 +356,75 @@ mod cublaslt {
     #[test]
     fn sigmoids_and_inputs_in_f32_are_ours() {
         let target = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
+        // Ways of the library, and yardsticks.
         let offered = |model: &Arc<Model>| {
             let program = Program::new(model, &target).expect("memory");
             let launches = &program.variants.last().expect("a variant").launches;
-            launches.iter().filter(|launch| launch.layer.is_some()).count()
+            let layers = || launches.iter().filter_map(|launch| launch.layer.as_deref());
+            let ways = layers().flat_map(|layer| &layer.ways).filter(|way| matches!(way, Way::Product(_))).count();
+            [ways, layers().filter(|layer| layer.yardstick.is_some()).count()]
         };
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, false)), 2);
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::Sigmoid, false)), 1);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, false)), [2, 0]);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::Sigmoid, false)), [1, 0]);
         assert_eq!(
             offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, true)),
-            1,
+            [1, 1],
             "what is shown is a copy, made at the end of the first layer"
         );
+    }
+
+    /// A layer over inputs of both scopes: what the context gives is added to the candidates'.
+    fn added() -> Arc<Model> {
+        let mut model = ModelBuilder::new(13);
+        let (context, candidate) = (model.dense(Scope::Context, 64), model.dense(Scope::Candidate, 64));
+        let context = model.op(Op::Dense { features: vec![context] });
+        let candidate = model.op(Op::Dense { features: vec![candidate] });
+        let x = model.op(Op::Concat { xs: vec![context, candidate], axis: 0 });
+        let y = model.linear(x, 128);
+        let y = model.op(Op::Relu { x: y });
+        let z = model.linear(y, 40);
+        let outputs: Vec<ValueId> = [0, 19, 39].map(|at| model.op(Op::Slice { x: z, axis: 0, start: at, end: at + 1, step: 1 })).to_vec();
+        model.finish(&outputs)
+    }
+
+    /// Timed beside the ways of a layer, never in its place, whatever is preferred.
+    #[test]
+    fn layers_with_tails_or_addends_have_a_yardstick() {
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        for (model, leaves_out) in [(crosses(), "the tail"), (added(), "the addend")] {
+            let requests = requests(&model, &[30, 3]);
+            let (scores, choices) = run_program(large(&model, &target), &requests, Some(&LIBRARY)).expect("a run");
+            let found = choices.iter().flat_map(|choice| choice.ways.iter().map(move |way| (choice, way)));
+            let reason = format!("yardstick: leaves out {leaves_out}");
+            let yardsticks: Vec<_> = found.filter(|(_, way)| way.refused.as_ref() == Some(&reason)).collect();
+            assert!(!yardsticks.is_empty(), "{leaves_out}: {choices:#?}");
+            for (choice, way) in yardsticks {
+                assert_eq!((way.name, way.taken, way.difference), ("cuBLASLt", false, None), "{choice:?}");
+                assert!(way.microseconds.is_some() && way.teraflops.is_some_and(|rate| rate > 0.0), "{choice:?}");
+                assert!(choice.taken().name != "cuBLASLt" && choice.to_string().contains(&format!(" TFLOP/s), {reason}")), "{choice}");
+            }
+            let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
+            assert_close(&scores, &widened(&by_warps), 1e-3, leaves_out);
+        }
+    }
+
+    /// One that the library refuses, or computes wrong, is a yardstick that is not there, or as good as any.
+    #[test]
+    fn yardsticks_are_refused_alone() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = crosses();
+        let plans: Vec<String> = (1..=3).map(|nth| format!("cublasLtMatmul:{nth}:1")).collect();
+        let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&WGMMA), &plans.join(",")).expect("a run");
+        let of_library = |choice: &LayerChoice| choice.ways.iter().find(|way| way.name == "cuBLASLt").cloned().expect("a yardstick");
+        let [refused, timed] = [&choices[0], &choices[1]].map(of_library);
+        assert!(refused.microseconds.is_none() && refused.refused.is_some_and(|reason| reason.contains("status 13")), "{choices:#?}");
+        assert!(timed.microseconds.is_some(), "{choices:#?}");
+        assert!(choices.iter().all(|choice| choice.taken().name == "wgmma"), "{choices:#?}");
     }
 
     #[test]
