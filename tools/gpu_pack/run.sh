@@ -182,10 +182,14 @@ for test in "$bin"/test-*; do
     step "$name" 100 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$test" "${filter[@]}"
 done
 
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
+# The machine's own knows its driver; the pack may have one.
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer "$work/sanitizer/compute-sanitizer" 2>/dev/null | head -1)
 for tool in memcheck racecheck; do
-    if [ -z "$sanitizer" ]; then
-        skip "$tool" "this machine has no compute-sanitizer"
+    if [ -n "$emulator" ]; then
+        skip "$tool" "a GPU's tool"
+        continue
+    elif [ -z "$sanitizer" ]; then
+        skip "$tool" "neither this machine nor the pack has compute-sanitizer"
         continue
     fi
     step "$tool" 40 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1

@@ -11,10 +11,11 @@ use crate::engine::cpu::plan::count_work;
 use crate::engine::cpu::plan::lower::Lowered;
 use crate::model::{Model, ValueScope};
 
+use super::kernels::head_bytes;
 use super::place::Places;
 use super::segments::Segments;
 use super::works::is_product;
-use super::{Numbers, SMALL_TILE, Target, cut, head_bytes};
+use super::{Numbers, SMALL_TILE, Target, cut};
 
 /// Candidates up to which it pays: 32 blocks, a quarter of an H100.
 pub const ROWS_MAX: usize = 512;
