@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to export")
 
 from torch import nn  # noqa: E402
-from zoo import enliven  # noqa: E402
+from zoo_models import enliven  # noqa: E402
 
 import gavel  # noqa: E402
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing to export")
 
-import zoo  # noqa: E402
+import zoo_models as zoo  # noqa: E402
 
 import gavel  # noqa: E402
 
@@ -84,7 +84,7 @@ def test_trained_torchrec(case, tmp_path):
     ]
     dense = [f["name"] for f in manifest["features"] if f["kind"] == "dense"]
     model = DLRM(EmbeddingBagCollection(tables=configs), len(dense), sizes("dense_arch.model._mlp"), sizes("over_arch.model.0._mlp") + [1])
-    missing, unexpected = zoo.Sigmoid(model).load_state_dict(weights, strict=False)
+    missing, unexpected = zoo.torchrec.Sigmoid(model).load_state_dict(weights, strict=False)
     assert not missing and not unexpected
     inputs, expected = selftest(case)
     ids, lengths = [], []
@@ -98,7 +98,7 @@ def test_trained_torchrec(case, tmp_path):
     example = torch.as_tensor(np.stack([inputs[name].reshape(-1) for name in dense], 1)), features
     longest = {f["name"]: f["max_len"] for f in manifest["features"] if "max_len" in f}
     specs = [gavel.Jagged(key, max_len=n) for key, n in longest.items()]
-    gavel.export(zoo.Sigmoid(model), example, specs, tmp_path / "bundle", name=case)
+    gavel.export(zoo.torchrec.Sigmoid(model), example, specs, tmp_path / "bundle", name=case)
     found = load_file(tmp_path / "bundle" / "selftest.safetensors")
     # torchrec rounds pooled vectors to f32 also where its model runs in float64.
     assert np.abs(found["out.prob"] - expected["prob"]).max() <= 1e-7

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: nothing to 
 
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo import enliven  # noqa: E402
+from zoo_models import enliven  # noqa: E402
 
 import gavel  # noqa: E402
 
