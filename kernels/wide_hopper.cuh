@@ -22,7 +22,7 @@ template <class X, class END, bool CANDIDATES, int STAGES, int K, int N, int64_t
 struct WideHopper {
     static constexpr int BM = 128, BN = 128, PIECE = 64, PIECES = parts(K, PIECE), BRINGERS = 128;
     static constexpr int ALONG_K = BM * 16 + 64, X_BYTES = PIECE / 8 * ALONG_K, W_BYTES = BN * PIECE * 2, STAGE_BYTES = X_BYTES + W_BYTES;
-    // Contexts and barriers lie before the ring.
+    // Contexts and barriers lie before the ring. SHARED_BYTES is what generated launches ask for; their text compares.
     static constexpr int HEAD = 1024, SHARED_BYTES = HEAD + STAGES * STAGE_BYTES;
     using Source = WideRows<X, K, BM / 32>;
 

@@ -1,11 +1,13 @@
 // Stand-in libcublasLt: the calls that a product of bf16 with bias needs, computed in the order of the stand-in driver's streams.
 //
-// It proposes three ways, which add up in different orders; the second and third want a workspace and write into it. "cublasLtMatmul:nth:code"
-// among the planned errors has a call refuse, "result:cublasLtMatmul:nth:1" has one compute a wrong number.
+// It proposes three ways, which add up in different orders; the second and third want a workspace and write into it. Among the planned errors
+// "cublasLtMatmul:nth:code" has a call refuse, "rows:20:nth:code" a question for ways to multiply 20 rows; "result:cublasLtMatmul:nth:1" has a call
+// compute a wrong number, and "cublasLtGetVersion:nth:130100" makes another version of it.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -130,7 +132,13 @@ static bool supported(const Operation& operation, const Layout& a, const Layout&
     return types && shapes && epilogue && operation.transposed_a == TRANSPOSED && operation.transposed_b == 0 && aligned(a) && aligned(b) && aligned(d);
 }
 
-API size_t cublasLtGetVersion() { return 120901; }
+// What is planned for a question about so many rows.
+static int planned_for(const Layout& d) { return emu_planned(("rows:" + std::to_string(d.columns)).c_str()); }
+
+API size_t cublasLtGetVersion() {
+    int planned = emu_planned("cublasLtGetVersion");
+    return planned != 0 ? (size_t)planned : 120901;
+}
 API int cublasLtCreate(void** handle) {
     *handle = malloc(1);
     return SUCCESS;
@@ -189,6 +197,9 @@ API int cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribu
 API int cublasLtMatmulAlgoGetHeuristic(void*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout* d, Preference* preference,
                                        int wanted, Result* results, int* count) {
     *count = 0;
+    if (int refused = planned_for(*d)) {
+        return refused;
+    }
     if (!supported(*operation, *a, *b, *c, *d)) {
         return NOT_SUPPORTED;
     }
@@ -201,6 +212,9 @@ API int cublasLtMatmulAlgoGetHeuristic(void*, Operation* operation, Layout* a, L
 }
 API int cublasLtMatmulAlgoCheck(void*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout* d, const Algorithm* algorithm,
                                 Result* result) {
+    if (int refused = planned_for(*d)) {
+        return refused;
+    }
     if (algorithm->number < 1 || algorithm->number > 3 || !supported(*operation, *a, *b, *c, *d)) {
         return NOT_SUPPORTED;
     }

@@ -3,7 +3,7 @@
 use super::calls::Call;
 use super::driver::{DriverError, Grid};
 use super::loaded::{Loaded, Taken};
-use super::program::{Launch, Over, Variant};
+use super::program::{Launch, Over, Product, Variant};
 use crate::batch::SlotLimits;
 
 /// Largest batches of the buckets, ascending: powers of two from 16, the last before each variant begins, and the slot's limit.
@@ -30,27 +30,25 @@ pub struct Shape<'p> {
     pub workspace_bytes: usize,
 }
 
-/// The launches for up to `rows` candidates.
+/// The launches for up to `rows` candidates. Errors: the device's.
 pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Result<Shape<'_>, DriverError> {
     let variant = loaded.program().variant(rows);
     // A request seldom has no candidate that is eligible; if many have none, blocks take several tiles.
     let contexts = limits.contexts.min(rows);
     let mut scratch_bytes = 0;
+    let mut by_kernel = |launch: &Launch| {
+        let kernel = loaded.kernel(launch);
+        let grid = grid(launch, rows, contexts, kernel.blocks_max);
+        scratch_bytes = scratch_bytes.max(launch.scratch_bytes * grid.blocks as usize * grid.columns as usize);
+        Call::Kernel { name: launch.kernel.clone(), function: kernel.function.clone(), grid }
+    };
     let mut calls = Vec::with_capacity(variant.launches.len());
     for launch in &variant.launches {
         calls.push(match loaded.taken(launch) {
-            Taken::Kernel(launch) => {
-                let kernel = loaded.kernel(launch);
-                let grid = grid(launch, rows, contexts, kernel.blocks_max);
-                scratch_bytes = scratch_bytes.max(launch.scratch_bytes * grid.blocks as usize * grid.columns as usize);
-                Call::Kernel { name: launch.kernel.clone(), function: kernel.function.clone(), grid }
-            }
-            // A product has no blocks that could take several tiles: it is for all contexts that there may be.
-            Taken::Product { product, matmul, per_candidate } => Call::Product {
-                instead_of: launch.kernel.clone(),
-                matmul: matmul.for_rows(if per_candidate { rows } else { limits.contexts })?,
-                x: product.x,
-                out: product.out,
+            Taken::Kernel(launch) => by_kernel(launch),
+            Taken::Product { product: Product { x, out, .. }, matmuls } => match matmuls.for_rows(rows)? {
+                Some(matmul) => Call::Product { instead_of: launch.kernel.clone(), matmul, x: *x, out: *out },
+                None => by_kernel(launch),
             },
         });
     }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Once, OnceLock};
 
 use super::DevicePointer;
 use super::buckets::buckets;
-use super::choice::{Chosen, LayerChoice, Trial};
+use super::choice::{Chosen, LayerChoice, Matmuls, Trial};
 use super::device::Device;
-use super::driver::{DeviceMemory, Gpu, Matmul};
+use super::driver::{DeviceMemory, Gpu};
 use super::inputs::copied_bytes;
 use super::kernels::{Kernel, KernelFacts, load_kernels};
 use super::program::{Launch, Product, Program, Way};
@@ -43,10 +43,8 @@ pub(super) enum Taken<'l> {
     Product {
         /// What the program says of it.
         product: &'l Product,
-        /// For some number of rows.
-        matmul: &'l Matmul,
-        /// Whether rows are candidates; else contexts.
-        per_candidate: bool,
+        /// For any number of candidates, where the library can.
+        matmuls: &'l Matmuls,
     },
 }
 
@@ -122,8 +120,8 @@ impl Loaded {
         };
         match choice.way.map(|way| &layer.ways[way]) {
             Some(Way::Kernel(launch)) => Taken::Kernel(launch),
-            Some(Way::Product(product)) => match &choice.matmul {
-                Some(matmul) => Taken::Product { product, matmul, per_candidate: layer.per_candidate },
+            Some(Way::Product(product)) => match &choice.matmuls {
+                Some(matmuls) => Taken::Product { product, matmuls },
                 None => Taken::Kernel(launch),
             },
             None => Taken::Kernel(launch),

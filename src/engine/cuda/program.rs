@@ -113,6 +113,17 @@ pub struct WideLayer {
     pub lengths: Vec<f32>,
     /// All ways but the launch itself.
     pub ways: Vec<Way>,
+    /// What a library computes of it, where that is not all.
+    pub yardstick: Option<Yardstick>,
+}
+
+/// A part of a layer that a library is timed with, so that there is something to compare the layer's own time with. It is never in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yardstick {
+    /// Leaves its results in the memory of the layer's first.
+    pub product: Product,
+    /// Of what the layer's kernels compute.
+    pub leaves_out: &'static str,
 }
 
 /// Another way to compute a wide layer.
@@ -124,7 +135,7 @@ pub enum Way {
     Product(Product),
 }
 
-/// `OUT[rows][n] = activation(X[rows][k] · W[n][k]ᵀ + bias)`, inputs in bf16, sums in f32.
+/// `OUT[rows][n] = activation(X[rows][k] · W[n][k]ᵀ + bias)` of candidates, inputs in bf16, sums in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
     /// Inputs.

@@ -1,21 +1,21 @@
 //! Wide layers alone on the device: made-up values between kernels, each way launched, compared and timed.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use half::bf16;
 
-use super::super::buckets::grid;
-use super::super::calls::Call;
-use super::super::device::Device;
-use super::super::driver::{DeviceMemory, DriverError, Event, Matmul, MatmulShape, Stream};
-use super::super::job::{Header, Job};
-use super::super::loaded::Loaded;
-use super::super::program::{Launch, Product, RowsAt, RowsMemory, Way, WideLayer};
-use super::super::slot::WORK_ROWS_ALIGN;
-use super::agreement::{Difference, Rounding};
-use super::{Choice, LayerChoice, Trial, WayFound, name_of};
 use crate::engine::EngineError;
+use crate::engine::cuda::buckets::grid;
+use crate::engine::cuda::calls::Call;
+use crate::engine::cuda::device::Device;
+use crate::engine::cuda::driver::{DeviceMemory, DriverError, Event, Matmul, MatmulShape, Stream};
+use crate::engine::cuda::job::{Header, Job};
+use crate::engine::cuda::loaded::Loaded;
+use crate::engine::cuda::program::{Launch, Product, RowsAt, RowsMemory, Way, WideLayer, Yardstick};
+use crate::engine::cuda::slot::WORK_ROWS_ALIGN;
+
+use super::contestant::{Contestant, decide};
+use super::{BY_LIBRARY, Choice, LayerChoice, Trial, name_of};
 
 /// Memory of a slot as wide layers see it: no inputs, no scores.
 pub struct Bench<'l> {
@@ -33,19 +33,6 @@ pub struct Bench<'l> {
     events: [Event; 2],
     /// Held for their memory.
     _counts: [DeviceMemory; 2],
-}
-
-/// A way that is to be tried.
-struct Contestant {
-    name: &'static str,
-    way: Option<usize>,
-    matmul: Option<Matmul>,
-    call: Call,
-    /// What it rounds of each column's bias.
-    biases: Vec<f32>,
-    difference: Option<Difference>,
-    refused: Option<String>,
-    times: Vec<Duration>,
 }
 
 impl<'l> Bench<'l> {
@@ -91,15 +78,21 @@ impl<'l> Bench<'l> {
 
     /// Tries all ways to compute a layer.
     pub fn choose(&mut self, launch: &Launch, layer: &WideLayer) -> Result<(Choice, LayerChoice), EngineError> {
-        let device = Arc::clone(self.loaded.device());
         let rows = if layer.per_candidate { self.trial.rows } else { self.contexts };
         let mut contestants = self.contestants(launch, layer, rows)?;
         let workspace = contestants.iter().map(|contestant| contestant.call.workspace_bytes()).max().unwrap_or(0);
-        let workspace = DeviceMemory::new(device.context(), workspace).map_err(self.failed("memory for products"))?;
+        let workspace = DeviceMemory::new(self.loaded.device().context(), workspace).map_err(self.failed("memory for products"))?;
         self.workspace = Some(workspace);
+        self.compare(launch, layer, rows, &mut contestants)?;
+        self.measure(layer, &mut contestants)?;
+        Ok(decide(launch, layer, rows, contestants, self.trial.prefer))
+    }
+
+    /// Runs each way once; refuses what a library cannot do, and what differs from the first, which is the judge.
+    fn compare(&mut self, launch: &Launch, layer: &WideLayer, rows: usize, contestants: &mut [Contestant]) -> Result<(), EngineError> {
         let model = &self.loaded.program().model.name;
         let mut judged: Option<Vec<Vec<f32>>> = None;
-        for contestant in &mut contestants {
+        for contestant in contestants {
             let name = contestant.name;
             // A kernel that breaks the device takes the process with it: what was tried last is the cause.
             tracing::info!(model, kernel = launch.kernel, "trying layer {} by {name}", layer.name);
@@ -109,54 +102,56 @@ impl<'l> Bench<'l> {
                     contestant.refuse(&launch.kernel, layer, error.to_string());
                     continue;
                 }
-                Err(error) => return Err(broken(&device, layer, name)(error)),
+                Err(error) => return Err(broken(self.loaded.device(), layer, name)(error)),
             };
-            let Some(expected) = &judged else {
-                judged = Some(results);
-                continue;
-            };
-            let compared = layer.outs.iter().zip(expected.iter().zip(&results)).map(|(out, (expected, found))| {
-                let rounding = Rounding { k: layer.k, is_bf16: out.is_bf16, has_tail: layer.has_tail };
-                Difference::largest(rounding, &layer.lengths, &contestant.biases, expected, found)
-            });
-            let Some(difference) = compared.max_by(|a, b| a.share.total_cmp(&b.share)) else {
-                contestant.refuse(&launch.kernel, layer, "it leaves nothing that could be compared".into());
-                continue;
-            };
-            contestant.difference = Some(difference);
-            if difference.share > 1.0 {
-                let Difference { share, at: (row, column), numbers: (expected, found) } = difference;
-                let reason =
-                    format!("row {row}, column {column} is {found} instead of {expected}, {share:.1} times what rounding explains");
-                contestant.refuse(&launch.kernel, layer, reason);
+            match &judged {
+                _ if contestant.leaves_out.is_some() => {}
+                None => judged = Some(results),
+                Some(expected) => contestant.judge(&launch.kernel, layer, expected, &results),
             }
         }
-        for _ in 0..self.trial.turns {
-            for contestant in contestants.iter_mut().filter(|contestant| contestant.refused.is_none()) {
-                let name = contestant.name;
-                contestant.times.push(self.time(&contestant.call).map_err(broken(&device, layer, name))?);
-            }
-        }
-        Ok(decide(launch, layer, rows, contestants, self.trial.prefer))
+        Ok(())
     }
 
-    /// The judge first, then every other way; of a library, as many as it proposes.
+    /// Times the ways that agree, and yardsticks, in turns.
+    fn measure(&self, layer: &WideLayer, contestants: &mut [Contestant]) -> Result<(), EngineError> {
+        for _ in 0..self.trial.turns {
+            for contestant in contestants.iter_mut().filter(|contestant| contestant.refused.is_none()) {
+                let time = self.time(&contestant.call);
+                contestant.times.push(time.map_err(broken(self.loaded.device(), layer, contestant.name))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The judge first, then every other way; of a library, as many as it proposes, for a yardstick as well.
     fn contestants(&self, launch: &Launch, layer: &WideLayer, rows: usize) -> Result<Vec<Contestant>, EngineError> {
         let mut contestants = vec![Contestant::new("mma.sync", None, self.kernel(launch))];
         for (number, way) in layer.ways.iter().enumerate() {
             match way {
                 Way::Kernel(launch) => contestants.push(Contestant::new(name_of(way), Some(number), self.kernel(launch))),
                 Way::Product(product) => {
-                    for matmul in self.matmuls(product, rows, layer)? {
-                        let (x, out) = (product.x, product.out);
-                        let call = Call::Product { instead_of: launch.kernel.clone(), matmul: matmul.clone(), x, out };
+                    let biases = self.rounded_biases(product);
+                    for call in self.products(launch, product, rows, layer)? {
                         let contestant = Contestant::new(name_of(way), Some(number), call);
-                        contestants.push(Contestant { matmul: Some(matmul), biases: self.rounded_biases(product), ..contestant });
+                        contestants.push(Contestant { biases: biases.clone(), ..contestant });
                     }
                 }
             }
         }
+        if let Some(Yardstick { product, leaves_out }) = &layer.yardstick {
+            let calls = self.products(launch, product, rows, layer)?.into_iter();
+            let yardstick = |call| Contestant { leaves_out: Some(leaves_out), ..Contestant::new(BY_LIBRARY, None, call) };
+            contestants.extend(calls.map(yardstick));
+        }
         Ok(contestants)
+    }
+
+    /// What the library proposes in place of a launch.
+    fn products(&self, launch: &Launch, product: &Product, rows: usize, layer: &WideLayer) -> Result<Vec<Call>, EngineError> {
+        let matmuls = self.matmuls(product, rows, layer)?.into_iter();
+        let call = |matmul| Call::Product { instead_of: launch.kernel.clone(), matmul, x: product.x, out: product.out };
+        Ok(matmuls.map(call).collect())
     }
 
     fn kernel(&self, launch: &Launch) -> Call {
@@ -214,12 +209,10 @@ impl<'l> Bench<'l> {
 
     /// Runs a call on fresh numbers, over results that are none, and reads what it writes.
     fn results(&mut self, call: &Call, layer: &WideLayer, rows: usize) -> Result<Vec<Vec<f32>>, DriverError> {
-        // Tails may write over what they read.
         self.fill()?;
+        // What a kernel reads, for its tail as well, lies apart from what it writes (`generate/place.rs`).
         for out in &layer.outs {
-            if !layer.has_tail {
-                self.spoil(out, layer.n, rows)?;
-            }
+            self.spoil(out, layer.n, rows)?;
         }
         self.launch(call)?;
         self.stream.wait()?;
@@ -281,51 +274,6 @@ impl<'l> Bench<'l> {
     fn failed(&self, what: &str) -> impl FnOnce(DriverError) -> EngineError {
         self.loaded.device().error(format!("a trial of wide layers: {what}"))
     }
-}
-
-impl Contestant {
-    fn new(name: &'static str, way: Option<usize>, call: Call) -> Contestant {
-        Contestant { name, way, matmul: None, call, biases: vec![], difference: None, refused: None, times: vec![] }
-    }
-
-    fn refuse(&mut self, kernel: &str, layer: &WideLayer, reason: String) {
-        tracing::warn!(kernel, "layer {} is not computed by {}: {reason}", layer.name, self.name);
-        self.refused = Some(reason);
-    }
-
-    fn median(&self) -> Option<Duration> {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied()
-    }
-}
-
-/// The fastest of those that agree (of those of the preferred name, if there are any); of a library's proposals the fastest alone is told.
-fn decide(launch: &Launch, layer: &WideLayer, rows: usize, contestants: Vec<Contestant>, prefer: Option<&str>) -> (Choice, LayerChoice) {
-    let time = |contestant: &Contestant| (prefer != Some(contestant.name), contestant.median().unwrap_or(Duration::MAX));
-    let fastest = contestants.iter().enumerate().filter(|(_, contestant)| contestant.refused.is_none());
-    // At equal times the first, which is the judge.
-    let fastest = fastest.min_by_key(|(_, contestant)| time(contestant)).map_or(0, |(at, _)| at);
-    let mut ways: Vec<WayFound> = Vec::new();
-    for (at, contestant) in contestants.iter().enumerate() {
-        let seconds = contestant.median().map(|time| time.as_secs_f64());
-        let found = WayFound {
-            name: contestant.name,
-            microseconds: seconds.map(|seconds| seconds * 1e6),
-            teraflops: seconds.map(|seconds| 2.0 * (rows * layer.k * layer.n) as f64 / seconds.max(1e-9) / 1e12),
-            difference: contestant.difference.map(|difference| difference.share),
-            refused: contestant.refused.clone(),
-            taken: at == fastest,
-        };
-        match ways.iter_mut().find(|way| way.name == found.name) {
-            Some(known) if found.microseconds.is_some_and(|time| known.microseconds.is_none_or(|known| time < known)) => *known = found,
-            Some(_) => {}
-            None => ways.push(found),
-        }
-    }
-    let told = LayerChoice { kernel: launch.kernel.clone(), layer: layer.name.clone(), k: layer.k, n: layer.n, rows, ways };
-    let taken = contestants.into_iter().nth(fastest).expect("the judge, if no other");
-    (Choice { way: taken.way, matmul: taken.matmul }, told)
 }
 
 /// A way that broke the device while it was tried.

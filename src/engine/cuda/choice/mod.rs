@@ -5,18 +5,22 @@
 
 mod agreement;
 mod bench;
+mod contestant;
+mod matmuls;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::driver::{DeviceMemory, Matmul};
+use super::driver::DeviceMemory;
 use super::loaded::Loaded;
 use super::program::{Launch, Way, WideLayer};
 use crate::engine::EngineError;
 
 use self::bench::Bench;
+
+pub(super) use self::matmuls::Matmuls;
 
 /// Whether wide layers may be computed in other ways than by mma.sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub struct WayFound {
     pub teraflops: Option<f64>,
     /// The largest difference from the judge, as a share of what rounding explains; none if it could not be run.
     pub difference: Option<f64>,
-    /// Why it is out of question.
+    /// Why it is out of question. A yardstick, which leaves out a part of the layer, is timed all the same.
     pub refused: Option<String>,
     /// Whether it is the one that serves.
     pub taken: bool,
@@ -101,6 +105,9 @@ impl fmt::Display for LayerChoice {
             if let Some(difference) = way.difference.filter(|_| at > 0) {
                 write!(f, ", differs by {difference:.2} of what rounding explains")?;
             }
+            if let Some(reason) = way.refused.as_ref().filter(|_| way.microseconds.is_some()) {
+                write!(f, ", {reason}")?;
+            }
         }
         write!(f, "; {} is taken", self.taken().name)
     }
@@ -122,7 +129,7 @@ pub(super) struct Choice {
     /// Which of the layer's ways; `None` for the kernel itself.
     pub(super) way: Option<usize>,
     /// Where that is a product.
-    pub(super) matmul: Option<Matmul>,
+    pub(super) matmuls: Option<Matmuls>,
 }
 
 impl Chosen {
@@ -142,7 +149,7 @@ impl Chosen {
             chosen.layers.push(told);
             chosen.by_kernel.insert(launch.kernel.clone(), choice);
         }
-        if chosen.by_kernel.values().any(|choice| choice.matmul.is_some()) {
+        if chosen.by_kernel.values().any(|choice| choice.matmuls.is_some()) {
             chosen._product_weights = bench.into_product_weights();
         }
         Ok(chosen)
@@ -158,6 +165,8 @@ impl Chosen {
 fn name_of(way: &Way) -> &'static str {
     match way {
         Way::Kernel(_) => "wgmma",
-        Way::Product(_) => "cuBLASLt",
+        Way::Product(_) => BY_LIBRARY,
     }
 }
+
+const BY_LIBRARY: &str = "cuBLASLt";

@@ -12,6 +12,7 @@ use cudarc::cublaslt::sys;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as Attribute;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 
+use super::blas_functions::{self as functions, Proposal, Status};
 use super::matmul_shape::MatmulShape;
 use super::{Context, DriverError, Stream};
 use crate::engine::cuda::DevicePointer;
@@ -51,6 +52,16 @@ pub enum BlasUnavailable {
     /// It lacks functions.
     #[error("libcublasLt is unusable: it lacks functions, or crashed")]
     Broken,
+    /// It is not of the version whose interface is called.
+    #[error(
+        "the libcublasLt.so that was found has version {}.{}, and version {MAJOR} is needed; the folder of one belongs first on LD_LIBRARY_PATH, \
+         where libcublasLt.so is looked for before libcublasLt.so.{MAJOR}",
+        found / 10_000, found / 100 % 100
+    )]
+    WrongVersion {
+        /// As [`Blas::version`].
+        found: usize,
+    },
     /// It makes no handle.
     #[error("{0}")]
     Refused(DriverError),
@@ -72,24 +83,23 @@ impl Blas {
         if !unsafe { sys::is_culib_present() } {
             return Err(BlasUnavailable::NoLibrary);
         }
-        let has_all = catch_unwind(|| {
-            // SAFETY: the library is there; `get` looks a name up and calls nothing.
-            NEEDED.iter().all(|name| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok())
-        });
-        if !has_all.unwrap_or(false) {
+        if !catch_unwind(functions::find).unwrap_or(false) {
             return Err(BlasUnavailable::Broken);
+        }
+        let found = functions::version();
+        if found / 10_000 != MAJOR {
+            return Err(BlasUnavailable::WrongVersion { found });
         }
         context.bind().map_err(BlasUnavailable::Refused)?;
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` is a place for a handle; the context is the thread's.
-        check(unsafe { sys::cublasLtCreate(&mut raw) }, "opening cuBLASLt").map_err(BlasUnavailable::Refused)?;
+        check(unsafe { functions::cublasLtCreate(&mut raw) }, "opening cuBLASLt").map_err(BlasUnavailable::Refused)?;
         Ok(Arc::new(Blas { context: Arc::clone(context), raw }))
     }
 
     /// 120901 for 12.9.1.
     pub fn version(&self) -> usize {
-        // SAFETY: takes nothing and cannot fail.
-        unsafe { sys::cublasLtGetVersion() }
+        functions::version()
     }
 
     /// At most `most` ways to multiply, those first that the library thinks fastest. Error: it knows none for this shape.
@@ -98,8 +108,9 @@ impl Blas {
         let parts = Arc::new(Parts::new(self, shape)?);
         let most = most.min(RESULTS_MAX);
         let found = Wishes::new()?.ask(&parts, most)?;
-        let known = found.iter().filter(|result| result.state == OK);
-        let made = known.map(|result| Matmul { parts: Arc::clone(&parts), algorithm: result.algo, workspace_bytes: result.workspaceSize });
+        let known = found.iter().filter(|proposal| proposal.state == functions::SUCCESS);
+        let made =
+            known.map(|&Proposal { algorithm, workspace_bytes, .. }| Matmul { parts: Arc::clone(&parts), algorithm, workspace_bytes });
         Ok(made.collect())
     }
 }
@@ -108,7 +119,7 @@ impl Drop for Blas {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: made in `open`, destroyed once: every description holds this.
-            let _ = unsafe { sys::cublasLtDestroy(self.raw) };
+            let _ = unsafe { functions::cublasLtDestroy(self.raw) };
         }
     }
 }
@@ -122,14 +133,16 @@ impl Matmul {
         }
         let shape = MatmulShape { rows, ..*shape };
         let parts = Parts::new(blas, &shape)?;
-        let mut result = NO_RESULT;
+        let mut proposal = Proposal::NONE;
         let Parts { operation, a, b, d, .. } = parts;
-        // SAFETY: all descriptions live; `result` is a place for one.
-        let code = unsafe { sys::cublasLtMatmulAlgoCheck(blas.raw, operation, a, b, d, d, &self.algorithm, &mut result) };
-        if code == OK && result.state == OK && result.workspaceSize <= WORKSPACE_MAX {
-            return Ok(Matmul { parts: Arc::new(parts), algorithm: self.algorithm, workspace_bytes: result.workspaceSize });
+        let place = ptr::from_mut(&mut proposal).cast();
+        // SAFETY: all descriptions live; `place` is one for a proposal.
+        let status = unsafe { functions::cublasLtMatmulAlgoCheck(blas.raw, operation, a, b, d, d, &self.algorithm, place) };
+        let Proposal { workspace_bytes, state, .. } = proposal;
+        if status == functions::SUCCESS && state == functions::SUCCESS && workspace_bytes <= WORKSPACE_MAX {
+            return Ok(Matmul { parts: Arc::new(parts), algorithm: self.algorithm, workspace_bytes });
         }
-        blas.matmuls(&shape, 1)?.pop().ok_or(DriverError::of_library(NOT_SUPPORTED, ASKING))
+        blas.matmuls(&shape, 1)?.pop().ok_or(DriverError::of_library(functions::NOT_SUPPORTED, ASKING))
     }
 
     /// Device memory that it wants while it runs.
@@ -148,7 +161,7 @@ impl Matmul {
         let pointer = |address: DevicePointer| address as *mut c_void;
         // SAFETY: the descriptions live; factors are read before the call returns (the pointer mode is the host's); the rest is the caller's promise.
         let code = unsafe {
-            sys::cublasLtMatmul(
+            functions::cublasLtMatmul(
                 blas.raw,
                 *operation,
                 ptr::from_ref(&one).cast(),
@@ -187,10 +200,10 @@ impl Parts {
         ];
         for (layout, element, rows, columns, stride) in layouts {
             // SAFETY: `layout` is a place for a handle, which `drop` gives back.
-            check(unsafe { sys::cublasLtMatrixLayoutCreate(layout, element, rows as u64, columns as u64, stride as i64) }, DOING)?;
+            check(unsafe { functions::cublasLtMatrixLayoutCreate(layout, element, rows as u64, columns as u64, stride as i64) }, DOING)?;
         }
         // SAFETY: as above.
-        check(unsafe { sys::cublasLtMatmulDescCreate(&mut parts.operation, compute, f32_type) }, DOING)?;
+        check(unsafe { functions::cublasLtMatmulDescCreate(&mut parts.operation, compute, f32_type) }, DOING)?;
         let epilogue = match shape.relu {
             true => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
             false => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
@@ -203,7 +216,8 @@ impl Parts {
 
     fn set<T>(&self, attribute: Attribute, value: &T) -> Result<(), DriverError> {
         // SAFETY: the description lives; the library copies as many bytes as it is told.
-        let code = unsafe { sys::cublasLtMatmulDescSetAttribute(self.operation, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        let code =
+            unsafe { functions::cublasLtMatmulDescSetAttribute(self.operation, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         check(code, "describing a product to cuBLASLt")
     }
 }
@@ -212,11 +226,11 @@ impl Drop for Parts {
     fn drop(&mut self) {
         for layout in [self.a, self.b, self.d].into_iter().filter(|layout| !layout.is_null()) {
             // SAFETY: made in `new`, destroyed once.
-            let _ = unsafe { sys::cublasLtMatrixLayoutDestroy(layout) };
+            let _ = unsafe { functions::cublasLtMatrixLayoutDestroy(layout) };
         }
         if !self.operation.is_null() {
             // SAFETY: as above.
-            let _ = unsafe { sys::cublasLtMatmulDescDestroy(self.operation) };
+            let _ = unsafe { functions::cublasLtMatmulDescDestroy(self.operation) };
         }
     }
 }
@@ -228,7 +242,7 @@ impl Wishes {
     fn new() -> Result<Wishes, DriverError> {
         let mut raw = ptr::null_mut();
         // SAFETY: `raw` is a place for a handle.
-        check(unsafe { sys::cublasLtMatmulPreferenceCreate(&mut raw) }, ASKING)?;
+        check(unsafe { functions::cublasLtMatmulPreferenceCreate(&mut raw) }, ASKING)?;
         let wishes = Wishes(raw);
         wishes.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE_MAX as u64))?;
         // Weights lie on 256 bytes, which is what the library takes for granted; rows of values on 16.
@@ -244,37 +258,39 @@ impl Wishes {
 
     fn set<T>(&self, attribute: Preference, value: &T) -> Result<(), DriverError> {
         // SAFETY: the handle lives; the library copies as many bytes as it is told.
-        let code = unsafe { sys::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
+        let code =
+            unsafe { functions::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         check(code, ASKING)
     }
 
-    fn ask(&self, parts: &Parts, most: usize) -> Result<Vec<sys::cublasLtMatmulHeuristicResult_t>, DriverError> {
+    fn ask(&self, parts: &Parts, most: usize) -> Result<Vec<Proposal>, DriverError> {
         let Parts { blas, operation, a, b, d, .. } = parts;
-        let mut results = vec![NO_RESULT; most];
+        let mut proposals = vec![Proposal::NONE; most];
         let mut count = 0;
-        // SAFETY: all descriptions live; there is room for as many results as are asked for.
-        let code = unsafe {
-            sys::cublasLtMatmulAlgoGetHeuristic(blas.raw, *operation, *a, *b, *d, *d, self.0, most as i32, results.as_mut_ptr(), &mut count)
+        let places = proposals.as_mut_ptr().cast();
+        // SAFETY: all descriptions live; there are places for as many proposals as are asked for.
+        let status = unsafe {
+            functions::cublasLtMatmulAlgoGetHeuristic(blas.raw, *operation, *a, *b, *d, *d, self.0, most as i32, places, &mut count)
         };
-        check(code, ASKING)?;
-        results.truncate(usize::try_from(count).unwrap_or(0));
-        Ok(results)
+        check(status, ASKING)?;
+        proposals.truncate(usize::try_from(count).unwrap_or(0));
+        Ok(proposals)
     }
 }
 
 impl Drop for Wishes {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed once.
-        let _ = unsafe { sys::cublasLtMatmulPreferenceDestroy(self.0) };
+        let _ = unsafe { functions::cublasLtMatmulPreferenceDestroy(self.0) };
     }
 }
 
-fn check(status: sys::cublasStatus_t, doing: &'static str) -> Result<(), DriverError> {
-    if status == OK { Ok(()) } else { Err(DriverError::of_library(status as u32, doing)) }
+fn check(status: Status, doing: &'static str) -> Result<(), DriverError> {
+    if status == functions::SUCCESS { Ok(()) } else { Err(DriverError::of_library(status, doing)) }
 }
 
-const OK: sys::cublasStatus_t = sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS;
-const NOT_SUPPORTED: u32 = sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32;
+/// The version whose interface this module calls.
+const MAJOR: usize = 12;
 /// CUBLAS_OP_T of cublas_api.h, which the binding of this library leaves out.
 const TRANSPOSED: u32 = 1;
 const ASKING: &str = "asking cuBLASLt for ways to multiply";
@@ -282,28 +298,3 @@ const ASKING: &str = "asking cuBLASLt for ways to multiply";
 const WORKSPACE_MAX: usize = 32 << 20;
 /// More are never asked for.
 const RESULTS_MAX: usize = 16;
-const NO_RESULT: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristicResult_t {
-    algo: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-    workspaceSize: 0,
-    state: sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
-    wavesCount: 0.0,
-    reserved: [0; 4],
-};
-
-/// Every function that this module calls: looked up at once, because the binding looks each up at its first call and panics where it is missing.
-const NEEDED: [&str; 14] = [
-    "cublasLtCreate",
-    "cublasLtDestroy",
-    "cublasLtGetVersion",
-    "cublasLtMatmul",
-    "cublasLtMatmulAlgoCheck",
-    "cublasLtMatmulAlgoGetHeuristic",
-    "cublasLtMatmulDescCreate",
-    "cublasLtMatmulDescDestroy",
-    "cublasLtMatmulDescSetAttribute",
-    "cublasLtMatmulPreferenceCreate",
-    "cublasLtMatmulPreferenceDestroy",
-    "cublasLtMatmulPreferenceSetAttribute",
-    "cublasLtMatrixLayoutCreate",
-    "cublasLtMatrixLayoutDestroy",
-];

@@ -12,7 +12,7 @@ pub struct DriverError {
     name: Option<&'static str>,
     doing: &'static str,
     /// Of cuBLASLt, where that is what failed.
-    status: Option<u32>,
+    status: Option<Code>,
 }
 
 impl DriverError {
@@ -27,7 +27,7 @@ impl DriverError {
     }
 
     #[cfg(feature = "cublaslt")]
-    pub(super) fn of_library(status: u32, doing: &'static str) -> DriverError {
+    pub(super) fn of_library(status: Code, doing: &'static str) -> DriverError {
         DriverError { code: functions::SUCCESS, name: None, doing, status: Some(status) }
     }
 

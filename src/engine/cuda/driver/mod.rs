@@ -8,6 +8,8 @@ mod blas;
 #[cfg(not(feature = "cublaslt"))]
 #[path = "blas_absent.rs"]
 mod blas;
+#[cfg(feature = "cublaslt")]
+mod blas_functions;
 mod context;
 mod error;
 mod event;

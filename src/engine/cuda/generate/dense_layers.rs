@@ -8,7 +8,7 @@ use crate::engine::cpu::gemm::Activation;
 use crate::engine::cpu::plan::origins::Piece;
 use crate::engine::cpu::plan::task::{ValueIndex, Work};
 use crate::engine::cpu::plan::weights::LayerMatrix;
-use crate::engine::cuda::program::{Product, RowsAt, RowsMemory, WideLayer};
+use crate::engine::cuda::program::{Product, RowsAt, RowsMemory, WideLayer, Yardstick};
 
 use super::emitter::Emitter;
 use super::place::Region;
@@ -79,9 +79,11 @@ impl Emitter<'_, '_> {
         let (end, has_tail) = self.end(&layer, n, tail);
         let has_ways = is_large && is_bf16;
         let warpgroups = (has_ways && self.target.warpgroups).then(|| self.wide_hopper(&layer.x, &end, matrix));
-        let product = match has_ways && !has_tail && addend.is_none() {
-            true => self.product(*x, matrix, bias, *activation),
-            false => None,
+        let outs = self.stored(tail);
+        let product = outs.first().filter(|_| has_ways).and_then(|out| self.product(*x, matrix, bias, *activation, *out));
+        let (product, yardstick) = match left_out(addend.is_some(), has_tail) {
+            None => (product, None),
+            Some(leaves_out) => (None, product.map(|product| Yardstick { product, leaves_out })),
         };
         let Layer { x, weights, .. } = layer;
         let side = if is_large { 128 } else { 64 };
@@ -100,9 +102,8 @@ impl Emitter<'_, '_> {
             shared_bytes: (side * 4 + bytes) as u32,
         };
         let name = self.lowered.names.get(&self.task.out).cloned().unwrap_or_default();
-        let outs = self.stored(tail);
         let lengths = if warpgroups.is_some() || product.is_some() { lengths(matrix) } else { vec![] };
-        let layer = WideLayer { name, k, n, per_candidate: is_candidate, has_tail, outs, lengths, ways: vec![] };
+        let layer = WideLayer { name, k, n, per_candidate: is_candidate, has_tail, outs, lengths, ways: vec![], yardstick };
         Wide { kernel, warpgroups, product, layer }
     }
 
@@ -110,29 +111,33 @@ impl Emitter<'_, '_> {
     fn wide_hopper(&mut self, x: &str, end: &str, matrix: &LayerMatrix) -> WideKernel {
         let (k, n, is_candidate) = (matrix.k, matrix.n, self.is_candidate());
         let weights = self.blob.add(&operand_matrices(matrix));
+        // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
+        let shared_bytes = (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32;
+        let layer = format!("using Layer = WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>;");
+        let check = format!("static_assert(Layer::SHARED_BYTES == {shared_bytes}, \"the launch's shared memory\");");
         WideKernel {
-            run: format!("WideHopper<{x}, {end}, {is_candidate}, {STAGES}, {k}, {n}, {weights}>::run(job, shared);"),
+            run: format!("{layer}\n    {check}\n    Layer::run(job, shared);"),
             threads: 3 * 128,
             rows: 128,
             columns: n.div_ceil(128),
-            // Contexts and barriers; 64 inputs of the rows, as groups of 8 with 64 bytes between them, and of the columns.
-            shared_bytes: (1024 + STAGES * (8 * (128 * 16 + 64) + 128 * 64 * 2)) as u32,
+            shared_bytes,
         }
     }
 
-    /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes.
-    fn product(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], activation: Activation) -> Option<Product> {
+    /// The layer as cuBLASLt takes it, where it can: it adds a bias and cuts at 0, and wants rows of 16 bits on boundaries of 16 bytes. It computes
+    /// all rows that a graph is for, so that contexts, which a batch seldom has as many of as it may, are left to kernels.
+    fn product(&mut self, x: ValueIndex, matrix: &LayerMatrix, bias: &[f32], activation: Activation, out: RowsAt) -> Option<Product> {
         let relu = match activation {
             Activation::None => false,
             Activation::Relu => true,
             Activation::Sigmoid => return None,
         };
         // Rows of candidates that are contexts' would have to be looked up.
-        let reads_own_rows = self.value(x).scope == self.out().scope;
-        if !cfg!(feature = "cublaslt") || !reads_own_rows || !self.places.has_memory(self.task.out) {
+        let has_own_rows = self.is_candidate() && self.value(x).scope == self.out().scope;
+        if !cfg!(feature = "cublaslt") || !has_own_rows {
             return None;
         }
-        let (x, out) = (self.rows_at(x), self.rows_at(self.task.out));
+        let x = self.rows_at(x);
         let is_aligned = |rows: &RowsAt| rows.first_byte(1).is_multiple_of(16) && (rows.stride * rows.element_bytes()).is_multiple_of(16);
         if !x.is_bf16 || !is_aligned(&x) || !is_aligned(&out) {
             return None;
@@ -219,6 +224,16 @@ impl Emitter<'_, '_> {
         text.push_str("    }\n};");
         self.define(&text);
         self.step(format!("interaction_bf16<{name}, {out}, {count}, {dim}, {}, {heads}, {places}>(b);", squares.len()));
+    }
+}
+
+/// What a product with bias and activation leaves out of a layer, as a yardstick says it.
+fn left_out(has_addend: bool, has_tail: bool) -> Option<&'static str> {
+    match (has_addend, has_tail) {
+        (false, false) => None,
+        (true, false) => Some("the addend"),
+        (false, true) => Some("the tail"),
+        (true, true) => Some("the addend and the tail"),
     }
 }
 

@@ -123,7 +123,7 @@ impl<'g, 'a> Generator<'g, 'a> {
         let mut launch = wide_launch(&mut text, name.clone(), kernel);
         layer.ways.extend(warpgroups.map(|other| Way::Kernel(wide_launch(&mut text, format!("{name}_warpgroups"), other))));
         layer.ways.extend(product.map(Way::Product));
-        launch.layer = (!layer.ways.is_empty()).then(|| Box::new(layer));
+        launch.layer = (!layer.ways.is_empty() || layer.yardstick.is_some()).then(|| Box::new(layer));
         Kernel { definitions, text, launch }
     }
 

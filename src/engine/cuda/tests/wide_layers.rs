@@ -92,6 +92,10 @@ fn assert_close(scores: &[Vec<f32>], expected: &[Vec<f64>], tolerance: f64, what
     }
 }
 
+fn widened(scores: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    scores.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect()
+}
+
 /// Tails of rows, columns and inputs around a tile of 128 x 128 and a piece of 64, in strips of several blocks.
 #[test]
 fn warpgroups_compute_tails_as_warps_do() {
@@ -110,8 +114,7 @@ fn warpgroups_compute_tails_as_warps_do() {
         let expected = oracle::scores(&model, &requests);
         // What lies between the layers is rounded to bf16.
         assert_close(&scores, &expected, 1e-2, &format!("{shape:?} by warpgroups"));
-        let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
-        assert_close(&scores, &by_warps, 2e-3, &format!("{shape:?} against warps"));
+        assert_close(&scores, &widened(&by_warps), 2e-3, &format!("{shape:?} against warps"));
     }
 }
 
@@ -127,11 +130,8 @@ fn warpgroups_compute_layers_of_contexts() {
     assert_close(&scores, &oracle::scores(&model, &requests), 1e-2, "contexts");
 }
 
-/// A cross layer: elementwise ops at the end of the layer's kernel, of which cuBLASLt knows nothing.
-#[test]
-fn warpgroups_compute_tails_of_elementwise_ops() {
-    let Some(target) = target().filter(|target| target.warpgroups) else { return };
-    let _turn = turn();
+/// Two cross layers of 72 columns: elementwise ops at the ends of the layers' kernels.
+fn crosses() -> Arc<Model> {
     let mut model = ModelBuilder::new(12);
     let feature = model.dense(Scope::Candidate, 72);
     let x0 = model.op(Op::Dense { features: vec![feature] });
@@ -142,7 +142,15 @@ fn warpgroups_compute_tails_of_elementwise_ops() {
         x = model.op(Op::Add { a: Operand::Value(product), b: Operand::Value(x) });
     }
     let outputs: Vec<ValueId> = [0, 35, 71].map(|at| model.op(Op::Slice { x, axis: 0, start: at, end: at + 1, step: 1 })).to_vec();
-    let model = model.finish(&outputs);
+    model.finish(&outputs)
+}
+
+/// The tails of cross layers, of which cuBLASLt knows nothing.
+#[test]
+fn warpgroups_compute_tails_of_elementwise_ops() {
+    let Some(target) = target().filter(|target| target.warpgroups) else { return };
+    let _turn = turn();
+    let model = crosses();
     let requests = requests(&model, &[130, 3]);
     let program = large(&model, &target);
     let tails: Vec<&WideLayer> = program.variants[0].launches.iter().filter_map(|launch| launch.layer.as_deref()).collect();
@@ -153,8 +161,24 @@ fn warpgroups_compute_tails_of_elementwise_ops() {
     let (scores, choices) = run_program(program, &requests, Some(&WGMMA)).expect("a run");
     assert!(choices.iter().all(|choice| choice.taken().name == "wgmma"), "{choices:#?}");
     let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
-    let by_warps: Vec<Vec<f64>> = by_warps.iter().map(|scores| scores.iter().map(|&score| f64::from(score)).collect()).collect();
-    assert_close(&scores, &by_warps, 1e-3, "against warps");
+    assert_close(&scores, &widened(&by_warps), 1e-3, "against warps");
+}
+
+/// A kernel that writes nothing at all: with a tail, too, results are no numbers before.
+#[test]
+fn what_writes_nothing_is_never_taken() {
+    let Some(target) = target().filter(|target| target.warpgroups) else { return };
+    let _turn = turn();
+    for model in [chain(3, Scope::Candidate, [64, 100], Activation::None, false), crosses()] {
+        let mut program = large(&model, &target);
+        program.source = program.source.replace("Layer::run(job, shared);", "(void)job, (void)shared;");
+        let (_, choices) = run_program(program, &requests(&model, &[3]), Some(&WGMMA)).expect("a run");
+        for choice in &choices {
+            let refused = choice.ways[1].refused.as_deref().unwrap_or_default();
+            assert!(choice.taken().name != "wgmma" && refused.starts_with("row 0, column 0 is NaN instead of "), "{choice:?}");
+        }
+        assert!(!choices.is_empty());
+    }
 }
 
 #[test]
@@ -281,14 +305,23 @@ fn large_batches_in_bf16_alone_have_ways() {
 
 #[cfg(feature = "cublaslt")]
 mod cublaslt {
-    use super::super::super::LayerChoice;
-    use super::super::run_planned;
+    use crate::batch::SlotLimits;
+    use crate::engine::cuda::buckets::shape;
+    use crate::engine::cuda::calls::Call;
+    use crate::engine::cuda::driver::{Blas, BlasUnavailable, DriverError};
+    use crate::engine::cuda::{Device, DeviceOptions, LayerChoice, Loaded};
+
+    use super::super::{TURN, compile, run_planned};
     use super::*;
 
     const LIBRARY: Trial = Trial { prefer: Some("cuBLASLt"), ..TRIAL };
 
     fn taken(choices: &[LayerChoice]) -> Vec<&'static str> {
         choices.iter().map(|choice| choice.taken().name).collect()
+    }
+
+    fn ways(choices: &[LayerChoice]) -> Vec<Vec<&'static str>> {
+        choices.iter().map(|choice| choice.ways.iter().map(|way| way.name).collect()).collect()
     }
 
     #[test]
@@ -306,14 +339,16 @@ mod cublaslt {
         }
     }
 
+    /// A product is for all rows that there may be, and contexts are seldom as many.
     #[test]
-    fn layers_of_contexts_are_multiplied_in_kept_memory() {
+    fn layers_of_contexts_are_ours() {
         let Some(target) = target() else { return };
         let _turn = turn();
         let model = chain(9, Scope::Context, [72, 136], Activation::Relu, false);
         let requests = requests(&model, &[3, 0, 40, 1]);
         let (scores, choices) = run_program(large(&model, &target), &requests, Some(&LIBRARY)).expect("a run");
-        assert!(choices.iter().any(|choice| choice.kernel.starts_with("contexts") && choice.taken().name == "cuBLASLt"), "{choices:#?}");
+        let names = ways(&choices);
+        assert!(!names.concat().contains(&"cuBLASLt") && names.len() == usize::from(target.warpgroups) * 2, "{choices:#?}");
         assert_close(&scores, &oracle::scores(&model, &requests), 1e-2, "contexts");
     }
 
@@ -321,18 +356,75 @@ mod cublaslt {
     #[test]
     fn sigmoids_and_inputs_in_f32_are_ours() {
         let target = Target { wide_from: 1 << 10, ..Target::new(SHARED_BYTES, Numbers::Bf16) };
+        // Ways of the library, and yardsticks.
         let offered = |model: &Arc<Model>| {
             let program = Program::new(model, &target).expect("memory");
             let launches = &program.variants.last().expect("a variant").launches;
-            launches.iter().filter(|launch| launch.layer.is_some()).count()
+            let layers = || launches.iter().filter_map(|launch| launch.layer.as_deref());
+            let ways = layers().flat_map(|layer| &layer.ways).filter(|way| matches!(way, Way::Product(_))).count();
+            [ways, layers().filter(|layer| layer.yardstick.is_some()).count()]
         };
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, false)), 2);
-        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::Sigmoid, false)), 1);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, false)), [2, 0]);
+        assert_eq!(offered(&chain(1, Scope::Candidate, [64, 128], Activation::Sigmoid, false)), [1, 0]);
         assert_eq!(
             offered(&chain(1, Scope::Candidate, [64, 128], Activation::None, true)),
-            1,
+            [1, 1],
             "what is shown is a copy, made at the end of the first layer"
         );
+    }
+
+    /// A layer over inputs of both scopes: what the context gives is added to the candidates'.
+    fn added() -> Arc<Model> {
+        let mut model = ModelBuilder::new(13);
+        let (context, candidate) = (model.dense(Scope::Context, 64), model.dense(Scope::Candidate, 64));
+        let context = model.op(Op::Dense { features: vec![context] });
+        let candidate = model.op(Op::Dense { features: vec![candidate] });
+        let x = model.op(Op::Concat { xs: vec![context, candidate], axis: 0 });
+        let y = model.linear(x, 128);
+        let y = model.op(Op::Relu { x: y });
+        let z = model.linear(y, 40);
+        let outputs: Vec<ValueId> = [0, 19, 39].map(|at| model.op(Op::Slice { x: z, axis: 0, start: at, end: at + 1, step: 1 })).to_vec();
+        model.finish(&outputs)
+    }
+
+    /// Timed beside the ways of a layer, never in its place, whatever is preferred.
+    #[test]
+    fn layers_with_tails_or_addends_have_a_yardstick() {
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        for (model, leaves_out) in [(crosses(), "the tail"), (added(), "the addend")] {
+            let requests = requests(&model, &[30, 3]);
+            let (scores, choices) = run_program(large(&model, &target), &requests, Some(&LIBRARY)).expect("a run");
+            let found = choices.iter().flat_map(|choice| choice.ways.iter().map(move |way| (choice, way)));
+            let reason = format!("yardstick: leaves out {leaves_out}");
+            let yardsticks: Vec<_> = found.filter(|(_, way)| way.refused.as_ref() == Some(&reason)).collect();
+            assert!(!yardsticks.is_empty(), "{leaves_out}: {choices:#?}");
+            for (choice, way) in yardsticks {
+                assert_eq!((way.name, way.taken, way.difference), ("cuBLASLt", false, None), "{choice:?}");
+                assert!(way.microseconds.is_some() && way.teraflops.is_some_and(|rate| rate > 0.0), "{choice:?}");
+                assert!(choice.taken().name != "cuBLASLt" && choice.to_string().contains(&format!(" TFLOP/s), {reason}")), "{choice}");
+            }
+            let (by_warps, _) = run_program(large(&model, &target), &requests, None).expect("a run");
+            assert_close(&scores, &widened(&by_warps), 1e-3, leaves_out);
+        }
+    }
+
+    /// One that the library refuses, or computes wrong, is a yardstick that is not there, or as good as any.
+    #[test]
+    fn yardsticks_are_refused_alone() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = crosses();
+        let plans: Vec<String> = (1..=3).map(|nth| format!("cublasLtMatmul:{nth}:1")).collect();
+        let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&WGMMA), &plans.join(",")).expect("a run");
+        let of_library = |choice: &LayerChoice| choice.ways.iter().find(|way| way.name == "cuBLASLt").cloned().expect("a yardstick");
+        let [refused, timed] = [&choices[0], &choices[1]].map(of_library);
+        assert!(refused.microseconds.is_none() && refused.refused.is_some_and(|reason| reason.contains("status 13")), "{choices:#?}");
+        assert!(timed.microseconds.is_some(), "{choices:#?}");
+        assert!(choices.iter().all(|choice| choice.taken().name == "wgmma"), "{choices:#?}");
     }
 
     #[test]
@@ -361,6 +453,121 @@ mod cublaslt {
         assert_eq!(taken(&choices), ["cuBLASLt", "cuBLASLt"], "another proposal agrees");
     }
 
+    /// Our kernel computes such batches, the library the others; told once, whatever the number of slots.
+    #[test]
+    fn rows_that_the_library_refuses_are_ours() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+        let requests = requests(&model, &[20]);
+        // A question whether the chosen way can, and one for another way.
+        let refusal = "rows:20:1:15,rows:20:2:15";
+        let (scores, choices) = run_planned(large(&model, &target), &requests, Some(&LIBRARY), refusal).expect("a run");
+        assert_eq!(taken(&choices), ["cuBLASLt", "cuBLASLt"]);
+        assert_close(&scores.expect("scores"), &oracle::scores(&model, &requests), 1e-2, "20 rows");
+
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        emulator::reset();
+        let program = large(&model, &target);
+        let code = compile(&program).expect("code");
+        let device = Device::open(DeviceOptions::default()).expect("the emulator");
+        let loaded = Loaded::new(&device, Arc::new(program), &code).expect("memory");
+        loaded.choose_wide_layers(&LIBRARY).expect("a choice");
+        let limits = SlotLimits { contexts: 1, rows: 20, ids: 1 };
+        let products = |rows: usize| {
+            let shape = shape(&loaded, rows, limits)?;
+            let layers = shape.variant.launches.iter().zip(&shape.calls).filter(|(launch, _)| launch.layer.is_some());
+            Ok::<Vec<bool>, DriverError>(layers.map(|(_, call)| matches!(call, Call::Product { .. })).collect())
+        };
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.subscriber(), || {
+            emulator::fail(refusal);
+            let found = [20, 20, 16].map(|rows| products(rows).expect("a shape"));
+            assert_eq!(found, [[false, true], [false, true], [true, true]]);
+        });
+        let text = lines.text();
+        let name = &choices[0].layer;
+        let expected = format!(
+            "layer {name} is computed by mma.sync in batches of up to 20 candidates, not by cuBLASLt: \
+             asking cuBLASLt for ways to multiply: cuBLASLt answers status 15"
+        );
+        assert!(text.lines().count() == 1 && text.contains(&expected), "{text}");
+
+        emulator::fail("rows:19:1:15,cuCtxSetCurrent:1:2");
+        assert!(products(19).is_err_and(|error| !error.is_of_library()), "the device's errors are errors");
+        assert_eq!(products(19).expect("a shape"), [true, true], "and not remembered");
+    }
+
+    /// Warnings of a test.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+            let writer = self.clone();
+            tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish()
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        }
+    }
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Of another version neither the interface nor the codes are known.
+    #[test]
+    fn libraries_of_another_version_are_not_called() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        for (version, named) in [(130_100, "13.1"), (110_205, "11.2")] {
+            let plan = format!("cublasLtGetVersion:1:{version}");
+            let opened = {
+                let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+                emulator::reset();
+                let device = Device::open(DeviceOptions::default()).expect("the emulator");
+                emulator::fail(&plan);
+                Blas::open(device.context()).map(|_| ())
+            };
+            assert_eq!(opened, Err(BlasUnavailable::WrongVersion { found: version }));
+            let reason = opened.expect_err("another version").to_string();
+            assert!(reason.contains(&format!("has version {named}, and version 12 is needed")), "{reason}");
+            let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+            let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY), &plan).expect("a run");
+            assert_eq!(ways(&choices), [["mma.sync", "wgmma"]; 2], "{choices:#?}");
+        }
+    }
+
+    /// A code that the binding does not know is a number like others.
+    #[test]
+    fn unknown_answers_of_the_library_are_refusals() {
+        if emulator::cuda() != Some(Cuda::Emulated) {
+            return;
+        }
+        let Some(target) = target() else { return };
+        let _turn = turn();
+        let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
+        // The first question is for the first layer.
+        let plan = format!("rows:{}:1:4321", LIBRARY.rows);
+        let (_, choices) = run_planned(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY), &plan).expect("a run");
+        assert_eq!(ways(&choices), [vec!["mma.sync", "wgmma"], vec!["mma.sync", "wgmma", "cuBLASLt"]], "{choices:#?}");
+    }
+
     /// In a process of its own, since this one has the library open.
     #[test]
     fn a_missing_library_leaves_our_kernels() {
@@ -381,6 +588,6 @@ mod cublaslt {
         let Some(target) = target() else { return };
         let model = chain(5, Scope::Candidate, [64, 128], Activation::None, false);
         let (_, choices) = run_program(large(&model, &target), &requests(&model, &[20]), Some(&LIBRARY)).expect("a run");
-        assert_eq!(choices.iter().map(|choice| choice.ways.len()).collect::<Vec<_>>(), [2, 2], "mma.sync and wgmma alone: {choices:#?}");
+        assert_eq!(ways(&choices), [["mma.sync", "wgmma"]; 2], "{choices:#?}");
     }
 }
