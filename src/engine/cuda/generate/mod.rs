@@ -13,6 +13,7 @@ mod families;
 mod kernels;
 mod lookups;
 mod narrow;
+mod packing;
 mod place;
 mod segments;
 mod tails;

@@ -64,9 +64,9 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
     Ok(works)
 }
 
-/// Whether its arithmetic is that of matrix products.
+/// Whether its arithmetic is for tensor cores; products of values with each other are not (`kernels/products.cuh`).
 pub(super) fn is_product(work: &Work<'_>) -> bool {
-    matches!(work, Work::Linear { .. } | Work::Interaction { .. } | Work::MatMul { .. })
+    matches!(work, Work::Linear { .. } | Work::Interaction { .. })
 }
 
 #[cfg(test)]
