@@ -59,8 +59,9 @@ fn options(precision: Precision) -> PrepareOptions {
     let mut options = PrepareOptions::default();
     options.precision.precision = precision;
     // The emulator runs what its own compiler makes, and nothing else does.
-    let compiler = (emulator::cuda() == Some(emulator::Cuda::Emulated)).then(|| emulator::build(&[]).expect("the emulator was built"));
-    let folder = if compiler.is_some() { "kernels-emulated" } else { "kernels" };
+    let compiler = emulator::compiler();
+    // Where the GPU pack has put kernels of the bundles.
+    let folder = if compiler.is_some() { emulator::kernels_folder() } else { "kernels" };
     options.cubins = Cubins::new(Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder)), compiler);
     options
 }

@@ -111,7 +111,7 @@ fn judge(device: &Arc<Device>, bug: &Bug, planted: bool) -> Result<f64, String> 
     assert!(!planted || places > 0, "{}: nowhere to plant {:?}", bug.file, bug.from);
     let headers: Vec<Header> = texts.iter().map(|(name, text)| Header { name, text }).collect();
 
-    let nvrtc = Nvrtc::open(Some(&emulator::build(&[]).unwrap())).unwrap();
+    let nvrtc = Nvrtc::open(emulator::compiler().as_deref()).unwrap();
     let (major, minor) = device.gpu().capability;
     let arch = Arch::of_device(major, minor).unwrap();
     let compiled = nvrtc.compile(&program.source, &headers, arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"));

@@ -36,7 +36,7 @@ pub fn run(results: Option<&Path>) -> Result<(), String> {
         let layout = Layout::new(&model.features, model.graph.outputs.len());
         let works = works(&model, &case.target(arch)).map_err(|error| error.to_string())?;
         // Launches that do the same are one line.
-        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut lines: Vec<(&str, String, String)> = Vec::new();
         for (number, work) in works.iter().enumerate() {
             let inputs = input_bytes(&layout, &works, number);
             let [slow, fast] = [&h100, &h200].map(|peaks| peaks.floor(work, inputs, case.numbers, ROWS, ROWS / 64));
@@ -55,14 +55,15 @@ pub fn run(results: Option<&Path>) -> Result<(), String> {
                 share(measured.as_ref(), &case.name(), number),
             );
             let name = format!("{number}{}", if work.per_request { " (requests)" } else { "" });
-            match lines.iter_mut().find(|(_, known)| *known == figures) {
-                Some((launches, _)) => *launches += &format!(", {name}"),
-                None => lines.push((name, figures)),
+            let families = case.families(work);
+            match lines.iter_mut().find(|(known, _, same)| *known == families && *same == figures) {
+                Some((_, launches, _)) => *launches += &format!(", {name}"),
+                None => lines.push((families, name, figures)),
             }
         }
-        for (launches, figures) in lines {
+        for (families, launches, figures) in lines {
             let launches = if works.len() > 1 { format!(": {launches}") } else { String::new() };
-            println!("| {} | {}{launches} | {figures} |", case.family(), case.name());
+            println!("| {families} | {}{launches} | {figures} |", case.name());
         }
     }
     Ok(())

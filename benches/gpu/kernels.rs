@@ -51,8 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Report, String> {
         if began.elapsed().as_secs() >= arguments.seconds {
             report.note(&case.name(), "not begun: no time left");
         } else if let Err(error) = one(arguments, &rig, case, peaks.as_ref(), began, &mut report) {
-            println!("FAILED: {}: {error}", case.name());
-            report.note(&format!("{} failed", case.name()), &error);
+            report.fail(&case.name(), &error);
         }
     }
     Ok(report)

@@ -56,8 +56,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         },
     }
     let mut arguments = arguments.clone();
-    if !arguments.measuring && arguments.nvrtc.is_none() && emulator::cuda() == Some(emulator::Cuda::Emulated) {
-        arguments.nvrtc = Some(emulator::build(&[])?);
+    if !arguments.measuring && arguments.nvrtc.is_none() {
+        arguments.nvrtc = emulator::compiler();
     }
     let file = arguments.json.clone();
     match arguments.mode.as_str() {
@@ -65,8 +65,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         "kernels" => kernels::run(&arguments)?.write(file.as_deref()),
         // As `cargo test` has it: everything, briefly.
         "" if !arguments.measuring => {
-            facts::run(&arguments)?;
-            kernels::run(&arguments)?;
+            facts::run(&arguments)?.write(None)?;
+            kernels::run(&arguments)?.write(None)?;
             floors::run(None)
         }
         _ => Err(USAGE.into()),
@@ -83,14 +83,14 @@ fn compile(arguments: &Arguments) -> Result<(), String> {
     println!("facts for {arch}: {} bytes", code.len());
     let cubins = Cubins::new(arguments.cubins.clone(), arguments.nvrtc.clone());
     let rows_cap = if arguments.measuring { u32::MAX } else { shapes::BRIEF_ROWS };
+    let mut spilled = Vec::new();
     for case in shapes::wanted(arguments) {
         let model = case.model(rows_cap)?;
         let program = case.program(&model, arch)?;
         let cubin = cubins.find_or_compile(&program, arch, &Default::default()).map_err(|error| error.to_string())?;
         println!("{} for {arch}: {} bytes", case.name(), cubin.code.len());
-        for kernel in cubin.kernels.iter().filter(|kernel| kernel.spills()) {
-            println!("warning: {} runs out of registers", kernel.function);
-        }
+        let spills = cubin.kernels.iter().filter(|kernel| kernel.spills());
+        spilled.extend(spills.map(|kernel| format!("{} of {}", kernel.function, case.name())));
     }
-    Ok(())
+    if spilled.is_empty() { Ok(()) } else { Err(format!("kernels without enough registers: {}", spilled.join(", "))) }
 }

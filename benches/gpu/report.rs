@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 pub struct Report {
     fields: Map<String, Value>,
     figures: Vec<Value>,
+    /// What could not be measured.
+    failed: Vec<String>,
 }
 
 /// Of several repetitions.
@@ -37,7 +39,7 @@ impl Spread {
 impl Report {
     /// Of one mode.
     pub fn new(what: &str) -> Report {
-        Report { fields: Map::from_iter([("what".to_string(), json!(what))]), figures: Vec::new() }
+        Report { fields: Map::from_iter([("what".to_string(), json!(what))]), figures: Vec::new(), failed: Vec::new() }
     }
 
     /// Something about the whole run.
@@ -68,6 +70,12 @@ impl Report {
         self.figures.push(json!({ "name": name, "note": text }));
     }
 
+    /// Something that was to be measured and could not be: the rest goes on, and the run fails at its end.
+    pub fn fail(&mut self, name: &str, error: &str) {
+        self.note(&format!("{name} failed"), error);
+        self.failed.push(name.into());
+    }
+
     /// A row of a table; prints nothing.
     pub fn row(&mut self, row: Value) {
         self.figures.push(row);
@@ -80,9 +88,12 @@ impl Report {
         Value::Object(fields)
     }
 
-    /// Into a file, if one was asked for.
+    /// Into a file, if one was asked for. Error: the file's, or the names of what failed.
     pub fn write(self, file: Option<&Path>) -> Result<(), String> {
-        let Some(file) = file else { return Ok(()) };
-        std::fs::write(file, format!("{:#}\n", self.into_json())).map_err(|error| format!("{}: {error}", file.display()))
+        let failed = self.failed.join(", ");
+        if let Some(file) = file {
+            std::fs::write(file, format!("{:#}\n", self.into_json())).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        if failed.is_empty() { Ok(()) } else { Err(format!("not measured: {failed}")) }
     }
 }

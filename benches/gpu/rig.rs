@@ -140,8 +140,8 @@ pub fn cubin(source: &str, arch: Arch, folder: &Option<PathBuf>, nvrtc: Option<&
     }
     let nvrtc = Nvrtc::open(nvrtc).map_err(|missing| format!("no code for {arch} was carried, and {missing}"))?;
     let compiled = nvrtc.compile(source, headers(), arch, &options).map_err(|error| error.to_string())?;
-    for kernel in compiled.kernels.iter().filter(|kernel| kernel.spills()) {
-        println!("warning: {} runs out of registers on {arch}", kernel.function);
+    if let Some(kernel) = compiled.kernels.iter().find(|kernel| kernel.spills()) {
+        return Err(format!("{} does not have enough registers on {arch}", kernel.function));
     }
     if let Some(folder) = &folder {
         folder.store(key, &compiled.cubin, &nvrtc.version(), &compiled.kernels).map_err(|error| error.to_string())?;

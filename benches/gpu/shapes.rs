@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gavel::engine::cuda::compile::Arch;
 use gavel::engine::cuda::driver::{Context, DeviceMemory};
-use gavel::engine::cuda::{Numbers, Program, Target};
+use gavel::engine::cuda::{LaunchWork, Numbers, Program, Target};
 use gavel::model::{
     DType, FeatureKind, LoadOptions, Model, Node, Op, Output, OutputKind, TableArena, TableDType, Value, ValueId, ValueScope, load,
 };
@@ -125,13 +125,19 @@ impl Case {
         }
     }
 
-    /// Families of `kernels/` that do most of the work; all that a published model asks for.
-    pub fn family(&self) -> &'static str {
-        match &self.source {
-            Source::Whole(Family::DlrmKaggle, _) => "lookup_pool, mlp, dot_interaction",
-            Source::Whole(Family::DlrmDcnv2, _) => "lookup_pool, mlp, wide",
-            Source::Lookups(..) => "lookup_pool",
-            Source::Pattern { family, .. } => family,
+    /// Families of `kernels/` that do most of a launch's work.
+    pub fn families(&self, work: &LaunchWork) -> &'static str {
+        match (&self.source, self.numbers) {
+            (Source::Pattern { family, .. }, _) => family,
+            (Source::Lookups(..), _) => "lookup_pool",
+            (_, Numbers::Bf16) if work.wide => "wide, wide_hopper",
+            (_, Numbers::F32) if work.wide => "wide",
+            (Source::Whole(Family::DlrmKaggle, _), Numbers::Bf16) => "lookup_pool, mlp_bf16, dot_interaction",
+            (Source::Whole(Family::DlrmKaggle, _), Numbers::F32) => "lookup_pool, mlp, dot_interaction",
+            (_, Numbers::Bf16) if work.table_bytes > 0 => "lookup_pool, mlp_bf16",
+            (_, Numbers::F32) if work.table_bytes > 0 => "lookup_pool, mlp",
+            (_, Numbers::Bf16) => "mlp_bf16",
+            (_, Numbers::F32) => "mlp",
         }
     }
 

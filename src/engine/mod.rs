@@ -202,7 +202,7 @@ impl Prepared {
     pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<SizeApart> {
         match self {
             Prepared::Cpu(_) | Prepared::Null(_) => vec![],
-            Prepared::Cuda(loaded) => loaded.sizes_apart(limits),
+            Prepared::Cuda(loaded) => cuda::sizes_apart(loaded, limits),
         }
     }
 

@@ -147,15 +147,12 @@ impl Rig {
 
 /// Compiled kernels are kept beside the tests.
 pub fn cubins() -> Cubins {
-    let is_emulated = emulator::cuda() == Some(Cuda::Emulated);
-    let own = std::env::current_exe().unwrap();
-    cubins_in(&own.with_file_name(if is_emulated { "cuda-test-emulated" } else { "cuda-test-cubins" }))
+    cubins_in(&std::env::current_exe().unwrap().with_file_name(emulator::kernels_folder()))
 }
 
 /// Compiled kernels are kept in a folder.
 pub fn cubins_in(folder: &Path) -> Cubins {
-    let compiler = (emulator::cuda() == Some(Cuda::Emulated)).then(|| emulator::build(&[]).unwrap());
-    Cubins::new(Some(folder.to_path_buf()), compiler)
+    Cubins::new(Some(folder.to_path_buf()), emulator::compiler())
 }
 
 /// The compiled program.

@@ -72,10 +72,12 @@ if [ -n "$emulator" ]; then
 else
     export LD_LIBRARY_PATH=$work/nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} GAVEL_NVRTC=$work/nvrtc
 fi
-# cuBLASLt is no part of the pack, being as large as ten of it; the machine's own is a yardstick where there is one, under the name that is asked for.
+# cuBLASLt is no part of the pack, being as large as ten of it; the machine's own is a yardstick where there is one, under the names that are asked for.
 if [ -z "$emulator" ]; then
-    blas=$(timeout 20 find /usr/local /usr/lib /opt "$HOME" -name 'libcublasLt.so.1[23]' -print -quit 2>/dev/null)
-    if [ -n "$blas" ]; then ln -s "$blas" "$work/nvrtc/libcublasLt.so.12"; fi
+    blas=$(timeout 20 find /usr/local /usr/lib /opt "$HOME" -name 'libcublasLt.so.12' -print -quit 2>/dev/null)
+    if [ -n "$blas" ]; then
+        for name in libcublasLt.so libcublasLt.so.12; do ln -s "$blas" "$work/nvrtc/$name"; done
+    fi
 fi
 # Tests and benches take the machine's driver, not an emulator of their own.
 real=(env GAVEL_CUDA=real)
@@ -116,6 +118,10 @@ export BUNDLES=$work/bundles
 
 # One server after the other, each with the same load from this machine.
 serve_with() { # NAME ENGINE PRECISION
+    if [ $((limit - SECONDS)) -lt 5 ]; then
+        step "serve-$1" 60 true
+        return
+    fi
     "$bin/gavel" serve --models "$work/models" --engine "$2" --precision "$3" --listen 127.0.0.1:17400 --admin 127.0.0.1:17401 \
         --spin-us 100 --shards "$shards" >"$OUT/serve-$1.server.log" 2>&1 &
     local server=$!
@@ -155,7 +161,7 @@ fi
 
 step bundles 60 bash -c check_bundles
 
-step kernels 165 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 140 --json "$OUT/kernels.json"
+step kernels 135 "${gpu[@]}" kernels "${measured[@]}" --facts "$OUT/facts.json" --seconds 110 --json "$OUT/kernels.json"
 
 model=dlrm-kaggle
 mkdir -p "$work/models"
@@ -171,6 +177,27 @@ serve_with cuda-f32 cuda f32
 
 # Names of tests that are worth their time on a small run, and under tools that slow them down.
 few=every_size_is_scored
+
+# The machine's own knows its driver; the pack may have one.
+sanitizer=
+for found in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer "$work/sanitizer/compute-sanitizer"; do
+    if [ -x "$found" ]; then sanitizer=$found && break; fi
+done
+sanitize() { # TOOL
+    if [ -n "$emulator" ]; then
+        skip "$1" "a GPU's tool"
+    elif [ -z "$sanitizer" ]; then
+        skip "$1" "neither this machine nor the pack has compute-sanitizer"
+    else
+        local tool=("$sanitizer" --tool "$1" --error-exitcode 9)
+        step "$1" 40 "${real[@]}" "${tool[@]}" "$bin/test-cuda" "$few" --test-threads 1
+        step "$1-bundle" 40 "${tool[@]}" "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
+        step "$1-wide" 60 "${real[@]}" "${tool[@]}" "$bin/test-lib" engine::cuda::tests::wide_layers --test-threads 1
+    fi
+}
+
+sanitize memcheck
+
 for test in "$bin"/test-*; do
     name=${test##*/}
     filter=()
@@ -181,21 +208,7 @@ for test in "$bin"/test-*; do
     fi
     step "$name" 100 "${real[@]}" bash -c 'run_tests "$@"' run_tests "$test" "${filter[@]}"
 done
-
-# The machine's own knows its driver; the pack may have one.
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer "$work/sanitizer/compute-sanitizer" 2>/dev/null | head -1)
-for tool in memcheck racecheck; do
-    if [ -n "$emulator" ]; then
-        skip "$tool" "a GPU's tool"
-        continue
-    elif [ -z "$sanitizer" ]; then
-        skip "$tool" "neither this machine nor the pack has compute-sanitizer"
-        continue
-    fi
-    step "$tool" 40 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-cuda" "$few" --test-threads 1
-    step "$tool-bundle" 40 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/gavel" check "$BUNDLES/dlrm" --engine cuda --precision bf16
-    step "$tool-wide" 60 "${real[@]}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/test-lib" engine::cuda::tests::wide_layers --test-threads 1
-done
+sanitize racecheck
 
 ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | head -1)
 if [ -n "$ncu" ]; then

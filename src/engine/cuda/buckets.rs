@@ -1,10 +1,12 @@
 //! Numbers of candidates that graphs are recorded for, and the grids of their kernels.
 
 use super::calls::Call;
-use super::driver::{DriverError, Grid};
+use super::driver::Grid;
+use super::inputs::copied_bytes;
 use super::loaded::{Loaded, Taken};
 use super::program::{Launch, Over, Product, Variant};
 use crate::batch::SlotLimits;
+use crate::engine::SizeApart;
 
 /// Largest batches of the buckets, ascending: powers of two from 16, the last before each variant begins, and the slot's limit.
 pub fn buckets(rows_max: usize, variants: &[Variant]) -> Vec<usize> {
@@ -30,8 +32,8 @@ pub struct Shape<'p> {
     pub workspace_bytes: usize,
 }
 
-/// The launches for up to `rows` candidates. Errors: the device's.
-pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Result<Shape<'_>, DriverError> {
+/// The launches for up to `rows` candidates.
+pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Shape<'_> {
     let variant = loaded.program().variant(rows);
     // A request seldom has no candidate that is eligible; if many have none, blocks take several tiles.
     let contexts = limits.contexts.min(rows);
@@ -46,14 +48,26 @@ pub fn shape(loaded: &Loaded, rows: usize, limits: SlotLimits) -> Result<Shape<'
     for launch in &variant.launches {
         calls.push(match loaded.taken(launch) {
             Taken::Kernel(launch) => by_kernel(launch),
-            Taken::Product { product: Product { x, out, .. }, matmuls } => match matmuls.for_rows(rows)? {
+            Taken::Product { product: Product { x, out, .. }, matmuls } => match matmuls.for_rows(rows) {
                 Some(matmul) => Call::Product { instead_of: launch.kernel.clone(), matmul, x: *x, out: *out },
                 None => by_kernel(launch),
             },
         });
     }
     let workspace_bytes = calls.iter().map(Call::workspace_bytes).max().unwrap_or(0);
-    Ok(Shape { rows, variant, calls, scratch_bytes, workspace_bytes })
+    Shape { rows, variant, calls, scratch_bytes, workspace_bytes }
+}
+
+/// Batches from which on other kernels run, or inputs are copied before they do, ascending.
+pub fn sizes_apart(loaded: &Loaded, limits: SlotLimits) -> Vec<SizeApart> {
+    let (program, copy_from) = (loaded.program(), loaded.device().options().copy_from_bytes);
+    let buckets = buckets(limits.rows, &program.variants);
+    let means = |rows: usize| (program.variant(rows).rows_from, copied_bytes(&program.layout, rows) >= copy_from);
+    buckets
+        .windows(2)
+        .filter(|pair| means(pair[0]) != means(pair[1]))
+        .map(|pair| SizeApart { rows: pair[0] + 1, slot_rows: pair[1] })
+        .collect()
 }
 
 /// Blocks for so many rows; of a kernel with scratch memory, no more than run at once.

@@ -61,3 +61,33 @@ pub fn address(rows: &RowsAt, job: &Job) -> DevicePointer {
     };
     memory + rows.first_byte(job.work_rows as usize) as DevicePointer
 }
+
+/// A launch of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// The kernel's name, or that of the one in whose place cuBLASLt multiplies, with `by cuBLASLt` behind it.
+    pub kernel: String,
+    /// Blocks, in both dimensions; 0 where the kernel is not ours.
+    pub blocks: usize,
+    /// Threads of each.
+    pub threads: usize,
+    /// Dynamic shared memory of each.
+    pub shared_bytes: usize,
+}
+
+impl LaunchShape {
+    /// Of a call.
+    pub fn of(call: &Call) -> LaunchShape {
+        match call {
+            Call::Kernel { name, grid, .. } => LaunchShape {
+                kernel: name.clone(),
+                blocks: grid.blocks as usize * grid.columns as usize,
+                threads: grid.threads as usize,
+                shared_bytes: grid.shared_bytes as usize,
+            },
+            Call::Product { instead_of, .. } => {
+                LaunchShape { kernel: format!("{instead_of} by cuBLASLt"), blocks: 0, threads: 0, shared_bytes: 0 }
+            }
+        }
+    }
+}

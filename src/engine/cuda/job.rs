@@ -66,3 +66,6 @@ pub struct Job {
     /// Two u32 in mapped memory.
     pub done: DevicePointer,
 }
+
+/// `work_rows` is a multiple of this, so that each value between kernels begins on a boundary of 256 bytes, and whole tiles fit.
+pub const WORK_ROWS_ALIGN: usize = 256;

@@ -4,18 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Once, OnceLock};
 
 use super::DevicePointer;
-use super::buckets::buckets;
 use super::choice::{Chosen, LayerChoice, Matmuls, Trial};
 use super::device::Device;
 use super::driver::{DeviceMemory, Gpu};
-use super::inputs::copied_bytes;
 use super::kernels::{Kernel, KernelFacts, load_kernels};
 use super::program::{Launch, Product, Program, Way};
 use super::tables::upload_tables;
-use crate::batch::SlotLimits;
 use crate::engine::precision::{Precision, PrecisionReport, Shift, ShiftLimits};
 use crate::engine::selftest::score_rows;
-use crate::engine::{EngineError, Prepared, SizeApart};
+use crate::engine::{EngineError, Prepared};
 
 /// What shards launch. Freed when the last of them lets go.
 #[derive(Debug)]
@@ -51,8 +48,8 @@ pub(super) enum Taken<'l> {
 impl Loaded {
     /// Loads compiled kernels, then weights and tables. Start-up and reload only.
     ///
-    /// Errors: the driver's; kernels that are none, or none for this device; tables and weights that do not fit into the memory that is free. All
-    /// that before anything is uploaded.
+    /// Errors: kernels that are none, or none for this device, and tables and weights that do not fit into the memory that is free, before anything
+    /// is uploaded; the driver's.
     pub fn new(device: &Arc<Device>, program: Arc<Program>, image: &[u8]) -> Result<Loaded, EngineError> {
         let kernels = load_kernels(device, &program, image)?;
         let tables = upload_tables(device, &program)?;
@@ -162,18 +159,6 @@ impl Loaded {
     /// What was loaded.
     pub fn program(&self) -> &Arc<Program> {
         &self.program
-    }
-
-    /// Batches from which on other kernels run, or inputs are copied before they do, ascending.
-    pub fn sizes_apart(&self, limits: SlotLimits) -> Vec<SizeApart> {
-        let (layout, copy_from) = (&self.program.layout, self.device.options().copy_from_bytes);
-        let buckets = buckets(limits.rows, &self.program.variants);
-        let means = |rows: usize| (self.program.variant(rows).rows_from, copied_bytes(layout, rows) >= copy_from);
-        buckets
-            .windows(2)
-            .filter(|pair| means(pair[0]) != means(pair[1]))
-            .map(|pair| SizeApart { rows: pair[0] + 1, slot_rows: pair[1] })
-            .collect()
     }
 
     /// Logs that a batch held an id that is no row of its table, the first time.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::calls::Call;
+use super::calls::LaunchShape;
 use super::driver::{DriverError, Event, Stream};
 use super::loaded::Loaded;
 use super::slot::CudaSlot;
@@ -15,35 +15,6 @@ pub struct Batches {
     slots: Vec<CudaSlot>,
     stream: Stream,
     events: [Event; 2],
-}
-
-/// A launch of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaunchShape {
-    /// The kernel's name, or that of the one in whose place cuBLASLt multiplies, with `by cuBLASLt` behind it.
-    pub kernel: String,
-    /// Blocks, in both dimensions; 0 where the kernel is not ours.
-    pub blocks: usize,
-    /// Threads of each.
-    pub threads: usize,
-    /// Dynamic shared memory of each.
-    pub shared_bytes: usize,
-}
-
-impl LaunchShape {
-    pub(super) fn of(call: &Call) -> LaunchShape {
-        match call {
-            Call::Kernel { name, grid, .. } => LaunchShape {
-                kernel: name.clone(),
-                blocks: grid.blocks as usize * grid.columns as usize,
-                threads: grid.threads as usize,
-                shared_bytes: grid.shared_bytes as usize,
-            },
-            Call::Product { instead_of, .. } => {
-                LaunchShape { kernel: format!("{instead_of} by cuBLASLt"), blocks: 0, threads: 0, shared_bytes: 0 }
-            }
-        }
-    }
 }
 
 impl Batches {

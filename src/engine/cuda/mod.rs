@@ -26,6 +26,8 @@ mod tables;
 #[cfg(test)]
 pub(in crate::engine) mod tests;
 
+pub use buckets::sizes_apart;
+pub use calls::LaunchShape;
 pub use choice::{LayerChoice, Trial, WayFound, WideLayers};
 pub use device::{Device, DeviceOptions};
 pub use driver::{DriverError, Gpu, GpuUnavailable, probe};
@@ -35,6 +37,6 @@ pub use image::{Image, ImageError};
 pub use job::{DevicePointer, Header, InputRows, Job};
 pub use kernels::KernelFacts;
 pub use loaded::Loaded;
-pub use measure::{Batches, LaunchShape};
+pub use measure::Batches;
 pub use prepare::{load, prepare};
 pub use program::{DeviceTable, Launch, Needs, Over, Product, Program, RowsAt, RowsMemory, Variant, Way, WideLayer};

@@ -12,12 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, ptr};
 
 use super::buckets::{Shape, buckets, shape};
-use super::calls::Call;
+use super::calls::{Call, LaunchShape};
 use super::driver::{DeviceMemory, DriverError, Graph, RegisteredMemory, Stream};
 use super::inputs::{Copy, Inputs, Placed, copied_bytes};
-use super::job::{DevicePointer, Header, Job};
+use super::job::{DevicePointer, Header, Job, WORK_ROWS_ALIGN};
 use super::loaded::Loaded;
-use super::measure::LaunchShape;
 use crate::batch::{Arena, Piece, Slot, SlotLimits};
 use crate::engine::EngineError;
 use crate::engine::slots::no_memory;
@@ -86,8 +85,7 @@ impl CudaSlot {
         let inputs_at = registered.address() + memory.offset() as u64;
         let slot = Slot::within(memory, Arc::clone(&program.layout), limits);
         let memory = slot.memory();
-        let shapes = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits));
-        let shapes = shapes.collect::<Result<Vec<Shape>, DriverError>>().map_err(failed("products for its rows"))?;
+        let shapes: Vec<Shape> = buckets(limits.rows, &program.variants).into_iter().map(|rows| shape(loaded, rows, limits)).collect();
 
         let mut device_memory = Vec::new();
         let mut take = |bytes: usize, what: &str| -> Result<DevicePointer, EngineError> {
@@ -302,5 +300,3 @@ const HEADER_AT: usize = 0;
 /// Neither the header's cache line nor the one that is fetched along with it.
 const DONE_AT: usize = 256;
 const BLOCKS_DONE_BYTES: usize = 256;
-/// So that each value between kernels begins on a boundary of 256 bytes, and whole tiles fit.
-pub const WORK_ROWS_ALIGN: usize = 256;

@@ -9,10 +9,9 @@ use crate::engine::cuda::buckets::grid;
 use crate::engine::cuda::calls::Call;
 use crate::engine::cuda::device::Device;
 use crate::engine::cuda::driver::{DeviceMemory, DriverError, Event, Matmul, MatmulShape, Stream};
-use crate::engine::cuda::job::{Header, Job};
+use crate::engine::cuda::job::{Header, Job, WORK_ROWS_ALIGN};
 use crate::engine::cuda::loaded::Loaded;
 use crate::engine::cuda::program::{Launch, Product, RowsAt, RowsMemory, Way, WideLayer, Yardstick};
-use crate::engine::cuda::slot::WORK_ROWS_ALIGN;
 
 use super::contestant::{Contestant, decide};
 use super::{BY_LIBRARY, Choice, LayerChoice, Trial, name_of};
@@ -58,9 +57,17 @@ impl<'l> Bench<'l> {
             work_rows: work_rows as u64,
             ..Job::default()
         };
-        let product_weights = match device.blas().filter(|_| !program.product_weights.is_empty()) {
-            Some(_) => Some(DeviceMemory::copy_of(context, &program.product_weights).map_err(failed("weights of products"))?),
-            None => None,
+        let weights = device.blas().filter(|_| !program.product_weights.is_empty()).map(|_| &program.product_weights);
+        let product_weights = match weights.map(|weights| DeviceMemory::copy_of(context, weights)).transpose() {
+            Err(error) if error.is_out_of_memory() => {
+                tracing::warn!(
+                    model = program.model.name,
+                    "cuBLASLt is not tried: its weights take {} bytes: {error}",
+                    program.product_weights.len()
+                );
+                None
+            }
+            copied => copied.map_err(failed("weights of products"))?,
         };
         let stream = Stream::new(context).map_err(failed("a stream"))?;
         let event = || Event::new(context).map_err(failed("an event"));
@@ -80,19 +87,32 @@ impl<'l> Bench<'l> {
     pub fn choose(&mut self, launch: &Launch, layer: &WideLayer) -> Result<(Choice, LayerChoice), EngineError> {
         let rows = if layer.per_candidate { self.trial.rows } else { self.contexts };
         let mut contestants = self.contestants(launch, layer, rows)?;
-        let workspace = contestants.iter().map(|contestant| contestant.call.workspace_bytes()).max().unwrap_or(0);
-        let workspace = DeviceMemory::new(self.loaded.device().context(), workspace).map_err(self.failed("memory for products"))?;
-        self.workspace = Some(workspace);
+        self.workspace = self.workspace(launch, layer, &mut contestants)?;
         self.compare(launch, layer, rows, &mut contestants)?;
-        self.measure(layer, &mut contestants)?;
+        self.measure(&launch.kernel, layer, &mut contestants)?;
         Ok(decide(launch, layer, rows, contestants, self.trial.prefer))
+    }
+
+    /// The most that any contestant wants. Where there is no room for that, the library is out of question.
+    fn workspace(&self, launch: &Launch, layer: &WideLayer, contestants: &mut [Contestant]) -> Result<Option<DeviceMemory>, EngineError> {
+        let bytes = contestants.iter().map(|contestant| contestant.call.workspace_bytes()).max().unwrap_or(0);
+        match DeviceMemory::new(self.loaded.device().context(), bytes) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(error) if error.is_out_of_memory() => {
+                let reason = format!("{bytes} bytes for its products: {error}");
+                let wanting = contestants.iter_mut().filter(|contestant| contestant.call.workspace_bytes() > 0);
+                wanting.for_each(|contestant| contestant.refuse(&launch.kernel, layer, reason.clone()));
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("memory for products")(error)),
+        }
     }
 
     /// Runs each way once; refuses what a library cannot do, and what differs from the first, which is the judge.
     fn compare(&mut self, launch: &Launch, layer: &WideLayer, rows: usize, contestants: &mut [Contestant]) -> Result<(), EngineError> {
         let model = &self.loaded.program().model.name;
         let mut judged: Option<Vec<Vec<f32>>> = None;
-        for contestant in contestants {
+        for contestant in contestants.iter_mut().filter(|contestant| contestant.refused.is_none()) {
             let name = contestant.name;
             // A kernel that breaks the device takes the process with it: what was tried last is the cause.
             tracing::info!(model, kernel = launch.kernel, "trying layer {} by {name}", layer.name);
@@ -114,11 +134,14 @@ impl<'l> Bench<'l> {
     }
 
     /// Times the ways that agree, and yardsticks, in turns.
-    fn measure(&self, layer: &WideLayer, contestants: &mut [Contestant]) -> Result<(), EngineError> {
+    fn measure(&self, kernel: &str, layer: &WideLayer, contestants: &mut [Contestant]) -> Result<(), EngineError> {
         for _ in 0..self.trial.turns {
             for contestant in contestants.iter_mut().filter(|contestant| contestant.refused.is_none()) {
-                let time = self.time(&contestant.call);
-                contestant.times.push(time.map_err(broken(self.loaded.device(), layer, contestant.name))?);
+                match self.time(&contestant.call) {
+                    Ok(time) => contestant.times.push(time),
+                    Err(error) if error.is_of_library() => contestant.refuse(kernel, layer, error.to_string()),
+                    Err(error) => return Err(broken(self.loaded.device(), layer, contestant.name)(error)),
+                }
             }
         }
         Ok(())

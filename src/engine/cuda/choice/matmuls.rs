@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::cuda::driver::{DriverError, Matmul};
+use crate::engine::cuda::driver::Matmul;
 
 /// The library is asked once per number of rows: all slots of a model compute alike, and what it refuses is told once.
 #[derive(Debug)]
@@ -20,25 +20,20 @@ impl Matmuls {
         Matmuls { kernel: kernel.to_owned(), layer: layer.to_owned(), chosen, by_rows: Mutex::default() }
     }
 
-    /// The product of so many rows; `None` where the library has no way to multiply them, which is logged the first time. Errors: the device's.
-    pub fn for_rows(&self, rows: usize) -> Result<Option<Matmul>, DriverError> {
+    /// The product of so many rows; `None` where the library cannot multiply them in the chosen way, which is logged the first time.
+    pub fn for_rows(&self, rows: usize) -> Option<Matmul> {
         let mut by_rows = self.by_rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = by_rows.get(&rows) {
-            return Ok(known.clone());
-        }
-        let made = match self.chosen.for_rows(rows) {
+        let make = || match self.chosen.for_rows(rows) {
             Ok(matmul) => Some(matmul),
-            Err(error) if error.is_of_library() => {
+            Err(error) => {
                 let Matmuls { kernel, layer, .. } = self;
                 tracing::warn!(
                     kernel,
-                    "layer {layer} is computed by mma.sync in batches of up to {rows} candidates, not by cuBLASLt: {error}"
+                    "layer {layer} is computed by mma.sync, not by cuBLASLt, in the graph for {rows} candidates: {error}"
                 );
                 None
             }
-            Err(error) => return Err(error),
         };
-        by_rows.insert(rows, made.clone());
-        Ok(made)
+        by_rows.entry(rows).or_insert_with(make).clone()
     }
 }

@@ -125,7 +125,8 @@ impl Drop for Blas {
 }
 
 impl Matmul {
-    /// The same for another number of rows; in another way if the library cannot multiply them in this one.
+    /// The same for another number of rows. Error: the library's ([`DriverError::is_of_library`]) if it cannot multiply them in this way; another one
+    /// was never compared.
     pub fn for_rows(&self, rows: usize) -> Result<Matmul, DriverError> {
         let Parts { blas, shape, .. } = &*self.parts;
         if rows == shape.rows {
@@ -142,7 +143,7 @@ impl Matmul {
         if status == functions::SUCCESS && state == functions::SUCCESS && workspace_bytes <= WORKSPACE_MAX {
             return Ok(Matmul { parts: Arc::new(parts), algorithm: self.algorithm, workspace_bytes });
         }
-        blas.matmuls(&shape, 1)?.pop().ok_or(DriverError::of_library(functions::NOT_SUPPORTED, ASKING))
+        Err(DriverError::of_library(functions::NOT_SUPPORTED, "asking cuBLASLt whether it multiplies another number of rows so, too"))
     }
 
     /// Device memory that it wants while it runs.

@@ -107,15 +107,15 @@ fn is_of_each_column(task: &Task, lowered: &Lowered, layer: ValueIndex) -> bool 
 #[derive(Clone, Default)]
 struct Operands {
     values: HashSet<ValueIndex>,
-    /// Of normalizations.
-    constants: usize,
+    /// The layer's addend, and constants of normalizations.
+    others: usize,
 }
 
 impl Operands {
     /// Those of the layer itself.
     fn of_layer(layer: &Task) -> Operands {
-        let addend = if let Work::Linear { addend, .. } = &layer.work { *addend } else { None };
-        Operands { values: addend.into_iter().collect(), constants: 0 }
+        let has_addend = matches!(layer.work, Work::Linear { addend: Some(_), .. });
+        Operands { values: HashSet::new(), others: usize::from(has_addend) }
     }
 
     /// Adds those of a task, if the tail can have it: some of its inputs come from registers, the others from memory as earlier kernels left it, and
@@ -124,9 +124,8 @@ impl Operands {
         let (own, others): (Vec<ValueIndex>, Vec<ValueIndex>) = task.work.inputs().iter().partition(|input| held.contains(input));
         let mut all = self.clone();
         all.values.extend(&others);
-        all.constants += if matches!(task.work, Work::BatchNorm { .. }) { NORM_CONSTANTS } else { 0 };
-        let fits =
-            !own.is_empty() && !others.iter().any(|input| related.contains(input)) && all.values.len() + all.constants <= OPERANDS_MAX;
+        all.others += if matches!(task.work, Work::BatchNorm { .. }) { NORM_CONSTANTS } else { 0 };
+        let fits = !own.is_empty() && !others.iter().any(|input| related.contains(input)) && all.values.len() + all.others <= OPERANDS_MAX;
         if fits {
             *self = all;
         }

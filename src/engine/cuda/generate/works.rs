@@ -21,6 +21,8 @@ pub struct LaunchWork {
     pub launch: usize,
     /// Whether rows are requests; else candidates.
     pub per_request: bool,
+    /// Whether it is a wide layer, with what ends it.
+    pub wide: bool,
     /// Arithmetic operations; a multiply-add is two.
     pub flops: u64,
     /// Those of them that are products of dense layers and dot interactions: with [`Numbers::Bf16`], work of tensor cores.
@@ -45,8 +47,13 @@ pub fn works(model: &Arc<Model>, target: &Target) -> Result<Vec<LaunchWork>, Eng
     let passed = passed(&lowered, &homes, &segments, &narrow);
     let mut works: Vec<LaunchWork> = Vec::new();
     for (launch, segment) in segments.list.iter().enumerate() {
-        let mut work =
-            LaunchWork { launch, per_request: segment.scope == ValueScope::Context, tasks: segment.tasks.len(), ..LaunchWork::default() };
+        let mut work = LaunchWork {
+            launch,
+            per_request: segment.scope == ValueScope::Context,
+            wide: segment.wide,
+            tasks: segment.tasks.len(),
+            ..LaunchWork::default()
+        };
         for &task in &segment.tasks {
             let task = &lowered.tasks[task];
             let counted = count_work(model, &lowered.values, task);

@@ -228,8 +228,7 @@ fn run_code(
 fn compile(program: &Program) -> Result<Vec<u8>, EngineError> {
     let emulated = emulator::cuda() == Some(Cuda::Emulated);
     let own = std::env::current_exe().expect("the test's own path");
-    let cache = own.with_file_name(if emulated { "cuda-test-emulated" } else { "cuda-test-cubins" });
-    let cubins = Cubins::new(Some(cache), emulated.then(|| emulator::build(&[]).expect("it was built before")));
+    let cubins = Cubins::new(Some(own.with_file_name(emulator::kernels_folder())), emulator::compiler());
     let arch = if emulated { "sm_80".parse().expect("an architecture") } else { arch_of_gpu() };
     Ok(cubins.find_or_compile(program, arch, &CompileOptions::default())?.code)
 }

@@ -46,7 +46,7 @@ fn judge(model: &Arc<Model>, bug: Option<&Bug>) -> Result<(), String> {
         .collect();
     let headers: Vec<Header> = texts.iter().map(|(name, text)| Header { name, text }).collect();
     let program = || Program::new(model, &Target::new(SHARED_BYTES, Numbers::F32)).expect("memory");
-    let nvrtc = Nvrtc::open(Some(&emulator::build(&[]).expect("the emulator was built"))).expect("the stand-in compiler");
+    let nvrtc = Nvrtc::open(emulator::compiler().as_deref()).expect("the stand-in compiler");
     let arch = "sm_80".parse().expect("an architecture");
     let compiled = nvrtc.compile(&program().source, &headers, arch, &CompileOptions::default()).unwrap_or_else(|error| panic!("{error}"));
     for (variant, rows) in (0..program().variants.len()).flat_map(|variant| [(variant, 13), (variant, 70)]) {
@@ -212,4 +212,42 @@ fn of_mixtures() {
         },
         &bugs,
     );
+}
+
+/// A read that changes no score: the address sanitizer alone sees it, also in kernels that were generated. In processes of their own, with the
+/// sanitizer preloaded.
+#[test]
+fn of_addresses() {
+    const CHILD: &str = "GAVEL_PLANTED";
+    const FROM: &str = "const float* vector = VECTORS::at(b, r, v);";
+    const TO: &str = "(void)*(volatile const uint32_t*)(b.job.weights - 4); const float* vector = VECTORS::at(b, r, v);";
+    if let Ok(planted) = std::env::var(CHILD) {
+        let mut model = ModelBuilder::new(7);
+        let value = mixture(&mut model, 3, 8, true, false);
+        let outputs = elements(&mut model, value);
+        let model = model.finish(&outputs);
+        assert_eq!(judge(&model, (planted == "bug").then_some(&bug("experts.cuh", FROM, TO))), Ok(()));
+        return;
+    }
+    if emulator::cuda() != Some(Cuda::Emulated) {
+        return;
+    }
+    let preload = match emulator::sanitizer() {
+        Ok(path) => path,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+    for (planted, cuda, is_seen) in [("nothing", "asan", false), ("bug", "asan", true), ("bug", "", false)] {
+        let output = std::process::Command::new(std::env::current_exe().expect("the test's own path"))
+            .args(["--exact", "engine::cuda::tests::planted::of_addresses", "--nocapture"])
+            .envs([(CHILD, planted), ("GAVEL_CUDA", cuda), ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")])
+            .env("LD_PRELOAD", &preload)
+            .output()
+            .expect("a process");
+        let report = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.success(), report.contains("heap-buffer-overflow")), (!is_seen, is_seen), "{planted} {cuda:?}: {report}");
+        assert!(is_seen || String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{planted} {cuda:?}");
+    }
 }
