@@ -6,11 +6,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
-use std::sync::OnceLock;
 
 use cudarc::cublaslt::sys::{self, cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t};
 use cudarc::cublaslt::sys::{cublasLtMatmulDescAttributes_t, cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t};
 use cudarc::cublaslt::sys::{cublasLtMatrixLayout_t, cudaDataType_t, cudaStream_t};
+
+use super::foreign::foreign_functions;
 
 /// What a function answers: 0, or why not.
 pub(super) type Status = c_int;
@@ -48,47 +49,12 @@ const _: () = {
     assert!(offset_of!(Proposal, workspace_bytes) == offset_of!(Bound, workspaceSize));
 };
 
-macro_rules! functions {
-    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
-        /// Every function that is called, looked up at once: the binding would look each up at its first call and panic where it is missing.
-        struct Functions {
-            $($name: unsafe extern "C" fn($($type),*) -> Status,)*
-            cublasLtGetVersion: unsafe extern "C" fn() -> usize,
-        }
-
-        /// May panic inside the binding if there is no library.
-        fn look_up() -> Option<Functions> {
-            // SAFETY: opens a library by name, and never closes it; its initialisers are the vendor's. Functions of the types that the compiler compares
-            // with the binding's below; an answer is a C enum, which is an int.
-            unsafe {
-                let library = sys::culib();
-                Some(Functions {
-                    $($name: *library.get(stringify!($name).as_bytes()).ok()?,)*
-                    cublasLtGetVersion: *library.get(b"cublasLtGetVersion").ok()?,
-                })
-            }
-        }
-
-        $(
-            const _: unsafe fn($($type),*) -> sys::cublasStatus_t = sys::$name;
-
-            /// # Safety
-            /// As the library's documentation says.
-            pub(super) unsafe fn $name($($argument: $type),*) -> Status {
-                match FUNCTIONS.get() {
-                    // SAFETY: the caller's promise.
-                    Some(functions) => unsafe { (functions.$name)($($argument),*) },
-                    None => NOT_INITIALIZED,
-                }
-            }
-        )*
-    };
-}
-
 /// The binding's type of a [`Proposal`]: a place for one is written through its address alone.
 pub(super) type BoundProposal = sys::cublasLtMatmulHeuristicResult_t;
 
-functions! {
+foreign_functions! {
+    answer Status, bound sys::cublasStatus_t, without NOT_INITIALIZED;
+    other cublasLtGetVersion: unsafe extern "C" fn() -> usize;
     cublasLtCreate(handle: *mut cublasLtHandle_t);
     cublasLtDestroy(handle: cublasLtHandle_t);
     cublasLtMatmul(handle: cublasLtHandle_t, operation: cublasLtMatmulDesc_t, alpha: *const c_void, a: *const c_void, a_layout: cublasLtMatrixLayout_t,
@@ -108,18 +74,6 @@ functions! {
         bytes: usize);
     cublasLtMatrixLayoutCreate(layout: *mut cublasLtMatrixLayout_t, element: cudaDataType_t, rows: u64, columns: u64, stride: i64);
     cublasLtMatrixLayoutDestroy(layout: cublasLtMatrixLayout_t);
-}
-
-static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
-
-/// Looks all functions up, once per process; whether the library has them. May panic inside the binding if there is no library.
-pub(super) fn find() -> bool {
-    if FUNCTIONS.get().is_none() {
-        let Some(functions) = look_up() else { return false };
-        // Whoever is first, all find the same.
-        FUNCTIONS.get_or_init(|| functions);
-    }
-    true
 }
 
 /// 120901 for 12.9.1; 0 before `find`.

@@ -6,10 +6,11 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::ptr;
-use std::sync::OnceLock;
 
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute};
 use cudarc::driver::sys::{CUgraph, CUgraphExec, CUhostFn, CUmodule, CUstream, CUstreamCaptureMode};
+
+use super::foreign::foreign_functions;
 
 /// What a function answers: 0, or why not.
 pub(super) type Code = c_int;
@@ -23,44 +24,9 @@ pub(super) const NO_BINARY_FOR_GPU: Code = 209;
 pub(super) const UNSUPPORTED_PTX_VERSION: Code = 222;
 pub(super) const NOT_READY: Code = 600;
 
-macro_rules! functions {
-    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
-        /// Every function that is called, looked up at once: the binding would look each up at its first call and panic where it is missing.
-        struct Functions {
-            $($name: unsafe extern "C" fn($($type),*) -> Code,)*
-            cuGetErrorName: unsafe extern "C" fn(Code, *mut *const c_char) -> Code,
-        }
-
-        /// May panic inside the binding if there is no library.
-        fn look_up() -> Option<Functions> {
-            // SAFETY: opens a library by name, and never closes it; its initialisers are the vendor's. Functions of the types that the compiler compares
-            // with the binding's below; an answer is a C enum, which is an int.
-            unsafe {
-                let library = sys::culib();
-                Some(Functions {
-                    $($name: *library.get(stringify!($name).as_bytes()).ok()?,)*
-                    cuGetErrorName: *library.get(b"cuGetErrorName").ok()?,
-                })
-            }
-        }
-
-        $(
-            const _: unsafe fn($($type),*) -> sys::CUresult = sys::$name;
-
-            /// # Safety
-            /// As the driver's documentation says.
-            pub(super) unsafe fn $name($($argument: $type),*) -> Code {
-                match FUNCTIONS.get() {
-                    // SAFETY: the caller's promise.
-                    Some(functions) => unsafe { (functions.$name)($($argument),*) },
-                    None => NOT_INITIALIZED,
-                }
-            }
-        )*
-    };
-}
-
-functions! {
+foreign_functions! {
+    answer Code, bound sys::CUresult, without NOT_INITIALIZED;
+    other cuGetErrorName: unsafe extern "C" fn(Code, *mut *const c_char) -> Code;
     cuInit(flags: c_uint);
     cuDriverGetVersion(version: *mut c_int);
     cuDeviceGetCount(count: *mut c_int);
@@ -109,18 +75,6 @@ functions! {
     cuEventQuery(event: CUevent);
     cuEventSynchronize(event: CUevent);
     cuEventElapsedTime(milliseconds: *mut f32, from: CUevent, to: CUevent);
-}
-
-static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
-
-/// Looks all functions up, once per process; whether the library has them. May panic inside the binding if there is no library.
-pub(super) fn find() -> bool {
-    if FUNCTIONS.get().is_none() {
-        let Some(functions) = look_up() else { return false };
-        // Whoever is first, all find the same.
-        FUNCTIONS.get_or_init(|| functions);
-    }
-    true
 }
 
 /// What the driver calls a code of its own; `None` for one that it does not know.

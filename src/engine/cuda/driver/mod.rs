@@ -13,6 +13,7 @@ mod blas_functions;
 mod context;
 mod error;
 mod event;
+mod foreign;
 mod functions;
 mod graph;
 mod library;
