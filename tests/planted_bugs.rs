@@ -8,8 +8,6 @@ mod kernels;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
-use std::process::Command;
-
 use cudarc::driver::{result, sys};
 use emulator::Cuda;
 use kernels::Kernels;
@@ -113,22 +111,9 @@ fn what_is_out_of_bounds_is_noticed() {
     if emulator::cuda() != Some(Cuda::Emulated) {
         return;
     }
-    let preload = match emulator::sanitizer() {
-        Ok(path) => path,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return;
-        }
-    };
     for (planted, bug) in [("nothing", None)].into_iter().chain(OUT_OF_BOUNDS.iter().map(|bug| (bug.name, Some(bug)))) {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_is_out_of_bounds_is_noticed", "--nocapture"])
-            .env(CHILD, planted)
-            .env("GAVEL_CUDA", "asan")
-            .env("LD_PRELOAD", &preload)
-            .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
-            .output()
-            .unwrap();
+        let Some(mut command) = emulator::sanitized("what_is_out_of_bounds_is_noticed") else { return };
+        let output = command.env(CHILD, planted).output().unwrap();
         let report = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), bug.is_none(), "{planted}: {report}");
         assert_eq!(report.contains("heap-buffer-overflow"), bug.is_some(), "{planted}: {report}");

@@ -1,7 +1,7 @@
 //! Builds the emulator of `kernels/emulator` once per target folder and loads it, so that cudarc finds it where it looks for the driver.
 //!
 //! For tests of the crate, too (`#[path]`). `GAVEL_CUDA` in the environment chooses: `real` is the machine's own driver, `asan` an emulator
-//! under the address sanitizer (which must be preloaded, see [`sanitizer`]).
+//! under the address sanitizer (which must be preloaded, see [`sanitized`]).
 #![allow(dead_code, unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -87,8 +87,24 @@ pub fn build(options: &[&str]) -> Result<PathBuf, String> {
 /// Names a library that is not to be found.
 pub const WITHOUT: &str = "EMU_WITHOUT";
 
+/// This executable again, for one of its tests alone, under the address sanitizer; `None`, with the reason printed, where there is none.
+pub fn sanitized(test: &str) -> Option<Command> {
+    match sanitizer() {
+        Ok(preload) => {
+            let mut command = Command::new(std::env::current_exe().expect("the test's own path"));
+            command.args(["--exact", test, "--nocapture"]).env("LD_PRELOAD", preload);
+            command.envs([("GAVEL_CUDA", "asan"), ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")]);
+            Some(command)
+        }
+        Err(reason) => {
+            println!("skipped: {reason}");
+            None
+        }
+    }
+}
+
 /// The address sanitizer's runtime, for `LD_PRELOAD`.
-pub fn sanitizer() -> Result<PathBuf, String> {
+fn sanitizer() -> Result<PathBuf, String> {
     let output = Command::new("g++").arg("-print-file-name=libasan.so").output().map_err(|error| format!("g++: {error}"))?;
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     // g++ answers with the bare name where it has none.

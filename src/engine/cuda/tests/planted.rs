@@ -232,20 +232,9 @@ fn of_addresses() {
     if emulator::cuda() != Some(Cuda::Emulated) {
         return;
     }
-    let preload = match emulator::sanitizer() {
-        Ok(path) => path,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return;
-        }
-    };
     for (planted, cuda, is_seen) in [("nothing", "asan", false), ("bug", "asan", true), ("bug", "", false)] {
-        let output = std::process::Command::new(std::env::current_exe().expect("the test's own path"))
-            .args(["--exact", "engine::cuda::tests::planted::of_addresses", "--nocapture"])
-            .envs([(CHILD, planted), ("GAVEL_CUDA", cuda), ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")])
-            .env("LD_PRELOAD", &preload)
-            .output()
-            .expect("a process");
+        let Some(mut command) = emulator::sanitized("engine::cuda::tests::planted::of_addresses") else { return };
+        let output = command.envs([(CHILD, planted), ("GAVEL_CUDA", cuda)]).output().expect("a process");
         let report = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.success(), report.contains("heap-buffer-overflow")), (!is_seen, is_seen), "{planted} {cuda:?}: {report}");
         assert!(is_seen || String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{planted} {cuda:?}");
